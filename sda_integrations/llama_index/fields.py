@@ -1,0 +1,187 @@
+"""SDALLM's fields: checked, copied, serialised, and turned into what the engine takes."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+
+from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators import Evaluator
+from sda_integrations.llama_index.errors import wrong_field
+from sda_integrations.llama_index.request import KEYWORDS, RequestSettings
+
+_LOADING = ("model", "revision", "device", "dtype", "device_map", "quantization_config")
+
+
+class SDAFields(FunctionCallingLLM):
+    """An LLM with all of SDALLM's fields, and no method that answers yet.
+
+    Raises:
+        ConfigError: a field is unknown or out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(
+        default="smollm2-135m",
+        min_length=1,
+        frozen=True,
+        description="An alias, a local folder or file, or a Hub id.",
+    )
+    engine: SkipJsonSchema[SkipValidation[SteeringEngine | None]] = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        frozen=True,
+        description="A loaded engine, in place of `model`.",
+    )
+    revision: str | None = Field(
+        default=None, frozen=True, description="Branch, tag or commit of a Hub model."
+    )
+    device: str = Field(default="auto", frozen=True, description="'auto', or a torch device.")
+    dtype: str = Field(default="auto", frozen=True, description="'auto', 'float32', 'bfloat16' or 'float16'.")
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None, frozen=True, description="A device map of transformers, in place of `device`."
+    )
+    quantization_config: object | None = Field(
+        default=None, exclude=True, frozen=True, description="A quantization config of transformers."
+    )
+    context_window: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens that LlamaIndex may plan with; None means all that the model has.",
+    )
+
+    # Checked by Steering and Sampling, at construction and again with each call
+    alignment: SkipValidation[Alignment | str | None] = Field(
+        default=None, description="A preset's name, an instruction, an Alignment, or None for plain answers."
+    )
+    evaluator: SkipJsonSchema[SkipValidation[Evaluator | None]] = Field(
+        default=None, repr=False, description="Rates base responses; overrides the one in `steering`."
+    )
+    gain: SkipValidation[float | None] = Field(
+        default=None, description="k; overrides the one in `steering`."
+    )
+    amplification: SkipValidation[float | None] = Field(
+        default=None, description="A fixed amplification factor in [0, 1]; overrides the one in `steering`."
+    )
+    steering: SkipJsonSchema[SkipValidation[Steering | None]] = Field(
+        default=None, repr=False, description="How to steer, in full."
+    )
+    temperature: SkipValidation[float | None] = Field(default=None, description="0 is greedy.")
+    top_p: SkipValidation[float | None] = Field(default=None, description="Nucleus sampling, in (0, 1].")
+    top_k: SkipValidation[int | None] = Field(default=None, description="Keep the most likely tokens.")
+    min_p: SkipValidation[float | None] = Field(
+        default=None, description="Keep tokens with at least this share of the best one's probability."
+    )
+    max_tokens: SkipValidation[int | None] = Field(default=None, description="The longest answer, in tokens.")
+    stop: SkipValidation[str | Sequence[str] | None] = Field(
+        default=None, description="Strings that end the answer."
+    )
+    seed: SkipValidation[int | None] = Field(
+        default=None, description="The same seed repeats the same answer."
+    )
+    logprobs: SkipValidation[int | None] = Field(
+        default=None,
+        description="How many top log-probabilities to return per token, after the chosen token's.",
+    )
+    timeout: SkipValidation[float | None] = Field(default=None, description="Seconds for a whole request.")
+
+    _loaded: SteeringEngine | None = PrivateAttr(default=None)
+
+    if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**_named_after_engine(values))
+            except ValidationError as error:
+                raise wrong_field(error, type(self).model_fields) from error
+            self.request_settings()
+
+    @field_validator("alignment", mode="before")
+    @classmethod
+    def _alignment_from_dict(cls, alignment: object) -> object:
+        """What `to_dict` made of an Alignment, for `from_dict`."""
+        return Alignment(**alignment) if isinstance(alignment, Mapping) else alignment
+
+    @field_serializer("steering")
+    def _describe_steering(self, steering: Steering | None) -> dict[str, object] | None:
+        return None if steering is None else steering.describe()
+
+    @field_serializer("evaluator")
+    def _name_evaluator(self, evaluator: Evaluator | None) -> object:
+        return None if evaluator is None else Steering(evaluator=evaluator).describe()["evaluator"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the engine: a pickled copy loads the model anew, by its name."""
+        alone = self.model_copy(update={"engine": None})
+        alone._loaded = None
+        return super(SDAFields, alone).__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the engine."""
+        memo = {} if memo is None else memo
+        memo.update({id(engine): engine for engine in (self.engine, self._loaded) if engine is not None})
+        return super().__deepcopy__(memo)
+
+    def load(self) -> SteeringEngine:
+        """The engine that answers; its model is loaded now if it was not yet.
+
+        Raises:
+            ModelLoadError: there is no such model, or the engine cannot run it.
+            ConfigError: device or dtype is not available here.
+        """
+        if self.engine is not None:
+            return self.engine
+        if self._loaded is None:
+            self._loaded = SteeringEngine.load(**{name: getattr(self, name) for name in _LOADING})
+        return self._loaded
+
+    async def aload(self) -> SteeringEngine:
+        """`load`, without blocking the event loop."""
+        ready = self.engine or self._loaded
+        return ready if ready is not None else await asyncio.to_thread(self.load)
+
+    def request_settings(self, call: Mapping[str, object] | None = None) -> RequestSettings:
+        """What the fields, overridden by one call's keywords, ask of the engine.
+
+        Raises:
+            ConfigError: a keyword is unknown, or a value is out of range.
+        """
+        fields = {name: getattr(self, name) for name in KEYWORDS}
+        return RequestSettings().override(fields).override(call or {})
+
+
+def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor values with a given engine's name as the model, so that copies and events can name it.
+
+    Raises:
+        ConfigError: `engine` is none, or comes with settings for loading another one.
+    """
+    engine = values.get("engine")
+    if engine is None:
+        return dict(values)
+    if not isinstance(engine, SteeringEngine):
+        raise ConfigError(
+            f"engine cannot be {engine!r}: it must be a SteeringEngine, e.g. SteeringEngine.load()."
+        )
+    for name in _LOADING:
+        legal = engine.name if name == "model" else SDAFields.model_fields[name].default
+        if values.get(name, legal) != legal:
+            raise ConfigError(
+                f"{name}={values[name]!r} has no effect on an engine that is loaded already: give it to "
+                f"SteeringEngine.load, or leave out `engine`."
+            )
+    return {**values, "model": engine.name}

@@ -1,0 +1,139 @@
+"""LlamaIndex ChatMessages -> the engine's messages: plain dicts in the chat format of transformers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from types import MappingProxyType
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from pydantic import BaseModel
+
+from sda_engine.errors import MessageError
+
+PlainMessage = dict[str, object]
+
+_ROLES: Mapping[MessageRole, str] = MappingProxyType(
+    {
+        MessageRole.SYSTEM: "system",
+        MessageRole.DEVELOPER: "system",
+        MessageRole.USER: "user",
+        MessageRole.ASSISTANT: "assistant",
+        MessageRole.CHATBOT: "assistant",
+        MessageRole.MODEL: "assistant",
+        MessageRole.TOOL: "tool",
+        MessageRole.FUNCTION: "tool",
+    }
+)
+
+
+def plain_messages(messages: Sequence[ChatMessage]) -> list[PlainMessage]:
+    """The messages as plain dicts; the given ones are not changed.
+
+    Several system messages at the start become one, since most chat templates know one system turn.
+    LlamaIndex puts an LLM's system prompt before the system message that a prompt template brings along.
+
+    Raises:
+        MessageError: a message holds an image, audio, video or a document.
+    """
+    turns = [_plain_message(message) for message in messages]
+    leading = list(takewhile(lambda turn: turn["role"] == "system", turns))
+    if len(leading) < 2:
+        return turns
+    system = "\n\n".join(str(turn["content"]) for turn in leading)
+    return [{"role": "system", "content": system}, *turns[len(leading) :]]
+
+
+def user_message(text: str) -> PlainMessage:
+    """A user turn."""
+    return {"role": "user", "content": text}
+
+
+def system_message(text: str) -> PlainMessage:
+    """A system turn."""
+    return {"role": "system", "content": text}
+
+
+def _plain_message(message: ChatMessage) -> PlainMessage:
+    if not isinstance(message, ChatMessage):
+        raise MessageError(
+            f"A message cannot be {message!r}: it must be a ChatMessage(role=..., content=...)."
+        )
+    role = _ROLES[message.role]
+    plain: PlainMessage = {"role": role, "content": _text(message.blocks, message.role)}
+    if role == "assistant" and (calls := _tool_calls(message)):
+        plain["tool_calls"] = calls
+    if role == "tool":
+        plain |= {
+            key: message.additional_kwargs[key] for key in ("tool_call_id", "name") if _has(message, key)
+        }
+    return plain
+
+
+def _has(message: ChatMessage, key: str) -> bool:
+    return message.additional_kwargs.get(key) is not None
+
+
+def _text(blocks: Sequence[ContentBlock], role: MessageRole) -> str:
+    """The text of some blocks, one per line as in ChatMessage.content.
+
+    Thinking is dropped: chat templates leave past reasoning out of the prompt. So are cache points, which
+    only remote providers understand. Tool calls go elsewhere.
+    """
+    texts = []
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, CitableBlock):
+            texts.append(_text(block.content, role))
+        elif isinstance(block, CitationBlock):
+            texts.append(_text([block.cited_content], role))
+        elif not isinstance(block, ThinkingBlock | CachePoint | ToolCallBlock):
+            raise MessageError(
+                f"A {role.value} message holds a block of type {type(block).__name__}, but this model reads "
+                f"text only. Give its content as a TextBlock, in words, or leave it out."
+            )
+    return "\n".join(texts)
+
+
+def _tool_calls(message: ChatMessage) -> list[PlainMessage]:
+    """The calls of an assistant turn: its ToolCallBlocks, else the older additional_kwargs["tool_calls"]."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [_tool_call(block.tool_call_id, block.tool_name, block.tool_kwargs) for block in blocks]
+    calls = []
+    for call in message.additional_kwargs.get("tool_calls") or ():
+        given = call.model_dump() if isinstance(call, BaseModel) else call
+        if not (isinstance(given, Mapping) and isinstance(function := given.get("function"), Mapping)):
+            raise MessageError(
+                f"A tool call cannot be {call!r}: use a ToolCallBlock, or a dict such as "
+                f'{{"id": "...", "type": "function", "function": {{"name": "...", "arguments": {{...}}}}}}.'
+            )
+        calls.append(_tool_call(given.get("id"), function.get("name"), function.get("arguments", {})))
+    return calls
+
+
+def _tool_call(call_id: object, name: object, arguments: object) -> PlainMessage:
+    function = {"name": name, "arguments": _decoded(arguments)}
+    identity = {} if call_id is None else {"id": call_id}
+    return {**identity, "type": "function", "function": function}
+
+
+def _decoded(arguments: object) -> object:
+    """Arguments as the object that chat templates expect; text that is no JSON object stays as it is."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        decoded = json.loads(arguments)
+    except json.JSONDecodeError:
+        return arguments
+    return decoded if isinstance(decoded, dict) else arguments

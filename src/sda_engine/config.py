@@ -1,0 +1,151 @@
+"""Request settings: how to steer (Steering) and how to sample (Sampling). Frozen, and validated once."""
+
+import math
+from typing import Literal
+
+from pydantic import Field, SkipValidation, field_validator
+
+from sda_engine.amplification import AMPLIFICATION_CURVES, AmplificationCurve, amplification_factor
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators.fixed import FixedScore
+from sda_engine.evaluators.protocol import Evaluator, evaluator_name
+from sda_engine.settings import Settings
+from sda_engine.steering import TEMPERATURE_SCHEDULES, TemperatureSchedule
+
+Placement = Literal["after_query", "system"]
+EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
+
+
+class Steering(Settings):
+    """How strongly, and in which manner, the alignment instruction steers the choice of tokens.
+
+    The strength of steering is gain * amplification. Defaults are the published settings, but for the score: a
+    fixed score of 50 stands in for the external evaluator, so that no request needs a second response.
+
+    Attributes:
+        gain: k, the constant multiplier.
+        amplification: a fixed amplification factor that replaces evaluator and curve; None means from the score.
+        evaluator: rates the base response.
+        avoid_strength: weight of the step away from `Alignment.avoid`; None means gain * amplification.
+        amplification_curve: score -> amplification factor; a name or a callable.
+        temperature_sensitivity: sigma of the divergence schedule, nats.
+        min_temperature: T_min of the divergence schedule.
+        temperature_schedule: "divergence" (paper, eq. 7), "constant", "critical_tokens" (eq. 7 only where the
+            instruction changes the most likely token) or a callable TemperatureSignals -> temperature.
+        plausibility: keep only tokens with P2 >= plausibility * max P2. 0, the default, is the paper; more than 0
+            is contrastive decoding's constraint (Li et al. 2023, arXiv 2210.15097).
+        placement: where the instruction goes: "after_query" (paper: the last user turn becomes query, newline,
+            instruction) or "system".
+        accept_score: a base response that scores at least this is returned as it is; None means never.
+        on_evaluator_error: "raise", or go on with "instruct_only" (amplification 0) or "fixed" (score 50); the
+            fallback taken is recorded in the result.
+    """
+
+    gain: float = Field(default=2.0, ge=0, description="a number of at least 0")
+    amplification: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
+    evaluator: SkipValidation[Evaluator] = Field(
+        default_factory=FixedScore, description="an evaluator with needs_response, evaluate and aevaluate"
+    )
+    avoid_strength: float | None = Field(default=None, ge=0, description="a number of at least 0, or None")
+    amplification_curve: str | AmplificationCurve = Field(
+        default="sigmoid", description=f"one of {', '.join(AMPLIFICATION_CURVES)}, or a callable"
+    )
+    temperature_sensitivity: float = Field(default=2 * math.log(2), gt=0, description="a number above 0, in nats")
+    min_temperature: float = Field(default=0.0, ge=0, description="a number of at least 0")
+    temperature_schedule: str | TemperatureSchedule = Field(
+        default="divergence", description=f"one of {', '.join(TEMPERATURE_SCHEDULES)}, or a callable"
+    )
+    plausibility: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
+    placement: Placement = Field(default="after_query", description="'after_query' or 'system'")
+    accept_score: float | None = Field(
+        default=None, gt=0, le=100, description="a number above 0 and at most 100, or None"
+    )
+    on_evaluator_error: EvaluatorFallback = Field(default="raise", description="'raise', 'instruct_only' or 'fixed'")
+
+    @field_validator("evaluator")
+    @classmethod
+    def _rates(cls, evaluator: object) -> object:
+        if isinstance(evaluator, type) or not isinstance(evaluator, Evaluator):
+            raise ValueError("not an evaluator")
+        return evaluator
+
+    @field_validator("amplification_curve")
+    @classmethod
+    def _is_a_curve(cls, curve: str | AmplificationCurve) -> str | AmplificationCurve:
+        if isinstance(curve, str) and curve not in AMPLIFICATION_CURVES:
+            raise ValueError("no such curve")
+        return curve
+
+    @field_validator("temperature_schedule")
+    @classmethod
+    def _is_a_schedule(cls, schedule: str | TemperatureSchedule) -> str | TemperatureSchedule:
+        if isinstance(schedule, str) and schedule not in TEMPERATURE_SCHEDULES:
+            raise ValueError("no such schedule")
+        return schedule
+
+    def amplification_for(self, score: float) -> float:
+        """The amplification factor that a score means under these settings, in [0, 1]."""
+        if self.amplification is not None:
+            return self.amplification
+        return amplification_factor(score, self.amplification_curve)
+
+    def describe(self) -> dict[str, object]:
+        """These settings as plain JSON, complete enough to key a cache."""
+        plain = dict(self) | {"evaluator": evaluator_name(self.evaluator)}
+        return {name: _callable_name(value) if callable(value) else value for name, value in plain.items()}
+
+
+class Sampling(Settings):
+    """How tokens are drawn from the steered distribution, and when the answer ends.
+
+    Attributes:
+        temperature: T0 of the temperature schedule; 0 is greedy.
+        top_p: keep the smallest set of most likely tokens whose probabilities reach top_p; None means all.
+        top_k: keep the top_k most likely tokens; None means all.
+        min_p: keep tokens with at least min_p times the probability of the most likely one; None means all.
+        max_new_tokens: the answer ends after this many tokens, or when the context window is full.
+        stop: the answer ends before the first of these strings.
+        seed: the same seed repeats the same answer; None draws a fresh one for each request.
+        logprobs: how many of the steered distribution's top log-probabilities to return per token; None means
+            none at all, 0 only that of the chosen token.
+    """
+
+    temperature: float = Field(default=0.6, ge=0, description="a number of at least 0 (0 is greedy)")
+    top_p: float | None = Field(default=0.95, gt=0, le=1, description="a number above 0 and at most 1, or None")
+    top_k: int | None = Field(default=None, ge=1, description="a whole number of at least 1, or None")
+    min_p: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
+    max_new_tokens: int = Field(default=512, ge=1, description="a whole number of at least 1")
+    stop: tuple[str, ...] = Field(default=(), description="a string, or a list of strings, none of them empty")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1, or None")
+    logprobs: int | None = Field(default=None, ge=0, le=100, description="a whole number from 0 to 100, or None")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_tuple(cls, stop: object) -> object:
+        if isinstance(stop, str):
+            return (stop,)
+        return tuple(stop) if isinstance(stop, list) else stop
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_string(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty stop string would end every answer at once")
+        return stop
+
+
+def _callable_name(value: object) -> str:
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', repr(value))}"
+
+
+def check_settings(steering: object, sampling: object) -> None:
+    """Refuse anything that is not a Steering and a Sampling.
+
+    Raises:
+        ConfigError: one of them is of another type.
+    """
+    for name, value, expected in (("steering", steering, Steering), ("sampling", sampling, Sampling)):
+        if not isinstance(value, expected):
+            raise ConfigError(
+                f"{name} cannot be {value!r}: it must be a {expected.__name__}, e.g. {expected.__name__}()."
+            )

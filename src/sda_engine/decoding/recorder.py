@@ -1,0 +1,65 @@
+"""Collects what steering did at each token, and makes trace and log-probabilities of it at the end."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob
+from sda_engine.steering import SteeredStep
+from sda_engine.trace import Candidate, TraceToken
+
+_SHOWN = 3  # candidates per distribution in a trace
+
+
+class Recorder:
+    """One answer's record.
+
+    Args:
+        decode: token ids to text, special tokens included.
+        logprobs: how many top log-probabilities to keep per token; None for none.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], logprobs: int | None) -> None:
+        self._text_of = lru_cache(maxsize=4096)(lambda token_id: decode((token_id,)))
+        self._logprobs = logprobs
+        self.tokens: list[TraceToken] = []
+        self.generated: list[GeneratedTokenLogprobs] = []
+
+    def add(self, step: SteeredStep, row: int, token_id: int, text: str) -> None:
+        """Record the token chosen in one row of a step, with the text that became complete with it."""
+        logprob = float(step.steered_logprobs[row, token_id])
+        top = self._top(step.steered_logprobs[row], max(_SHOWN, self._logprobs or 0))
+        base = self._top(step.base_logprobs[row], _SHOWN)
+        plain = step.instructed_logprobs is step.base_logprobs
+        instructed = base if plain else self._top(step.instructed_logprobs[row], _SHOWN)
+        self.tokens.append(
+            TraceToken(
+                token_id=token_id,
+                text=text,
+                divergence=float(step.divergence[row]),
+                temperature=float(step.temperature[row]),
+                logprob=logprob,
+                base=_candidates(base),
+                instructed=_candidates(instructed),
+                steered=_candidates(top[:_SHOWN]),
+            )
+        )
+        if self._logprobs is not None:
+            chosen = TokenLogprob(token_id, self._text_of(token_id), logprob)
+            self.generated.append(GeneratedTokenLogprobs(chosen, tuple(top[: self._logprobs])))
+
+    def _top(self, logprobs: Tensor, count: int) -> list[TokenLogprob]:
+        """The most likely tokens, best first; masked ones are left out."""
+        values, token_ids = torch.topk(logprobs, min(count, logprobs.shape[-1]))
+        return [
+            TokenLogprob(token_id, self._text_of(token_id), value)
+            for value, token_id in zip(values.tolist(), token_ids.tolist(), strict=True)
+            if value > float("-inf")
+        ]
+
+
+def _candidates(top: Sequence[TokenLogprob]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(entry.text, min(1.0, math.exp(entry.logprob))) for entry in top)

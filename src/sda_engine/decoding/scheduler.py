@@ -1,0 +1,171 @@
+"""The worker thread that runs every forward pass of an engine, and the ways to wait for it.
+
+Tasks come in from any thread and any event loop, and run one at a time in the order they came. The thread starts
+with the first task, and ends with the engine. Torch's inference mode and the caches never leave the thread.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Generator
+
+import torch
+
+from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
+from sda_engine.errors import EngineClosedError, RequestTimeoutError, SDAError
+
+
+class Scheduler:
+    """Runs tasks on a model in a thread of its own."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._worker = _Worker(runner)
+        self._finalizer = weakref.finalize(self, self._worker.close)  # at collection, or at exit
+
+    def submit(self, task: Task) -> None:
+        """Queue a task.
+
+        Raises:
+            EngineClosedError: the engine has been closed.
+        """
+        self._worker.submit(task)
+
+    def close(self) -> None:
+        """Cancel what runs, refuse what waits, and end the thread."""
+        self._finalizer()
+
+    def events(self, task: Task, deadline: float | None = None) -> Generator[Event, None, None]:
+        """Run a task and yield its events; the last one is Finished. Closing the iterator cancels the task.
+
+        Args:
+            task: a new task.
+            deadline: time.monotonic() seconds; None waits for ever.
+
+        Raises:
+            RequestTimeoutError: the deadline passed.
+            SDAError: whatever the task failed with.
+        """
+        inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        task.connect(inbox.put)
+        self.submit(task)
+        try:
+            while True:
+                try:
+                    event = inbox.get(timeout=_remaining(deadline))
+                except queue.Empty:
+                    raise _timed_out() from None
+                yield _checked(event)
+                if isinstance(event, Finished):
+                    return
+        finally:
+            task.cancel()
+
+    async def aevents(self, task: Task, deadline: float | None = None) -> AsyncGenerator[Event, None]:
+        """The same for an event loop. Cancelling the consumer cancels the task."""
+        inbox: asyncio.Queue[Event] = asyncio.Queue()
+        task.connect(_loop_sink(task, inbox))
+        self.submit(task)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(_remaining(deadline)):
+                        event = await inbox.get()
+                except TimeoutError:
+                    raise _timed_out() from None
+                yield _checked(event)
+                if isinstance(event, Finished):
+                    return
+        finally:
+            task.cancel()
+
+
+class _Worker:
+    """The thread and its inbox; knows nothing of the Scheduler, so that a forgotten one can be collected."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._running: Task | None = None
+        self._closed = False
+
+    def submit(self, task: Task) -> None:
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
+                self._thread.start()
+            self._inbox.put(task)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._running is not None:
+                self._running.cancel()
+            self._inbox.put(None)
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _work(self) -> None:
+        while (task := self._inbox.get()) is not None:
+            with self._lock:
+                self._running = None if self._closed else task
+            if self._running is None:
+                task.emit(Failed(_closed()))
+            else:
+                self._run(task)
+                self._running = None
+            del task  # its caches, while the thread waits for the next one
+
+    def _run(self, task: Task) -> None:
+        try:
+            with torch.inference_mode():
+                if not task.cancelled:
+                    task.begin(self._runner)
+                while not task.cancelled and not task.step(self._runner):
+                    pass
+                task.finish()
+            task.emit(Finished())
+        except Exception as error:  # noqa: BLE001 - whatever happens here belongs to the consumer, not to the thread
+            task.emit(Failed(error))
+
+
+def _loop_sink(task: Task, inbox: asyncio.Queue[Event]) -> Sink:
+    loop = asyncio.get_running_loop()
+
+    def put(event: Event) -> None:
+        try:
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody will read on
+            task.cancel()
+
+    return put
+
+
+def _checked(event: Event) -> Event:
+    if isinstance(event, Failed):
+        if isinstance(event.error, SDAError):
+            raise event.error
+        raise SDAError(f"Decoding failed: {type(event.error).__name__}: {event.error}") from event.error
+    return event
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _timed_out() -> RequestTimeoutError:
+    return RequestTimeoutError(
+        "The request did not finish within its timeout, waiting time in the queue included. Allow more seconds "
+        "(timeout=...), ask for fewer tokens (max_new_tokens), or send fewer requests at a time."
+    )
+
+
+def _closed() -> EngineClosedError:
+    return EngineClosedError("The engine has been closed. Load a new one with SteeringEngine.load(...).")

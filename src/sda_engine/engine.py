@@ -1,0 +1,294 @@
+"""SteeringEngine: one loaded model, and requests for aligned answers from it. The only orchestrator.
+
+A request runs through the paper's stages: prompts for both contexts; a base response and its score, where an
+evaluator needs one; the amplification factor; steered decoding. The forward passes happen in the scheduler's
+thread, the evaluator is called in the caller's.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing
+from typing import Self, cast
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.completion import Completion, Piece
+from sda_engine.config import Sampling, Steering, check_settings
+from sda_engine.decoding.kv_cache import check_cache_support
+from sda_engine.decoding.model_runner import ModelRunner, PromptState
+from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.errors import ConfigError
+from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
+from sda_engine.prompts import Message, make_contexts
+from sda_engine.request import Request
+from sda_engine.tokenization import SafeTokenizer
+
+_loaded: "weakref.WeakValueDictionary[str, SteeringEngine]" = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+class SteeringEngine:
+    """Decodes answers with SDA on one local model. Safe to use from many threads and event loops.
+
+    Args:
+        model: a causal language model of transformers, in memory.
+        tokenizer: its tokenizer.
+        name: what results call the model.
+
+    Raises:
+        ModelLoadError: the engine cannot run this kind of model.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "custom") -> None:
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)))
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "smollm2-135m",
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str | dict[str, int | str] | None = None,
+        quantization_config: QuantizationConfig | None = None,
+    ) -> Self:
+        """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
+
+        The same model with the same settings is loaded once per process: while anybody holds the engine, the
+        same engine is returned.
+
+        Args:
+            model: alias, path or Hub id.
+            revision: branch, tag or commit of a Hub model.
+            device: "auto" (cuda, then mps, then cpu) or a torch device.
+            dtype: "auto" (bfloat16 where the processor has native support, else float32), "float32", "bfloat16"
+                or "float16".
+            device_map: passed to transformers, in place of `device`.
+            quantization_config: passed to transformers.
+
+        Raises:
+            ModelLoadError: there is no such model, or the engine cannot run it.
+            ConfigError: a setting is out of range or not available on this machine.
+        """
+        settings = ModelSettings(
+            model=model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        key = f"{cls.__qualname__} {settings.describe()}"
+        with _loading:
+            engine = _loaded.get(key)
+            if engine is None or engine._closed:
+                engine = cls.__new__(cls)
+                engine._set_up(load_model(settings))
+                _loaded[key] = engine
+        return cast(Self, engine)
+
+    def _set_up(self, loaded: LoadedModel) -> None:
+        check_cache_support(loaded.model.config)
+        self._loaded_model = loaded
+        self._tokenizer = SafeTokenizer(loaded.tokenizer)
+        self._scheduler = Scheduler(ModelRunner(loaded.model))
+        self._closed = False
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model."""
+        return self._loaded_model.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The transformers tokenizer. The engine works on a copy of its own, so this one is yours alone."""
+        return self._loaded_model.tokenizer
+
+    @property
+    def name(self) -> str:
+        """The model's name, as it was given to `load`."""
+        return self._loaded_model.settings.model
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that the model can attend to, prompt and answer together."""
+        return self._loaded_model.context_window
+
+    def describe(self) -> dict[str, object]:
+        """What identifies the model, as plain JSON: name, revision, device, dtype, quantization."""
+        device, dtype = str(self.model.device), str(self.model.dtype).removeprefix("torch.")
+        return {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        timeout: float | None = None,
+    ) -> Completion:
+        """Answer a chat.
+
+        Args:
+            messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}.
+            alignment: a preset's name, an instruction of your own, an Alignment, or None for a plain answer of the
+                base context alone.
+            steering: how strongly to steer, and who rates.
+            sampling: how to sample, and when to stop.
+            timeout: seconds for the whole request, waiting time included; None waits for ever.
+
+        Raises:
+            MessageError, ConfigError: the input is malformed.
+            ContextLengthError: the prompt leaves no room for one new token.
+            EvaluationError: no score, where Steering.on_evaluator_error is "raise"; the base response is in it.
+            RequestTimeoutError: the timeout passed.
+            NumericalError: the model gave no usable distribution.
+        """
+        for piece in self.stream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout):
+            if piece.completion is not None:
+                return piece.completion
+        raise AssertionError("the last piece carries the completion")
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        timeout: float | None = None,
+    ) -> Generator[Piece, None, None]:
+        """The same in pieces, as they are decoded; the last one carries the Completion.
+
+        The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
+        Arguments and errors are those of `generate`.
+        """
+        return self._stream(self._request(messages, alignment, steering, sampling), _check_timeout(timeout))
+
+    async def agenerate(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+    ) -> Completion:
+        """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
+        stream = self.astream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout)
+        async with aclosing(stream) as pieces:
+            async for piece in pieces:
+                if piece.completion is not None:
+                    return piece.completion
+        raise AssertionError("the last piece carries the completion")
+
+    def astream(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Piece, None]:
+        """`stream` for an event loop. Closing the iterator or cancelling the task stops the work."""
+        return self._astream(self._request(messages, alignment, steering, sampling), _check_timeout(timeout))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; special tokens are neither added nor recognised."""
+        return self._tokenizer.encode(text)
+
+    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the base prompt that these messages become.
+
+        Raises:
+            MessageError: the messages are malformed.
+            ContextLengthError: they leave no room for one new token.
+        """
+        return make_contexts(messages, None, self._tokenizer, context_window=self.context_window).prompt_tokens()
+
+    def close(self) -> None:
+        """Stop all work and end the worker thread. Requests from here on are refused."""
+        self._closed = True
+        self._scheduler.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, device={str(self.model.device)!r}, dtype={self.model.dtype})"
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None,
+        steering: Steering,
+        sampling: Sampling,
+    ) -> Request:
+        check_settings(steering, sampling)
+        resolved = resolve_alignment(alignment)
+        contexts = make_contexts(
+            messages,
+            resolved,
+            self._tokenizer,
+            placement=steering.placement,
+            context_window=self.context_window,
+        )
+        return Request(
+            messages=messages,
+            alignment=resolved,
+            steering=steering,
+            sampling=sampling,
+            prompt=PromptState(contexts),
+            tokenizer=self._tokenizer,
+            eos_token_ids=self._loaded_model.eos_token_ids,
+            context_window=self.context_window,
+        )
+
+    def _stream(self, request: Request, timeout: float | None) -> Generator[Piece, None, None]:
+        deadline = _deadline(timeout)
+        for task in request.evaluation_tasks():
+            for _ in self._scheduler.events(task, deadline):
+                pass
+        if request.wants_score:
+            with request.verdict() as verdict:
+                verdict.score = request.steering.evaluator.evaluate(request.evaluation_request())
+        if request.accepted:
+            yield request.accepted_piece()
+            return
+        for event in self._scheduler.events(request.steered_task(), deadline):
+            yield request.piece(event)
+
+    async def _astream(self, request: Request, timeout: float | None) -> AsyncGenerator[Piece, None]:
+        deadline = _deadline(timeout)
+        for task in request.evaluation_tasks():
+            async with aclosing(self._scheduler.aevents(task, deadline)) as events:
+                async for _ in events:
+                    pass
+        if request.wants_score:
+            with request.verdict() as verdict:
+                verdict.score = await request.steering.evaluator.aevaluate(request.evaluation_request())
+        if request.accepted:
+            yield request.accepted_piece()
+            return
+        async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
+            async for event in events:
+                yield request.piece(event)
+
+
+def _check_timeout(timeout: float | None) -> float | None:
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise ConfigError(f"timeout cannot be {timeout!r}: it must be a number of seconds above 0, or None.")
+    return timeout
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,72 @@
+"""Every error that the engine raises, in one tree.
+
+    SDAError
+    ├── ConfigError            a setting is unknown or out of range (also a ValueError)
+    ├── MessageError           the chat messages cannot be turned into a prompt (also a ValueError)
+    ├── ContextLengthError     the prompt leaves no room in the model's context window
+    ├── ModelLoadError         no model under that name, or one that the engine cannot run
+    ├── EvaluationError        an evaluator gave no usable score; the base response is kept
+    ├── NumericalError         the model's logits contain no usable distribution
+    ├── RequestTimeoutError    the request took longer than its caller allowed (also a TimeoutError)
+    └── EngineClosedError      the engine was closed while, or before, the request ran
+
+A message says what was given, what is legal, and what to do about it.
+"""
+
+
+class SDAError(Exception):
+    """Anything that the engine refuses or fails to do."""
+
+
+class ConfigError(SDAError, ValueError):
+    """A setting is unknown or out of its legal range."""
+
+
+class MessageError(SDAError, ValueError):
+    """The chat messages cannot be turned into a prompt."""
+
+
+class ContextLengthError(SDAError):
+    """The prompt leaves no room for one new token in the model's context window.
+
+    Attributes:
+        prompt_tokens: tokens of the longest prompt of the request.
+        context_window: tokens that the model can attend to, prompt and answer together.
+    """
+
+    def __init__(self, prompt_tokens: int, context_window: int) -> None:
+        super().__init__(
+            f"The prompt has {prompt_tokens} tokens, and the model's context window of {context_window} tokens "
+            f"must also hold at least one new token. Shorten the messages or the retrieved documents by "
+            f"{prompt_tokens - context_window + 1} tokens or more, or load a model with a longer window."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_window = context_window
+
+
+class ModelLoadError(SDAError):
+    """No model was found under a name, or the engine cannot run it."""
+
+
+class EvaluationError(SDAError):
+    """An evaluator gave no usable score.
+
+    Attributes:
+        base_response: the text of the base response that was to be rated, where one had been decoded.
+    """
+
+    def __init__(self, message: str, *, base_response: str | None = None) -> None:
+        super().__init__(message)
+        self.base_response = base_response
+
+
+class NumericalError(SDAError):
+    """The model's logits hold NaN, or every token is masked: there is no distribution to sample from."""
+
+
+class RequestTimeoutError(SDAError, TimeoutError):
+    """The request took longer than its caller allowed."""
+
+
+class EngineClosedError(SDAError):
+    """The engine was closed before the request could finish."""

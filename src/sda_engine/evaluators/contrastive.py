@@ -1,0 +1,78 @@
+"""ContrastiveEvaluator: the model's own two contexts rate the base response; no second model, no network."""
+
+import math
+
+from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.evaluators.protocol import EvaluationRequest, Score
+
+
+class ContrastiveEvaluator:
+    """Rates a response by whether the alignment instruction makes it more or less likely.
+
+    With G = mean over the response's tokens of log P2(y_t) - log P1(y_t), in nats per token, the score is
+    100 / (1 + exp(-sharpness * G)): 50 where the instruction changes nothing, higher where the response is
+    what the instruction asks for. It costs one forward pass over the response. The paper names contrastive
+    self-evaluation as future work; the mapping to a score is ours.
+
+    On a 135M model this score did not tell true from false answers (AUC 0.50 on TruthfulQA), so it is no
+    default: check it on your own model and data before you rely on it.
+
+    Args:
+        sharpness: how fast the score leaves 50, per nat per token; above 0.
+
+    Raises:
+        ConfigError: sharpness is not a number above 0.
+    """
+
+    needs_response = True
+    needs_logprobs = True
+
+    def __init__(self, sharpness: float = 4.0) -> None:
+        if not (isinstance(sharpness, (int, float)) and 0 < sharpness < math.inf):
+            raise ConfigError(
+                f"ContrastiveEvaluator.sharpness cannot be {sharpness!r}: it must be a number above 0. "
+                f"The default is 4.0."
+            )
+        self.sharpness = float(sharpness)
+
+    @property
+    def name(self) -> str:
+        """How results and cache keys call this evaluator."""
+        return f"ContrastiveEvaluator(sharpness={repr(self.sharpness).removesuffix('.0')})"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def evaluate(self, request: EvaluationRequest) -> Score:
+        """Rate a response whose log-probabilities under both contexts are given.
+
+        Raises:
+            EvaluationError: the response is empty, or its log-probabilities are missing, not finite or of
+                different lengths.
+        """
+        base, instructed = request.base_logprobs, request.instructed_logprobs
+        if base is None or instructed is None:
+            raise EvaluationError(
+                "ContrastiveEvaluator needs base_logprobs and instructed_logprobs in its EvaluationRequest; the "
+                "engine fills them in where the alignment has an instruction."
+            )
+        if base.numel() == 0:
+            raise EvaluationError("The base response is empty, so ContrastiveEvaluator has no token to rate.")
+        if base.shape != instructed.shape:
+            raise EvaluationError(
+                f"base_logprobs has {base.numel()} tokens and instructed_logprobs {instructed.numel()}: both "
+                f"must cover the tokens of the same base response."
+            )
+        gain = float((instructed.double() - base.double()).mean())
+        if not math.isfinite(gain):
+            raise EvaluationError(f"The mean log-probability ratio of the base response is {gain}: no score.")
+        logit = max(-30.0, min(30.0, self.sharpness * gain))  # keeps the score above 0 and exp() in range
+        return Score(
+            value=100.0 / (1.0 + math.exp(-logit)),
+            evaluator=self.name,
+            reason=f"mean log-probability ratio {gain:+.4f} nats per token over {base.numel()} tokens",
+        )
+
+    async def aevaluate(self, request: EvaluationRequest) -> Score:
+        """The same as `evaluate`: a mean over a few hundred numbers blocks nobody."""
+        return self.evaluate(request)

@@ -1,0 +1,92 @@
+"""What an evaluator is: something that rates a base response from above 0 to 100."""
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from sda_engine.alignment import Alignment
+from sda_engine.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+
+class Score(Settings):
+    """An evaluator's rating of a response.
+
+    Attributes:
+        value: 0 < value <= 100; 100 means already aligned. None only where the fallback "instruct_only" was taken.
+        evaluator: who rated.
+        reason: the evaluator's own words, if it gave any.
+        samples: the single ratings, where several were combined into `value`.
+        fallback: None for a real rating; else the name of the fallback that was taken after a failure
+            ("instruct_only" or "fixed"), and `reason` then tells the failure.
+    """
+
+    value: float | None = Field(gt=0, le=100, description="a number above 0 and at most 100")
+    evaluator: str = Field(description="a text that names the evaluator")
+    reason: str | None = Field(default=None, description="a text, or None")
+    samples: tuple[float, ...] = Field(default=(), description="a tuple of numbers")
+    fallback: str | None = Field(default=None, description="the name of a fallback, or None")
+
+
+class EvaluationRequest:
+    """What an evaluator is given.
+
+    Attributes:
+        messages: the chat messages, as the user wrote them.
+        response: the text of the base response; "" for evaluators that need none.
+        alignment: what the response is rated for.
+        base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context;
+            None unless the evaluator's `needs_logprobs` is true.
+        instructed_logprobs: the same in the instructed context.
+    """
+
+    def __init__(
+        self,
+        messages: "Sequence[Mapping[str, object]]",
+        response: str,
+        alignment: Alignment,
+        base_logprobs: "Tensor | None" = None,
+        instructed_logprobs: "Tensor | None" = None,
+    ) -> None:
+        self.messages = messages
+        self.response = response
+        self.alignment = alignment
+        self.base_logprobs = base_logprobs
+        self.instructed_logprobs = instructed_logprobs
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Rates a base response for an alignment.
+
+    Two attributes more are read where an evaluator has them: `needs_logprobs` (bool, default False) asks for the
+    log-probabilities in EvaluationRequest, and `name` (str, default the class name) identifies the evaluator in
+    results, traces and cache keys, so it should tell everything that changes a score.
+    """
+
+    @property
+    def needs_response(self) -> bool:
+        """Whether a base response has to be decoded before this evaluator can rate."""
+        ...
+
+    def evaluate(self, request: EvaluationRequest) -> Score:
+        """Rate, or raise EvaluationError."""
+        ...
+
+    async def aevaluate(self, request: EvaluationRequest) -> Score:
+        """Rate without blocking the event loop, or raise EvaluationError."""
+        ...
+
+
+def evaluator_name(evaluator: Evaluator) -> str:
+    """The name that identifies an evaluator in results, traces and cache keys."""
+    return str(getattr(evaluator, "name", type(evaluator).__qualname__))
+
+
+def needs_logprobs(evaluator: Evaluator) -> bool:
+    """Whether an evaluator wants the log-probabilities of the base response under both contexts."""
+    return bool(getattr(evaluator, "needs_logprobs", False))

@@ -1,0 +1,91 @@
+"""When a call to a judge is worth another try, how long to wait for it, and when to give up."""
+
+import asyncio
+import math
+import time
+from email.utils import parsedate_to_datetime
+
+import openai
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_exponential,
+    wait_random,
+)
+
+from sda_engine.errors import EvaluationError
+
+_BACKOFF = wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.5)  # seconds
+
+
+class FieldRefusedError(Exception):
+    """The server refused an optional field of the request; the call is to be made again without it."""
+
+
+def make_retrying(max_retries: int, seconds: float, failures: list[BaseException]) -> AsyncRetrying:
+    """The retry policy of one sample: bounded calls, exponential backoff with jitter, Retry-After honoured.
+
+    A wait that would pass the deadline is not begun: the failure before it is raised instead. After a
+    FieldRefusedError there is no wait and always another call, since each field can be refused only once.
+
+    Args:
+        max_retries: calls after the first one, at least 0.
+        seconds: from the first call to the deadline.
+        failures: receives each failure that is followed by another call.
+    """
+
+    def note(state: RetryCallState) -> None:
+        if (failure := _failure(state)) is not None:
+            failures.append(failure)
+
+    bounds = stop_after_attempt(max_retries + 1) | stop_before_delay(seconds)
+    return AsyncRetrying(
+        sleep=asyncio.sleep,
+        retry=retry_if_exception(_is_worth_a_retry),
+        wait=_wait,
+        stop=lambda state: not isinstance(_failure(state), FieldRefusedError) and bounds(state),
+        before_sleep=note,
+        reraise=True,
+    )
+
+
+def retry_after(error: BaseException | None) -> float | None:
+    """Seconds that a server asks its callers to wait, at least 0; None where it says nothing legible."""
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    headers = error.response.headers
+    for value, unit in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
+        if value is not None and (seconds := _seconds(value, unit)) is not None:
+            return max(0.0, seconds)
+    return None
+
+
+def _seconds(value: str, unit: float) -> float | None:
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        try:
+            return parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else seconds
+
+
+def _is_worth_a_retry(error: BaseException) -> bool:
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 429) or error.status_code >= 500
+    return isinstance(error, (openai.APIConnectionError, EvaluationError, FieldRefusedError))
+
+
+def _wait(state: RetryCallState) -> float:
+    failure = _failure(state)
+    if isinstance(failure, FieldRefusedError):
+        return 0.0
+    return max(retry_after(failure) or 0.0, _BACKOFF(state))
+
+
+def _failure(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

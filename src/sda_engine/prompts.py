@@ -1,0 +1,185 @@
+"""Chat messages to Contexts: the prompt of every row of a request, as one shared prefix and one tail per row."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sda_engine.alignment import Alignment
+from sda_engine.config import Placement
+from sda_engine.errors import ContextLengthError, MessageError
+from sda_engine.tokenization import PLAIN_TEMPLATE_STOP, SafeTokenizer
+
+BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
+ROLES = ("system", "user", "assistant", "tool")
+_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
+
+Message = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The prompts of one request.
+
+    Attributes:
+        shared: token ids that all rows begin with.
+        tails: row name -> the token ids that follow; each has at least one token.
+        stop: strings that end the answer, where the prompt's format needs them.
+    """
+
+    shared: tuple[int, ...]
+    tails: Mapping[str, tuple[int, ...]]
+    stop: tuple[str, ...] = ()
+
+    def prompt_tokens(self, row: str = BASE) -> int:
+        """Tokens of one row's prompt."""
+        return len(self.shared) + len(self.tails[row])
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest row's prompt."""
+        return max(self.prompt_tokens(row) for row in self.tails)
+
+
+def make_contexts(
+    messages: Sequence[Message],
+    alignment: Alignment | None,
+    tokenizer: SafeTokenizer,
+    *,
+    placement: Placement = "after_query",
+    context_window: int,
+) -> Contexts:
+    """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
+
+    Args:
+        messages: chat messages as plain dicts; never changed.
+        alignment: None gives the base row alone.
+        tokenizer: renders with the model's own chat template.
+        placement: where the instruction goes, see Steering.placement.
+        context_window: tokens that the model can attend to, prompt and answer together.
+
+    Raises:
+        MessageError: messages are empty, malformed, or refused by the chat template.
+        ContextLengthError: the longest prompt leaves no room for one new token.
+    """
+    turns = normalise_messages(messages)
+    texts = {BASE: None}
+    if alignment is not None:
+        wanted = {INSTRUCTED: alignment.instruction, AVOIDED: alignment.avoid}
+        texts |= {row: text for row, text in wanted.items() if text is not None}
+    prompts = {}
+    for row, text in texts.items():
+        placed = turns if text is None else place_instruction(turns, text, placement)
+        prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer))
+    contexts = _split_shared(prompts, PLAIN_TEMPLATE_STOP if tokenizer.is_plain else ())
+    if contexts.longest_prompt >= context_window:
+        raise ContextLengthError(contexts.longest_prompt, context_window)
+    return contexts
+
+
+def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
+    """Copies of the messages with text content, checked.
+
+    Raises:
+        MessageError: empty list, unknown role or key, or content that is not text.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise MessageError(
+            f"messages cannot be {messages!r}: they must be a list of dicts such as "
+            f'[{{"role": "user", "content": "..."}}].'
+        )
+    if not messages:
+        raise MessageError("messages is empty: give at least one, e.g. [{'role': 'user', 'content': '...'}].")
+    return [_normalise(message, place) for place, message in enumerate(messages)]
+
+
+def place_instruction(turns: Sequence[Message], instruction: str, placement: Placement) -> list[Message]:
+    """The turns with an instruction added: after the last user turn's text, or in the system turn.
+
+    Without a user turn the instruction goes into the system turn. The given turns are not changed.
+    """
+    placed = list(turns)
+    users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+    if placement == "after_query" and users:
+        last = users[-1]
+        placed[last] = {**turns[last], "content": f"{turns[last]['content']}\n{instruction}"}
+    elif turns[0]["role"] == "system":
+        placed[0] = {**turns[0], "content": f"{turns[0]['content']}\n{instruction}"}
+    else:
+        placed.insert(0, {"role": "system", "content": instruction})
+    return placed
+
+
+def _normalise(message: Message, place: int) -> dict[str, object]:
+    where = f"messages[{place}]"
+    if not isinstance(message, Mapping):
+        raise MessageError(f'{where} cannot be {message!r}: it must be a dict such as {{"role": "user", ...}}.')
+    given = {key: value for key, value in message.items() if value is not None}
+    if (role := given.get("role")) not in ROLES:
+        raise MessageError(f"{where} has the role {role!r}: it must be one of {', '.join(ROLES)}.")
+    if unknown := [key for key in given if key not in _KEYS]:
+        raise MessageError(f"{where} has the unknown key {unknown[0]!r}: the known ones are {', '.join(_KEYS)}.")
+    if "content" not in given and "tool_calls" not in given:
+        raise MessageError(f"{where} has no content: give it a text.")
+    return {**given, "content": _text_of(given.get("content", ""), where)}
+
+
+def _text_of(content: object, where: str) -> str:
+    """The text of a message's content: a string, or a list of text parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise MessageError(f"{where} has content of type {type(content).__name__}: it must be a text.")
+    texts = []
+    for part in content:
+        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise MessageError(
+                f"{where} has a content part of type {kind!r}: this engine reads text only, so each part must be "
+                f'{{"type": "text", "text": "..."}}. Describe images and files in words.'
+            )
+        texts.append(str(part["text"]))
+    return "".join(texts)
+
+
+def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer) -> list[Message]:
+    """The turns, with tool calls and results written into the text where the chat template knows no tools.
+
+    Calls become <tool_call>{"name": ..., "arguments": ...}</tool_call> at the end of the assistant's text, and
+    results a user turn <tool_response>...</tool_response>: the format of Hermes, which many models have seen.
+    """
+    if tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template:
+        return list(turns)
+    return [_tool_turn_as_text(turn) for turn in turns]
+
+
+def _tool_turn_as_text(turn: Message) -> Message:
+    if turn["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
+    calls = turn.get("tool_calls")
+    if not isinstance(calls, Sequence) or not calls:
+        return turn
+    lines = [str(turn["content"])] if turn["content"] else []
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or "name" not in function:
+            raise MessageError(
+                f"A tool call cannot be {call!r}: it must be "
+                f'{{"type": "function", "function": {{"name": "...", "arguments": {{...}}}}}}.'
+            )
+        body = {"name": function["name"], "arguments": function.get("arguments", {})}
+        lines.append(f"<tool_call>\n{json.dumps(body, ensure_ascii=False)}\n</tool_call>")
+    return {"role": turn["role"], "content": "\n".join(lines)}
+
+
+def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...]) -> Contexts:
+    """The longest common prefix of all prompts, short of their last tokens, and what follows in each."""
+    limit = min(map(len, prompts.values())) - 1
+    columns = zip(*prompts.values(), strict=False)
+    shared = next((place for place, column in enumerate(columns) if len(set(column)) > 1), limit)
+    shared = min(shared, limit)
+    first = next(iter(prompts.values()))
+    return Contexts(
+        shared=tuple(first[:shared]),
+        tails={row: tuple(ids[shared:]) for row, ids in prompts.items()},
+        stop=stop,
+    )

@@ -1,0 +1,201 @@
+"""One request on its way through the stages: base response, score, amplification, steered answer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sda_engine.alignment import Alignment
+from sda_engine.completion import Completion, Piece, Usage
+from sda_engine.config import Sampling, Steering
+from sda_engine.decoding.model_runner import PromptState
+from sda_engine.decoding.row_group import DecodedText, DecodeSettings
+from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
+from sda_engine.errors import EngineClosedError, EvaluationError
+from sda_engine.evaluators.protocol import EvaluationRequest, Score, evaluator_name, needs_logprobs
+from sda_engine.prompts import BASE, INSTRUCTED, Message
+from sda_engine.tokenization import SafeTokenizer
+from sda_engine.trace import Trace
+
+_FALLBACK_SCORE = 50.0
+
+
+@dataclass
+class Verdict:
+    """Where the caller of an evaluator puts what it returned."""
+
+    score: Score | None = None
+
+
+@dataclass
+class Request:
+    """The state of a request between its stages. It decides what to do next; the engine does it.
+
+    Attributes:
+        base: the base response, once it has been decoded.
+        score: the evaluator's rating, or the fallback taken in its place.
+    """
+
+    messages: Sequence[Message]
+    alignment: Alignment | None
+    steering: Steering
+    sampling: Sampling
+    prompt: PromptState
+    tokenizer: SafeTokenizer
+    eos_token_ids: frozenset[int]
+    context_window: int
+    base: DecodedText | None = None
+    score: Score | None = None
+    _evaluation: EvaluationRequest | None = field(default=None, repr=False)
+    _answer: DecodeTask | None = field(default=None, repr=False)
+
+    @property
+    def wants_score(self) -> bool:
+        """Whether an evaluator has to rate before the amplification is known."""
+        return self.alignment is not None and self.steering.amplification is None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the base response scored so well that it is the answer."""
+        wanted, score = self.steering.accept_score, self.score
+        if wanted is None or score is None or score.fallback is not None or self.base is None:
+            return False
+        return score.value is not None and score.value >= wanted
+
+    @property
+    def amplification(self) -> float | None:
+        """The amplification factor, in [0, 1]; None for a plain answer."""
+        if self.alignment is None:
+            return None
+        if self.steering.amplification is not None:
+            return self.steering.amplification
+        assert self.score is not None, "the evaluator comes first"
+        return 0.0 if self.score.value is None else self.steering.amplification_for(self.score.value)
+
+    def evaluation_tasks(self) -> Iterator[Task]:
+        """What has to be decoded before the evaluator can rate; each task is to be finished before the next."""
+        if not self.wants_score:
+            return
+        assert self.alignment is not None
+        response, logprobs = "", {}
+        if self.steering.evaluator.needs_response:
+            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0)
+            yield task
+            self.base = task.result()
+            if self.base.finish_reason == "cancelled":
+                raise EngineClosedError("The engine was closed while the base response was decoded.")
+            response = self.base.text
+            rows = (BASE, INSTRUCTED)
+            if needs_logprobs(self.steering.evaluator) and INSTRUCTED in self.prompt.contexts.tails:
+                scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
+                yield scoring
+                logprobs = scoring.result()
+        self._evaluation = EvaluationRequest(
+            messages=self.messages,
+            response=response,
+            alignment=self.alignment,
+            base_logprobs=logprobs.get(BASE),
+            instructed_logprobs=logprobs.get(INSTRUCTED),
+        )
+
+    def evaluation_request(self) -> EvaluationRequest:
+        """What the evaluator is asked."""
+        assert self._evaluation is not None, "evaluation_tasks() comes first"
+        return self._evaluation
+
+    @contextmanager
+    def verdict(self) -> Iterator[Verdict]:
+        """Around the call of the evaluator: takes its score, or turns its failure into what the user chose.
+
+        Raises:
+            EvaluationError: the evaluator failed, and Steering.on_evaluator_error is "raise".
+        """
+        verdict = Verdict()
+        try:
+            yield verdict
+            if not isinstance(verdict.score, Score) or verdict.score.value is None:
+                raise EvaluationError(f"The evaluator returned {verdict.score!r} in place of a Score.")
+            self.score = verdict.score
+        except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
+            self.score = self._fallback(error)
+
+    def steered_task(self) -> DecodeTask:
+        """The decoding of the answer itself."""
+        strength = self._strength()
+        avoid = self.steering.avoid_strength
+        self._answer = self._decode(
+            tuple(self.prompt.contexts.tails),
+            strength=strength,
+            avoid_strength=strength if avoid is None else avoid,
+        )
+        return self._answer
+
+    def piece(self, event: Event) -> Piece:
+        """What a stream delivers for an event of the steered task."""
+        if isinstance(event, Token):
+            token = event.decoded
+            return Piece(token.text, (token.token_id,), token.logprobs)
+        assert self._answer is not None, "steered_task() comes first"
+        return Piece("", completion=self._completion(self._answer.result()))
+
+    def accepted_piece(self) -> Piece:
+        """The one piece of an accepted base response."""
+        assert self.base is not None
+        return Piece(self.base.text, self.base.token_ids, self.base.logprobs, self._completion(self.base))
+
+    def _completion(self, answer: DecodedText) -> Completion:
+        steered = answer is not self.base and self.alignment is not None
+        return Completion(
+            text=answer.text,
+            token_ids=answer.token_ids,
+            finish_reason=answer.finish_reason,
+            usage=Usage(
+                prompt_tokens=self.prompt.contexts.prompt_tokens(BASE),
+                completion_tokens=len(answer.token_ids),
+                base_response_tokens=len(self.base.token_ids) if self.base is not None else 0,
+            ),
+            trace=Trace(
+                tokens=answer.tokens,
+                alignment=self.alignment.name if self.alignment is not None else None,
+                strength=self._strength() if steered else 0.0,
+            ),
+            base_response=self.base.text if self.base is not None else None,
+            score=self.score,
+            amplification=self.amplification if steered else None,
+            logprobs=answer.logprobs if self.sampling.logprobs is not None else None,
+        )
+
+    def _strength(self) -> float:
+        return self.steering.gain * (self.amplification or 0.0)
+
+    def _decode(self, rows: tuple[str, ...], *, strength: float, avoid_strength: float) -> DecodeTask:
+        contexts = self.prompt.contexts
+        settings = DecodeSettings(
+            rows=rows,
+            strength=strength,
+            avoid_strength=avoid_strength,
+            steering=self.steering,
+            sampling=self.sampling,
+            stop=(*self.sampling.stop, *contexts.stop),
+            max_new_tokens=min(self.sampling.max_new_tokens, self.context_window - contexts.longest_prompt),
+            eos_token_ids=self.eos_token_ids,
+        )
+        return DecodeTask(self.prompt, settings, self.tokenizer)
+
+    def _answer_tokens(self, answer: DecodedText) -> tuple[int, ...]:
+        """The tokens of an answer without its end-of-sequence token."""
+        ended = answer.token_ids and answer.token_ids[-1] in self.eos_token_ids
+        return answer.token_ids[:-1] if ended else answer.token_ids
+
+    def _fallback(self, error: Exception) -> Score:
+        name = evaluator_name(self.steering.evaluator)
+        base_response = self.base.text if self.base is not None else None
+        choice = self.steering.on_evaluator_error
+        if choice == "raise":
+            reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
+            raise EvaluationError(
+                f"{name} gave no score: {reason} To go on without one, set "
+                f"Steering(on_evaluator_error='instruct_only') or 'fixed'.",
+                base_response=base_response,
+            ) from error
+        value = _FALLBACK_SCORE if choice == "fixed" else None
+        return Score(value=value, evaluator=name, reason=f"{type(error).__name__}: {error}", fallback=choice)

@@ -1,0 +1,63 @@
+"""What all settings objects share: frozen, strict, and errors that name value, legal range and remedy."""
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sda_engine.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """A frozen record of settings, validated once at construction.
+
+    Each field's description completes the sentence "it must be ...", so that an error can say what is legal.
+
+    Raises:
+        ConfigError: a field is unknown, of the wrong type or out of range.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+    )
+
+    if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(_explain(type(self), error)) from error
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed, validated like a new one."""
+        return type(self)(**{**dict(self), **changes})
+
+    def replace_given(self, **changes: object) -> Self:
+        """Like `replace`, but a change to None means: keep what there is."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return self.replace(**given) if given else self
+
+
+def _explain(settings: type[Settings], error: ValidationError) -> str:
+    """One sentence or two per wrong field: what was given, what is legal, what to do."""
+    return " ".join(_explain_one(settings, dict(problem)) for problem in error.errors())
+
+
+def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
+    if not problem["loc"]:  # a rule over several fields, which explains itself
+        return str(problem["ctx"]["error"])
+    name = str(problem["loc"][0])
+    field = settings.model_fields.get(name)
+    if field is None:
+        known = list(settings.model_fields)
+        close = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
+        return f"{settings.__name__} has no field {name!r}. {hint} Its fields are: {', '.join(known)}."
+    given = "is missing" if problem["type"] == "missing" else f"cannot be {problem['input']!r}"
+    default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r}."
+    return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"

@@ -1,0 +1,93 @@
+"""A tokenizer that threads can share, and that user text cannot trick into writing control tokens.
+
+A transformers tokenizer is not thread-safe: sanitising, truncation and special-token handling are switched on the
+shared object, and concurrent calls silently give wrong ids. The engine therefore keeps a private copy behind a
+lock, and leaves the user's own tokenizer alone.
+"""
+
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from sda_engine.errors import MessageError
+
+PLAIN_TEMPLATE = (
+    "{% if begins_with_bos %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'assistant' %}Assistant: {{ message['content'] }}\n\n"
+    "{% else %}User: {{ message['content'] }}\n\n"
+    "{% endif %}{% endfor %}"
+    "Assistant:"
+)
+PLAIN_TEMPLATE_STOP = ("\nUser:",)
+
+
+class SafeTokenizer:
+    """Renders, encodes and decodes from any thread.
+
+    A model without a chat template gets the plain one: system text as a paragraph of its own, then "User: " and
+    "Assistant: " paragraphs, ending in "Assistant:" for the model to go on. Its turns are ordinary text, so user
+    text can imitate them; control tokens it can not produce there either.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
+        self.chat_template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+        if isinstance(tokenizer.chat_template, dict):
+            self.chat_template = tokenizer.chat_template.get("default")
+        with self._lock:
+            first = self._tokenizer("x", add_special_tokens=True)["input_ids"][:1]
+        self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the plain template stands in for a missing chat template."""
+        return self.chat_template is None
+
+    def render(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        """Token ids of a chat, ready for the assistant's next turn.
+
+        Text in messages that looks like a control token is encoded as ordinary text.
+
+        Raises:
+            MessageError: the model's chat template refuses these messages.
+        """
+        with self._lock:
+            try:
+                ids = self._tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    chat_template=self.chat_template or PLAIN_TEMPLATE,
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=False,
+                    sanitize_control_tokens=True,
+                    begins_with_bos=self._begins_with_bos,
+                )
+            except jinja2.TemplateError as error:
+                roles = ", ".join(str(message["role"]) for message in messages)
+                raise MessageError(
+                    f"The model's chat template refuses messages with the roles [{roles}]: {error}. Reorder or "
+                    f"merge the messages; some models take no system turn, so put that text in the first user turn."
+                ) from error
+        return list(ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text: no special tokens, neither added nor recognised."""
+        with self._lock:
+            return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids, exactly as generated."""
+        with self._lock:
+            return str(
+                self._tokenizer.decode(
+                    list(token_ids),
+                    skip_special_tokens=skip_special_tokens,
+                    clean_up_tokenization_spaces=False,
+                )
+            )

@@ -1,0 +1,39 @@
+"""Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow."""
+
+import pytest
+from hypothesis import settings
+
+from sda_engine import SteeringEngine
+from sda_engine.testing import tiny_engine, tiny_tokenizer
+from sda_engine.tokenization import SafeTokenizer
+
+settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
+settings.load_profile("no-clock")
+
+
+@pytest.fixture(scope="session")
+def engine():
+    with tiny_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return SafeTokenizer(tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def smollm2_float32():
+    with SteeringEngine.load("smollm2-135m", dtype="float32") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    with SteeringEngine.load("smollm2-135m") as engine:
+        yield engine
+
+
+def user(text):
+    """A chat of one user turn."""
+    return [{"role": "user", "content": text}]

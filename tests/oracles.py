@@ -1,0 +1,68 @@
+"""Independent computations that the engine is held against: float64 NumPy, and a plain transformers loop."""
+
+import math
+
+import numpy as np
+import torch
+
+
+def log_softmax64(logits):
+    logits = np.asarray(logits, dtype=np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def steered_logprobs64(base_logits, instructed_logits, strength):
+    """Eq. 5, normalised, in float64."""
+    base, instructed = log_softmax64(base_logits), log_softmax64(instructed_logits)
+    return log_softmax64(instructed + strength * (instructed - base))
+
+
+def js_divergence64(base_logits, instructed_logits):
+    """Eq. 6 in float64, in the textbook form with probabilities."""
+    p, q = np.exp(log_softmax64(base_logits)), np.exp(log_softmax64(instructed_logits))
+    m = (p + q) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = np.where(p > 0, p * np.log(p / m), 0.0).sum(axis=-1)
+        right = np.where(q > 0, q * np.log(q / m), 0.0).sum(axis=-1)
+    return (left + right) / 2
+
+
+def temperature64(divergence, temperature, sensitivity, minimum):
+    """Eq. 7 in float64."""
+    return np.maximum(minimum, temperature * 0.5 ** (np.asarray(divergence, dtype=np.float64) / sensitivity))
+
+
+def amplification64(score):
+    """Eq. 3 as the paper writes it."""
+    return 2 * (1 / (1 + math.exp(1 - 100 / score)) - 0.5)
+
+
+@torch.inference_mode()
+def two_forward_loop(model, prompts, strengths, max_new_tokens, eos_token_ids):
+    """Greedy SDA as two (or three) separate transformers loops with a cache each; no padding, no batching.
+
+    Args:
+        prompts: row -> token ids, with "base" first; "instructed" and "avoided" where wanted.
+        strengths: (strength, avoid_strength).
+    """
+    strength, avoid_strength = strengths
+    pasts = dict.fromkeys(prompts)
+    feed = {row: torch.tensor([ids]) for row, ids in prompts.items()}
+    tokens = []
+    while len(tokens) < max_new_tokens:
+        logprobs = {}
+        for row in prompts:
+            output = model(input_ids=feed[row], past_key_values=pasts[row], use_cache=True)
+            pasts[row] = output.past_key_values
+            logprobs[row] = torch.log_softmax(output.logits[0, -1].double(), dim=-1)
+        base = logprobs["base"]
+        instructed = logprobs.get("instructed", base)
+        steered = instructed + strength * (instructed - base)
+        if "avoided" in logprobs:
+            steered = steered - avoid_strength * (logprobs["avoided"] - base)
+        tokens.append(int(steered.argmax()))
+        if tokens[-1] in eos_token_ids:
+            break
+        feed = {row: torch.tensor([[tokens[-1]]]) for row in prompts}
+    return tokens

@@ -1,0 +1,153 @@
+"""LangChain messages -> the engine's chat messages."""
+
+import copy
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from sda_engine.errors import MessageError
+from sda_integrations.langchain.messages import to_engine_messages
+
+WEATHER_CALL = {"name": "weather", "args": {"city": "Oslo"}, "id": "call-1", "type": "tool_call"}
+
+
+def translate(message: BaseMessage) -> dict[str, object]:
+    return to_engine_messages([message])[0]
+
+
+def test_system_human_and_ai_messages_become_the_three_roles() -> None:
+    chat = [SystemMessage("Be brief."), HumanMessage("Hi"), AIMessage("Hello"), HumanMessage("Why?")]
+    assert to_engine_messages(chat) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Why?"},
+    ]
+
+
+def test_a_chunk_is_read_like_its_message() -> None:
+    assert translate(AIMessageChunk("Hello")) == {"role": "assistant", "content": "Hello"}
+
+
+def test_tool_calls_and_their_results_keep_names_arguments_and_ids() -> None:
+    calls = AIMessage("", tool_calls=[WEATHER_CALL])
+    result = ToolMessage("rain", tool_call_id="call-1", name="weather")
+    assert to_engine_messages([calls, result]) == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "type": "function",
+                    "id": "call-1",
+                    "function": {"name": "weather", "arguments": {"city": "Oslo"}},
+                }
+            ],
+        },
+        {"role": "tool", "content": "rain", "tool_call_id": "call-1", "name": "weather"},
+    ]
+
+
+def test_a_tool_message_without_a_name_has_none() -> None:
+    assert "name" not in translate(ToolMessage("rain", tool_call_id="call-1"))
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("system", "system"),
+        ("developer", "system"),
+        ("user", "user"),
+        ("human", "user"),
+        ("assistant", "assistant"),
+        ("ai", "assistant"),
+    ],
+)
+def test_a_chat_message_keeps_its_role(role: str, expected: str) -> None:
+    assert translate(ChatMessage("Hi", role=role)) == {"role": expected, "content": "Hi"}
+
+
+@pytest.mark.parametrize("role", ["tool", "critic", "<|im_start|>system"])
+def test_a_chat_message_with_another_role_is_refused(role: str) -> None:
+    with pytest.raises(MessageError, match="role"):
+        translate(ChatMessage("Hi", role=role))
+
+
+@pytest.mark.parametrize("message", [RemoveMessage(id="1"), FunctionMessage("4", name="add")])
+def test_a_message_that_is_no_part_of_a_chat_is_refused(message: BaseMessage) -> None:
+    with pytest.raises(MessageError, match=type(message).__name__):
+        translate(message)
+
+
+def test_text_blocks_are_joined() -> None:
+    blocks = ["One", {"type": "text", "text": " two"}, {"type": "text", "text": " three", "index": 2}]
+    assert translate(HumanMessage(content=blocks))["content"] == "One two three"
+
+
+def test_v1_blocks_and_plain_text_documents_are_read_as_text() -> None:
+    blocks = [
+        {"type": "text-plain", "text": "A document.", "mime_type": "text/plain"},
+        {"type": "text", "text": " A question?"},
+    ]
+    assert translate(HumanMessage(content_blocks=blocks))["content"] == "A document. A question?"
+
+
+def test_an_answer_is_read_without_its_reasoning_and_its_calls_only_once() -> None:
+    answer = AIMessage(
+        content=[
+            {"type": "reasoning", "reasoning": "The user wants weather."},
+            {"type": "text", "text": "Looking."},
+            {"type": "tool_use", "id": "call-1", "name": "weather", "input": {"city": "Oslo"}},
+        ],
+        tool_calls=[WEATHER_CALL],
+    )
+    translated = translate(answer)
+    assert translated["content"] == "Looking."
+    assert len(translated["tool_calls"]) == 1  # type: ignore[arg-type]
+
+
+def test_reasoning_in_a_user_message_is_refused() -> None:
+    with pytest.raises(MessageError, match="reasoning"):
+        translate(HumanMessage(content=[{"type": "reasoning", "reasoning": "hm"}]))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "url": "https://example.org/cat.png"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"},
+        {"type": "file", "base64": "AAAA", "mime_type": "application/pdf"},
+        {"type": "video", "url": "https://example.org/cat.mp4"},
+        {"type": "text-plain", "url": "https://example.org/document.txt", "mime_type": "text/plain"},
+        {"type": "text"},
+        {"no": "type"},
+    ],
+)
+@pytest.mark.parametrize("kind", [HumanMessage, AIMessage])
+def test_what_is_not_text_is_refused_with_the_remedy(
+    block: dict[str, object], kind: type[BaseMessage]
+) -> None:
+    with pytest.raises(MessageError, match=r"reads text only.*in words"):
+        translate(kind(content=[{"type": "text", "text": "See:"}, block]))
+
+
+def test_the_given_messages_are_not_changed_and_share_no_arguments() -> None:
+    messages = [
+        HumanMessage(content=["a", {"type": "text", "text": "b"}]),
+        AIMessage("", tool_calls=[WEATHER_CALL]),
+    ]
+    before = copy.deepcopy(messages)
+    translated = to_engine_messages(messages)
+    translated[1]["tool_calls"][0]["function"]["arguments"]["city"] = "Bergen"  # type: ignore[index]
+    assert messages == before

@@ -1,0 +1,222 @@
+"""Construction, loading, and what becomes of an SDALLM that is copied or written down."""
+
+import copy
+import json
+import pickle
+import sys
+import time
+
+import pytest
+from llama_index.core import Settings
+from llama_index.core.llms.utils import resolve_llm
+from pydantic import ValidationError
+from scripted_engine import ScriptedEngine
+
+import sda_integrations.llama_index
+from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine.errors import ConfigError
+from sda_engine.testing import ScriptedEvaluator
+from sda_integrations.llama_index import SDALLM
+
+
+@pytest.fixture
+def loads(monkeypatch, scripted):
+    """The settings of every load, each of which gives the scripted engine."""
+    settings = []
+
+    def load(**given):
+        settings.append(given)
+        return scripted
+
+    monkeypatch.setattr(SteeringEngine, "load", load)
+    return settings
+
+
+class SecretiveEvaluator(ScriptedEvaluator):
+    """An evaluator with a key that must not get out."""
+
+    name = "SecretiveEvaluator"
+    api_key = "sk-secret"
+
+    def __repr__(self):
+        return f"SecretiveEvaluator({self.api_key!r})"
+
+
+def test_construction_takes_milliseconds_and_loads_nothing(loads):
+    start = time.perf_counter()
+    SDALLM(alignment="honesty").to_payload()
+    assert time.perf_counter() - start < 0.1
+    assert not loads
+
+
+def test_the_model_is_loaded_once_with_its_settings(loads, scripted):
+    llm = SDALLM(model="some/model", revision="v1", device="cpu", dtype="float32")
+    llm.complete("Hi")
+    llm.complete("Hi")
+    assert llm.load() is scripted
+    assert loads == [
+        {
+            "model": "some/model",
+            "revision": "v1",
+            "device": "cpu",
+            "dtype": "float32",
+            "device_map": None,
+            "quantization_config": None,
+        }
+    ]
+
+
+def test_metadata_tells_the_engines_context_window(loads):
+    metadata = SDALLM(max_tokens=77).metadata
+    assert metadata.context_window == 4096
+    assert metadata.num_output == 77
+    assert metadata.is_chat_model
+    assert metadata.model_name == "smollm2-135m"
+    assert len(loads) == 1
+
+
+def test_metadata_loads_nothing_where_the_context_window_is_given(loads):
+    metadata = SDALLM(context_window=512).metadata
+    assert metadata.context_window == 512
+    assert metadata.num_output == 512  # the engine's default
+    assert not loads
+
+
+def test_an_engine_in_use_gives_its_name_to_the_model(llm, scripted, loads):
+    assert llm.model == llm.metadata.model_name == "scripted"
+    assert llm.load() is scripted
+    assert not loads
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temprature": 1}, "no field 'temprature'. Did you mean 'temperature'"),
+        ({"temperature": -1}, "at least 0"),
+        ({"temperature": "hot"}, "'hot'"),
+        ({"top_p": 0}, "at most 1"),
+        ({"top_k": 0}, "at least 1"),
+        ({"min_p": 2}, "from 0 to 1"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"stop": ""}, "none of them empty"),
+        ({"seed": -1}, "from 0"),
+        ({"logprobs": -1}, "from 0 to 100"),
+        ({"gain": -1}, "at least 0"),
+        ({"amplification": 2}, "from 0 to 1"),
+        ({"evaluator": "gpt"}, "must be an evaluator"),
+        ({"steering": {"gain": 2}}, "must be a Steering"),
+        ({"alignment": 5}, "alignment cannot be 5"),
+        ({"alignment": " "}, "blank"),
+        ({"alignment": {"instruktion": "x"}}, "no field 'instruktion'"),
+        ({"timeout": 0}, "above 0"),
+        ({"timeout": True}, "above 0"),
+        ({"timeout": float("inf")}, "above 0"),
+        ({"context_window": 0}, "context_window cannot be 0"),
+        ({"model": ""}, "model cannot be ''"),
+        ({"device": 3}, "device cannot be 3"),
+        ({"engine": "scripted"}, "SteeringEngine.load"),
+    ],
+)
+def test_wrong_fields_are_refused_at_construction(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        SDALLM(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"model": "other"}, {"revision": "v1"}, {"device": "cpu"}, {"dtype": "float32"}, {"device_map": "auto"}],
+)
+def test_an_engine_does_not_go_with_settings_to_load_another(scripted, fields):
+    with pytest.raises(ConfigError, match="no effect on an engine that is loaded already"):
+        SDALLM(engine=scripted, **fields)
+
+
+def test_fields_can_be_changed_later_but_not_which_model_answers(llm, scripted):
+    llm.temperature = 0.1
+    llm.complete("Hi")
+    assert scripted.asked.sampling.temperature == 0.1
+    llm.temperature = -1
+    with pytest.raises(ConfigError, match="at least 0"):
+        llm.complete("Hi")
+    with pytest.raises(ValidationError, match="frozen"):
+        llm.model = "other"
+
+
+def test_settings_accept_it(monkeypatch, llm):
+    monkeypatch.setattr(Settings, "_llm", None)
+    Settings.llm = llm
+    assert Settings.llm is llm
+    assert resolve_llm(llm) is llm
+
+
+def test_nothing_secret_is_written_down(scripted):
+    evaluator = SecretiveEvaluator([50])
+    llm = SDALLM(engine=scripted, evaluator=evaluator, steering=Steering(evaluator=evaluator))
+    dumps = [json.dumps(llm.to_dict()), llm.to_json(), json.dumps(llm.to_payload()), repr(llm), str(llm)]
+    dumps.append(llm.model_dump_json())
+    for dump in dumps:
+        assert "sk-secret" not in dump
+    assert llm.to_dict()["evaluator"] == "SecretiveEvaluator"
+    assert "engine" not in llm.to_dict()
+
+
+def test_the_payload_tells_how_answers_are_made():
+    payload = SDALLM(alignment="honesty", gain=3.0, temperature=0).to_payload()
+    assert payload["class_name"] == SDALLM.class_name() == "SDALLM"
+    assert payload["model_name"] == "smollm2-135m"
+    assert payload["alignment"] == "honesty"
+    assert payload["steering"]["gain"] == 3.0
+    assert payload["sampling"]["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    "alignment", ["honesty", None, Alignment(instruction="Speak plainly.", avoid="Speak in jargon.")]
+)
+def test_it_survives_to_dict_and_from_dict(alignment):
+    llm = SDALLM(alignment=alignment, gain=3.0, stop=["\n"], system_prompt="Be brief.", device="cpu")
+    again = SDALLM.from_dict(llm.to_dict())
+    assert again.to_dict() == llm.to_dict()
+    assert again.alignment == alignment
+    assert SDALLM.from_json(llm.to_json()).to_dict() == llm.to_dict()
+
+
+def test_from_dict_refuses_an_evaluator_that_it_cannot_restore():
+    with pytest.raises(ConfigError, match="must be an evaluator"):
+        SDALLM.from_dict(SDALLM(evaluator=ScriptedEvaluator([50])).to_dict())
+
+
+def test_a_pickled_copy_loads_the_model_by_its_name(engine, loads, scripted):
+    llm = pickle.loads(pickle.dumps(SDALLM(engine=engine, gain=3.0)))  # noqa: S301
+    assert llm.engine is None
+    assert llm.gain == 3.0
+    assert llm.load() is scripted
+    assert loads[0]["model"] == engine.name
+
+
+def test_deep_copies_share_the_engine(engine):
+    llm = SDALLM(engine=engine, stop=["\n"])
+    copied = copy.deepcopy(llm)
+    assert copied.load() is engine
+    assert copied.stop == llm.stop
+    assert copied.stop is not llm.stop
+
+
+def test_there_is_a_json_schema():
+    properties = SDALLM.model_json_schema()["properties"]
+    assert "alignment" in properties
+    assert not {"engine", "evaluator", "steering"} & set(properties)
+
+
+def test_the_package_exports_what_it_says():
+    assert sda_integrations.llama_index.__all__ == ["SDALLM"]
+
+
+def test_without_llama_index_core_the_import_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_index.core", None)
+    monkeypatch.delitem(sys.modules, "sda_integrations.llama_index")
+    with pytest.raises(ImportError, match=r"pip install 'sda-integrations\[llama-index\]'"):
+        import sda_integrations.llama_index  # noqa: F401
+
+
+def test_scripted_engines_stand_in_for_real_ones():
+    assert isinstance(ScriptedEngine(), SteeringEngine)
