@@ -1,6 +1,7 @@
 """Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow."""
 
 import pytest
+import torch
 from hypothesis import settings
 
 from sda_engine import SteeringEngine
@@ -9,6 +10,16 @@ from sda_engine.tokenization import SafeTokenizer
 
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_for_tiny_models(request):
+    """Splitting the work of a tiny model over cores costs more than the work."""
+    before = torch.get_num_threads()
+    if "slow" not in request.keywords:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ class ChatSDA(ChatSDAFields):
     Token usage:
         ```python
         answer.usage_metadata
-        # {"input_tokens": 34, "output_tokens": 61, "total_tokens": 95}
+        # {"input_tokens": 30, "output_tokens": 61, "total_tokens": 91}
         ```
 
         An evaluator that rates a base response has one decoded first. Like the reasoning of other models it

@@ -36,8 +36,10 @@ class SDALLM(SDAFields):
         from llama_index.core import Document, Settings, VectorStoreIndex
         from sda_integrations.llama_index import SDALLM
 
-        Settings.llm = SDALLM(model="smollm2-135m", alignment="honesty")
-        Settings.tokenizer = Settings.llm.load().encode      # so that LlamaIndex counts this model's tokens
+        llm = SDALLM(model="smollm2-135m", alignment="honesty")
+        Settings.llm = llm
+        Settings.tokenizer = llm.load().encode                  # LlamaIndex then counts this model's tokens
+        Settings.embed_model = "local:BAAI/bge-small-en-v1.5"   # or any other
         index = VectorStoreIndex.from_documents([Document(text="The library opens at nine.")])
         print(index.as_query_engine().query("When does the library open?"))
 

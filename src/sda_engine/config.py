@@ -8,7 +8,7 @@ from pydantic import Field, SkipValidation, field_validator
 from sda_engine.amplification import AMPLIFICATION_CURVES, AmplificationCurve, amplification_factor
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
-from sda_engine.evaluators.protocol import Evaluator, evaluator_name
+from sda_engine.evaluators.protocol import Evaluator, evaluator_identity
 from sda_engine.settings import Settings
 from sda_engine.steering import TEMPERATURE_SCHEDULES, TemperatureSchedule
 
@@ -91,8 +91,8 @@ class Steering(Settings):
 
     def describe(self) -> dict[str, object]:
         """These settings as plain JSON, complete enough to key a cache."""
-        plain = dict(self) | {"evaluator": evaluator_name(self.evaluator)}
-        return {name: _callable_name(value) if callable(value) else value for name, value in plain.items()}
+        plain = dict(self) | {"evaluator": evaluator_identity(self.evaluator)}
+        return {name: _callable_identity(value) if callable(value) else value for name, value in plain.items()}
 
 
 class Sampling(Settings):
@@ -134,8 +134,10 @@ class Sampling(Settings):
         return stop
 
 
-def _callable_name(value: object) -> str:
-    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', repr(value))}"
+def _callable_identity(value: object) -> str:
+    """A name for a module's function; for lambdas, local functions and objects one that no other shares."""
+    name = getattr(value, "__qualname__", "<object>")
+    return repr(value) if "<" in name else f"{getattr(value, '__module__', '?')}.{name}"
 
 
 def check_settings(steering: object, sampling: object) -> None:

@@ -7,8 +7,7 @@ thread, the evaluator is called in the caller's.
 
 import threading
 import time
-import weakref
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Self, cast
 
@@ -26,7 +25,7 @@ from sda_engine.prompts import Message, make_contexts
 from sda_engine.request import Request
 from sda_engine.tokenization import SafeTokenizer
 
-_loaded: "weakref.WeakValueDictionary[str, SteeringEngine]" = weakref.WeakValueDictionary()
+_loaded: "dict[str, SteeringEngine]" = {}
 _loading = threading.Lock()
 
 
@@ -54,12 +53,12 @@ class SteeringEngine:
         device: str = "auto",
         dtype: str = "auto",
         device_map: str | dict[str, int | str] | None = None,
-        quantization_config: QuantizationConfig | None = None,
+        quantization_config: QuantizationConfig | Mapping[str, object] | None = None,
     ) -> Self:
         """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
 
-        The same model with the same settings is loaded once per process: while anybody holds the engine, the
-        same engine is returned.
+        The same model with the same settings is loaded once per process and stays loaded: the same engine is
+        returned until somebody closes it.
 
         Args:
             model: alias, path or Hub id.
@@ -85,7 +84,7 @@ class SteeringEngine:
         key = f"{cls.__qualname__} {settings.describe()}"
         with _loading:
             engine = _loaded.get(key)
-            if engine is None or engine._closed:
+            if engine is None:
                 engine = cls.__new__(cls)
                 engine._set_up(load_model(settings))
                 _loaded[key] = engine
@@ -96,7 +95,6 @@ class SteeringEngine:
         self._loaded_model = loaded
         self._tokenizer = SafeTokenizer(loaded.tokenizer)
         self._scheduler = Scheduler(ModelRunner(loaded.model))
-        self._closed = False
 
     @property
     def model(self) -> PreTrainedModel:
@@ -204,17 +202,18 @@ class SteeringEngine:
         return self._tokenizer.encode(text)
 
     def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the base prompt that these messages become.
+        """Tokens of the base prompt that these messages become; it may be more than the context window.
 
         Raises:
             MessageError: the messages are malformed.
-            ContextLengthError: they leave no room for one new token.
         """
-        return make_contexts(messages, None, self._tokenizer, context_window=self.context_window).prompt_tokens()
+        return make_contexts(messages, None, self._tokenizer).prompt_tokens()
 
     def close(self) -> None:
-        """Stop all work and end the worker thread. Requests from here on are refused."""
-        self._closed = True
+        """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""
+        with _loading:
+            for key in [key for key, engine in _loaded.items() if engine is self]:
+                del _loaded[key]
         self._scheduler.close()
 
     def __enter__(self) -> Self:

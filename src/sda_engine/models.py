@@ -75,13 +75,15 @@ class ModelSettings(Settings):
     device_map: str | dict[str, int | str] | None = Field(
         default=None, description="a device map of transformers, or None"
     )
-    quantization_config: SkipValidation[QuantizationConfig | None] = Field(
+    quantization_config: SkipValidation[QuantizationConfig | Mapping[str, object] | None] = Field(
         default=None, description="a quantization config of transformers, or None"
     )
 
     def describe(self) -> dict[str, object]:
         """These settings as plain JSON: what tells one loaded model from another."""
-        quantization = self.quantization_config.to_dict() if self.quantization_config is not None else None
+        quantization = self.quantization_config
+        if quantization is not None and not isinstance(quantization, Mapping):
+            quantization = quantization.to_dict()
         return {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
 
 

@@ -46,7 +46,7 @@ def make_contexts(
     tokenizer: SafeTokenizer,
     *,
     placement: Placement = "after_query",
-    context_window: int,
+    context_window: int | None = None,
 ) -> Contexts:
     """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
 
@@ -55,7 +55,7 @@ def make_contexts(
         alignment: None gives the base row alone.
         tokenizer: renders with the model's own chat template.
         placement: where the instruction goes, see Steering.placement.
-        context_window: tokens that the model can attend to, prompt and answer together.
+        context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
 
     Raises:
         MessageError: messages are empty, malformed, or refused by the chat template.
@@ -71,7 +71,7 @@ def make_contexts(
         placed = turns if text is None else place_instruction(turns, text, placement)
         prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer))
     contexts = _split_shared(prompts, PLAIN_TEMPLATE_STOP if tokenizer.is_plain else ())
-    if contexts.longest_prompt >= context_window:
+    if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
     return contexts
 

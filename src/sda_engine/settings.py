@@ -58,6 +58,12 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
         close = get_close_matches(name, known, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
         return f"{settings.__name__} has no field {name!r}. {hint} Its fields are: {', '.join(known)}."
-    given = "is missing" if problem["type"] == "missing" else f"cannot be {problem['input']!r}"
+    given = "is missing" if problem["type"] == "missing" else f"cannot be {_shown(problem['input'])}"
     default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r}."
     return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"
+
+
+def _shown(value: object) -> str:
+    """A plain value as it is; of any other object only the type, since its repr could hold a secret."""
+    plain = value is None or isinstance(value, (str, int, float, list, tuple, dict))
+    return repr(value) if plain else f"an object of type {type(value).__name__}"

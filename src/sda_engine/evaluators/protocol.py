@@ -87,6 +87,12 @@ def evaluator_name(evaluator: Evaluator) -> str:
     return str(getattr(evaluator, "name", type(evaluator).__qualname__))
 
 
+def evaluator_identity(evaluator: Evaluator) -> str:
+    """Its name where it has one; else the class name and an address, which no other evaluator shares."""
+    name = evaluator_name(evaluator)
+    return name if hasattr(evaluator, "name") else f"{name} at {id(evaluator):#x}"
+
+
 def needs_logprobs(evaluator: Evaluator) -> bool:
     """Whether an evaluator wants the log-probabilities of the base response under both contexts."""
     return bool(getattr(evaluator, "needs_logprobs", False))

@@ -44,7 +44,8 @@ def test_the_score_is_the_logistic_of_the_mean_log_ratio(
 
 def test_the_score_rises_with_the_mean_log_ratio_and_stays_in_range() -> None:
     gains = [-1e4, -100.0, -5.0, -1.0, -0.1, 0.0, 0.1, 1.0, 5.0, 100.0, 1e4]
-    scores = [ContrastiveEvaluator().evaluate(request([-1e5], [-1e5 + gain])).value for gain in gains]
+    ratings = [ContrastiveEvaluator().evaluate(request([-1e5], [-1e5 + gain])) for gain in gains]
+    scores = [rating.value for rating in ratings if rating.value is not None]
     assert scores == sorted(scores)
     assert len(set(scores[2:9])) == 7  # strictly, wherever the logistic is not saturated
     assert all(0.0 < score <= 100.0 for score in scores)

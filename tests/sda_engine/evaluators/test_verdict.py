@@ -128,7 +128,10 @@ def test_the_schema_admits_what_the_parser_reads_and_no_further_key() -> None:
 
 
 def request(response: str = "Four.", **message: object) -> EvaluationRequest:
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?", **message}]
+    messages: list[dict[str, object]] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 + 2?", **message},
+    ]
     return EvaluationRequest(messages, response, Alignment(instruction="Count well."))
 
 

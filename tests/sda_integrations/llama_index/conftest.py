@@ -11,7 +11,7 @@ from sda_integrations.llama_index import SDALLM
 
 @pytest.fixture(autouse=True)
 def no_event_loop_is_left_behind(request):
-    """LlamaIndex's sync calls make an event loop that nobody closes, unless the thread is known to have none."""
+    """LlamaIndex's sync calls make an event loop and never close it, unless told that there is none."""
     if not inspect.iscoroutinefunction(request.function):
         asyncio.set_event_loop(None)
 

@@ -5,6 +5,7 @@ from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentWorkflow, ReActAgent
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.llms import ChatMessage
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
@@ -24,6 +25,11 @@ class Author(BaseModel):
 @pytest.fixture
 def index():
     return VectorStoreIndex.from_documents([Document(text=OPENING)], embed_model=MockEmbedding(embed_dim=8))
+
+
+def memory_of(llm):
+    """A memory in place of LlamaIndex's default, which leaves a database open."""
+    return ChatMemoryBuffer.from_defaults(llm=llm)
 
 
 def test_a_query_engine_answers_from_the_documents(index, scripted):
@@ -62,7 +68,8 @@ def test_a_streaming_query_engine_runs_over_a_real_engine(index, engine):
 
 
 def test_a_chat_engine_remembers(scripted):
-    chat = SimpleChatEngine.from_defaults(llm=SDALLM(engine=scripted), system_prompt="Be brief.")
+    llm = SDALLM(engine=scripted)
+    chat = SimpleChatEngine.from_defaults(llm=llm, memory=memory_of(llm), system_prompt="Be brief.")
     chat.chat("Who wrote Faust?")
     assert "".join(chat.stream_chat("And when?").response_gen) == "Goethe wrote Faust."
     assert [message["role"] for message in scripted.asked.messages] == ["system", "user", "assistant", "user"]
@@ -90,7 +97,7 @@ def test_a_structured_llm_gives_json():
 
 
 # llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
-@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 @pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
 async def test_agents_use_tools_by_text():
     engine = ScriptedEngine(
@@ -100,8 +107,9 @@ async def test_agents_use_tools_by_text():
     tool = FunctionTool.from_defaults(
         lambda work: f"Goethe wrote {work}", name="author", description="Tells who wrote a work."
     )
-    workflow = AgentWorkflow.from_tools_or_functions([tool], llm=SDALLM(engine=engine))
+    llm = SDALLM(engine=engine)
+    workflow = AgentWorkflow.from_tools_or_functions([tool], llm=llm)
     assert isinstance(workflow.agents["Agent"], ReActAgent)
-    result = await workflow.run("Who wrote Faust?")
+    result = await workflow.run("Who wrote Faust?", memory=memory_of(llm))
     assert str(result) == "Goethe did."
     assert any("Goethe wrote Faust" in message["content"] for message in engine.asked.messages)

@@ -1,0 +1,70 @@
+"""Greedy decoding against a plain transformers loop with separate forward passes: the same tokens, in float32."""
+
+import pytest
+
+from sda_engine import Alignment, Sampling, Steering
+from sda_engine.prompts import make_contexts
+from sda_engine.testing import tiny_engine
+from tests.conftest import user
+from tests.oracles import two_forward_loop
+
+WORDS = "The reading room opens at nine and the archive keeps letters, maps and a clock that runs backwards. "
+
+
+def expected_tokens(engine, messages, alignment, strengths, max_new_tokens):
+    contexts = make_contexts(messages, alignment, engine._tokenizer, context_window=engine.context_window)
+    prompts = {row: list(contexts.shared + tail) for row, tail in contexts.tails.items()}
+    return two_forward_loop(engine.model, prompts, strengths, max_new_tokens, engine._loaded_model.eos_token_ids)
+
+
+def decoded_tokens(engine, messages, alignment, max_new_tokens, **steering):
+    done = engine.generate(
+        messages,
+        alignment,
+        steering=Steering(**steering),
+        sampling=Sampling(temperature=0, max_new_tokens=max_new_tokens),
+    )
+    return list(done.token_ids)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])  # the latter with a sliding window of 16 tokens
+@pytest.mark.parametrize("words", [1, 4, 40, 200])
+@pytest.mark.parametrize(
+    ("alignment", "amplification", "avoid_strength"),
+    [
+        (None, 0.0, None),
+        (Alignment(instruction="be kind"), 0.0, None),
+        (Alignment(instruction="be kind and answer in many words"), 0.7, None),
+        (Alignment(instruction="be kind", avoid="cold words and a long list of cold things"), 0.5, 0.8),
+        (Alignment(avoid="cold words"), 0.5, None),
+    ],
+    ids=["plain", "instructed", "steered", "steered and avoided", "avoided alone"],
+)
+def test_tiny_models_give_the_tokens_of_the_two_forward_loop(
+    architecture, words, alignment, amplification, avoid_strength
+):
+    with tiny_engine(architecture=architecture, seed=words) as engine:
+        messages = user(WORDS[: 5 * words])
+        strength = 2.0 * amplification
+        strengths = (strength, strength if avoid_strength is None else avoid_strength)
+        expected = expected_tokens(engine, messages, alignment, strengths, 40)
+        decoded = decoded_tokens(
+            engine, messages, alignment, 40, amplification=amplification, avoid_strength=avoid_strength
+        )
+    assert decoded == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "new_tokens"), [(10, 48), (100, 48), (400, 32), (1500, 24)])
+def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32, length, new_tokens):
+    engine = smollm2_float32
+    document = WORDS * 100
+    ids = engine.encode(document)[: max(1, length - 45)]  # 45 tokens of template and question around it
+    messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
+    alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
+    for chosen in (alignment, Alignment(instruction=alignment.instruction)):
+        expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
+        assert (
+            decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
+        )
+    assert abs(engine.count_prompt_tokens(messages) - length) <= 40
