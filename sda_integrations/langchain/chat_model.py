@@ -137,7 +137,7 @@ class ChatSDA(ChatSDAFields):
     ) -> ChatResult:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
         engine = self.load_engine()
-        return to_chat_result(request.ask(engine.generate, chat), engine.name)
+        return to_chat_result(engine.generate(chat, **request.arguments()), engine.name)
 
     async def _agenerate(
         self,
@@ -148,7 +148,7 @@ class ChatSDA(ChatSDAFields):
     ) -> ChatResult:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
         engine = await self._aload_engine()
-        return to_chat_result(await request.ask(engine.agenerate, chat), engine.name)
+        return to_chat_result(await engine.agenerate(chat, **request.arguments()), engine.name)
 
     def _stream(
         self,
@@ -159,7 +159,7 @@ class ChatSDA(ChatSDAFields):
     ) -> Iterator[ChatGenerationChunk]:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
         engine = self.load_engine()
-        with closing(request.ask(engine.stream, chat)) as pieces:
+        with closing(engine.stream(chat, **request.arguments())) as pieces:
             for piece in pieces:
                 if not _is_empty(piece):
                     chunk = to_chunk(piece, engine.name)
@@ -176,7 +176,7 @@ class ChatSDA(ChatSDAFields):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
         engine = await self._aload_engine()
-        async with aclosing(request.ask(engine.astream, chat)) as pieces:
+        async with aclosing(engine.astream(chat, **request.arguments())) as pieces:
             async for piece in pieces:
                 if not _is_empty(piece):
                     chunk = to_chunk(piece, engine.name)

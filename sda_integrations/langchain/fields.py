@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams
@@ -19,8 +20,9 @@ from pydantic import (
 from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_integrations.langchain.errors import wrong_fields
-from sda_integrations.langchain.request import REQUEST_KEYWORDS, RequestSettings
+from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
+from sda_engine.settings import wrong_field
+from sda_integrations.langchain.logprobs import count_logprobs
 
 _LOAD_DEFAULTS: Mapping[str, object] = {
     "revision": None,
@@ -34,6 +36,7 @@ _LOAD_DEFAULTS: Mapping[str, object] = {
 _FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
 # Call keywords that BaseChatModel itself obeys, and hands on all the same
 _READ_BY_LANGCHAIN = frozenset({"stream"})
+_LOGPROBS = ("logprobs", "top_logprobs")
 
 
 @runtime_checkable
@@ -48,9 +51,7 @@ class QuantizationConfig(Protocol):
 class ChatSDAFields(BaseChatModel):
     """What ChatSDA is constructed with; its docstring explains the fields."""
 
-    model: str = Field(
-        default="smollm2-135m", min_length=1, validation_alias=AliasChoices("model", "model_name")
-    )
+    model: str = Field(default="smollm2-135m", min_length=1, validation_alias=AliasChoices("model", "model_name"))
     engine: SteeringEngine | None = Field(default=None, exclude=True, repr=False)
     revision: str | None = None
     device: str = "auto"
@@ -88,7 +89,7 @@ class ChatSDAFields(BaseChatModel):
             try:
                 super().__init__(**{name: values[name] for name in values if name not in _FOR_REMOTE_MODELS})
             except ValidationError as error:
-                raise wrong_fields(error, type(self).model_fields) from error
+                raise wrong_field("ChatSDA", error, type(self).model_fields) from error
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
@@ -181,9 +182,14 @@ class ChatSDAFields(BaseChatModel):
         ready = self.engine or self._loaded
         return ready if ready is not None else await asyncio.to_thread(self.load_engine)
 
-    def _own_request(self) -> RequestSettings:
-        return RequestSettings().override({name: getattr(self, name) for name in REQUEST_KEYWORDS})
+    def _own_request(self, call: Mapping[str, object] = MappingProxyType({})) -> RequestSettings:
+        """What the fields ask of the engine; log-probabilities as one call's pair of keywords overrides them."""
+        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
+        wanted, top = (call.get(name) for name in _LOGPROBS)
+        top = self.top_logprobs if top is None and wanted is not False else top
+        wanted = self.logprobs if wanted is None else wanted
+        return RequestSettings().override({**fields, "logprobs": count_logprobs(wanted, top)}, owner="ChatSDA")
 
-    def _request(self, stop: list[str] | None, kwargs: Mapping[str, object]) -> RequestSettings:
-        keywords = {name: value for name, value in kwargs.items() if name not in _READ_BY_LANGCHAIN}
-        return self._own_request().override({**keywords, "stop": stop})
+    def _request(self, stop: list[str] | None, call: Mapping[str, object]) -> RequestSettings:
+        keywords = {name: value for name, value in call.items() if name not in (*_READ_BY_LANGCHAIN, *_LOGPROBS)}
+        return self._own_request(call).override({**keywords, "stop": stop}, owner="ChatSDA")

@@ -32,9 +32,7 @@ def to_chunk(piece: Piece, model_name: str) -> ChatGenerationChunk:
         response_metadata=_response_metadata(piece.completion, model_name),
         chunk_position="last",
     )
-    return ChatGenerationChunk(
-        message=message, generation_info={"finish_reason": piece.completion.finish_reason}
-    )
+    return ChatGenerationChunk(message=message, generation_info={"finish_reason": piece.completion.finish_reason})
 
 
 def usage_metadata(usage: Usage) -> UsageMetadata:

@@ -19,9 +19,11 @@ from pydantic.json_schema import SkipJsonSchema
 from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_integrations.llama_index.errors import wrong_field
-from sda_integrations.llama_index.request import KEYWORDS, RequestSettings
+from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
+from sda_engine.settings import wrong_field
 
+# HTTP settings that DocumentContextExtractor sends with every call; they mean nothing to a local model
+_FOR_REMOTE_MODELS = frozenset({"extra_headers"})
 _LOADING = ("model", "revision", "device", "dtype", "device_map", "quantization_config")
 
 
@@ -47,9 +49,7 @@ class SDAFields(FunctionCallingLLM):
         frozen=True,
         description="A loaded engine, in place of `model`.",
     )
-    revision: str | None = Field(
-        default=None, frozen=True, description="Branch, tag or commit of a Hub model."
-    )
+    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
     device: str = Field(default="auto", frozen=True, description="'auto', or a torch device.")
     dtype: str = Field(default="auto", frozen=True, description="'auto', 'float32', 'bfloat16' or 'float16'.")
     device_map: str | dict[str, int | str] | None = Field(
@@ -71,9 +71,7 @@ class SDAFields(FunctionCallingLLM):
     evaluator: SkipJsonSchema[SkipValidation[Evaluator | None]] = Field(
         default=None, repr=False, description="Rates base responses; overrides the one in `steering`."
     )
-    gain: SkipValidation[float | None] = Field(
-        default=None, description="k; overrides the one in `steering`."
-    )
+    gain: SkipValidation[float | None] = Field(default=None, description="k; overrides the one in `steering`.")
     amplification: SkipValidation[float | None] = Field(
         default=None, description="A fixed amplification factor in [0, 1]; overrides the one in `steering`."
     )
@@ -87,12 +85,8 @@ class SDAFields(FunctionCallingLLM):
         default=None, description="Keep tokens with at least this share of the best one's probability."
     )
     max_tokens: SkipValidation[int | None] = Field(default=None, description="The longest answer, in tokens.")
-    stop: SkipValidation[str | Sequence[str] | None] = Field(
-        default=None, description="Strings that end the answer."
-    )
-    seed: SkipValidation[int | None] = Field(
-        default=None, description="The same seed repeats the same answer."
-    )
+    stop: SkipValidation[str | Sequence[str] | None] = Field(default=None, description="Strings that end the answer.")
+    seed: SkipValidation[int | None] = Field(default=None, description="The same seed repeats the same answer.")
     logprobs: SkipValidation[int | None] = Field(
         default=None,
         description="How many top log-probabilities to return per token, after the chosen token's.",
@@ -107,7 +101,7 @@ class SDAFields(FunctionCallingLLM):
             try:
                 super().__init__(**_named_after_engine(values))
             except ValidationError as error:
-                raise wrong_field(error, type(self).model_fields) from error
+                raise wrong_field("SDALLM", error, type(self).model_fields) from error
             self.request_settings()
 
     @field_validator("alignment", mode="before")
@@ -160,8 +154,9 @@ class SDAFields(FunctionCallingLLM):
         Raises:
             ConfigError: a keyword is unknown, or a value is out of range.
         """
-        fields = {name: getattr(self, name) for name in KEYWORDS}
-        return RequestSettings().override(fields).override(call or {})
+        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
+        keywords = {name: value for name, value in (call or {}).items() if name not in _FOR_REMOTE_MODELS}
+        return RequestSettings().override(fields, owner="SDALLM").override(keywords, owner="SDALLM")
 
 
 def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +169,7 @@ def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:
     if engine is None:
         return dict(values)
     if not isinstance(engine, SteeringEngine):
-        raise ConfigError(
-            f"engine cannot be {engine!r}: it must be a SteeringEngine, e.g. SteeringEngine.load()."
-        )
+        raise ConfigError(f"engine cannot be {engine!r}: it must be a SteeringEngine, e.g. SteeringEngine.load().")
     for name in _LOADING:
         legal = engine.name if name == "model" else SDAFields.model_fields[name].default
         if values.get(name, legal) != legal:

@@ -119,9 +119,7 @@ class SDALLM(SDAFields):
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """`chat` in pieces; the last one carries `raw`."""
-        return stream_responses(
-            self._pieces(self._chat_messages(messages), kwargs), self.model, chat_response
-        )
+        return stream_responses(self._pieces(self._chat_messages(messages), kwargs), self.model, chat_response)
 
     @ends_when_closed
     @llm_completion_callback()
@@ -149,9 +147,7 @@ class SDALLM(SDAFields):
 
     @ends_when_closed
     @llm_completion_callback()
-    async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseAsyncGen:
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` for an event loop: await it, then iterate."""
         pieces = await self._apieces(self._completion_messages(prompt, formatted), kwargs)
         return astream_responses(pieces, self.model, completion_response)
@@ -183,24 +179,18 @@ class SDALLM(SDAFields):
         engine = await self.aload()
         return whole_answer(await engine.agenerate(messages, **settings.arguments()), self.model)
 
-    def _pieces(
-        self, messages: list[PlainMessage], call: Mapping[str, object]
-    ) -> Generator[Piece, None, None]:
+    def _pieces(self, messages: list[PlainMessage], call: Mapping[str, object]) -> Generator[Piece, None, None]:
         settings = self.request_settings(call)
         return self.load().stream(messages, **settings.arguments())
 
-    async def _apieces(
-        self, messages: list[PlainMessage], call: Mapping[str, object]
-    ) -> AsyncGenerator[Piece, None]:
+    async def _apieces(self, messages: list[PlainMessage], call: Mapping[str, object]) -> AsyncGenerator[Piece, None]:
         settings = self.request_settings(call)
         engine = await self.aload()
         return engine.astream(messages, **settings.arguments())
 
     def _chat_messages(self, messages: Sequence[ChatMessage]) -> list[PlainMessage]:
         """The chat for the engine, with the system prompt once: some of LlamaIndex's callers add it first."""
-        if self.system_prompt and not any(
-            _is_system_prompt(message, self.system_prompt) for message in messages
-        ):
+        if self.system_prompt and not any(_is_system_prompt(message, self.system_prompt) for message in messages):
             messages = self._extend_messages(list(messages))
         plain = plain_messages(messages)
         if self.messages_to_prompt in (None, default_messages_to_prompt):

@@ -65,17 +65,13 @@ def system_message(text: str) -> PlainMessage:
 
 def _plain_message(message: ChatMessage) -> PlainMessage:
     if not isinstance(message, ChatMessage):
-        raise MessageError(
-            f"A message cannot be {message!r}: it must be a ChatMessage(role=..., content=...)."
-        )
+        raise MessageError(f"A message cannot be {message!r}: it must be a ChatMessage(role=..., content=...).")
     role = _ROLES[message.role]
     plain: PlainMessage = {"role": role, "content": _text(message.blocks, message.role)}
     if role == "assistant" and (calls := _tool_calls(message)):
         plain["tool_calls"] = calls
     if role == "tool":
-        plain |= {
-            key: message.additional_kwargs[key] for key in ("tool_call_id", "name") if _has(message, key)
-        }
+        plain |= {key: message.additional_kwargs[key] for key in ("tool_call_id", "name") if _has(message, key)}
     return plain
 
 

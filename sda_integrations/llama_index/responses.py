@@ -114,6 +114,6 @@ def _logprobs(answer: Answer) -> list[list[LogProb]] | None:
 
 
 def _logprob(token: TokenLogprob) -> LogProb:
-    # A token that is only part of a character decodes to the replacement character: its bytes are not known here
+    # A part of a character decodes to the replacement character, and its own bytes are not known here
     known = "\N{REPLACEMENT CHARACTER}" not in token.text
     return LogProb(token=token.text, logprob=token.logprob, bytes=list(token.text.encode()) if known else [])

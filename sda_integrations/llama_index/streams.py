@@ -98,9 +98,7 @@ async def _respond_async(
                 return
 
 
-def _until_closed(
-    responses: Generator[Response, None, None], reader: Reader
-) -> Generator[Response, None, None]:
+def _until_closed(responses: Generator[Response, None, None], reader: Reader) -> Generator[Response, None, None]:
     try:
         for response in responses:  # noqa: UP028 - `yield from` would hand the close on to the decorators
             yield response

@@ -1,10 +1,10 @@
 """The SDA steering engine: aligned answers from a local model, without fine-tuning.
 
-    from sda_engine import SteeringEngine
+from sda_engine import SteeringEngine
 
-    engine = SteeringEngine.load("smollm2-135m")
-    done = engine.generate([{"role": "user", "content": "Is the earth flat?"}], alignment="honesty")
-    print(done.text, done.amplification, done.trace.mean_divergence)
+engine = SteeringEngine.load("smollm2-135m")
+done = engine.generate([{"role": "user", "content": "Is the earth flat?"}], alignment="honesty")
+print(done.text, done.amplification, done.trace.mean_divergence)
 """
 
 from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning

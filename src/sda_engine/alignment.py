@@ -130,7 +130,7 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
 )
 
 
-def resolve_alignment(alignment: Alignment | str | None) -> Alignment | None:
+def resolve_alignment(alignment: object) -> Alignment | None:
     """The Alignment that a user's value means: a preset by name, a text of their own, or None for a plain answer.
 
     Warns with AlignmentWarning about a text that is nearly a preset's name, and about an instruction that is

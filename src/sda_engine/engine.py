@@ -19,10 +19,10 @@ from sda_engine.config import Sampling, Steering, check_settings
 from sda_engine.decoding.kv_cache import check_cache_support
 from sda_engine.decoding.model_runner import ModelRunner, PromptState
 from sda_engine.decoding.scheduler import Scheduler
-from sda_engine.errors import ConfigError
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.prompts import Message, make_contexts
 from sda_engine.request import Request
+from sda_engine.request_settings import check_timeout
 from sda_engine.tokenization import SafeTokenizer
 
 _loaded: "dict[str, SteeringEngine]" = {}
@@ -166,7 +166,7 @@ class SteeringEngine:
         The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
         Arguments and errors are those of `generate`.
         """
-        return self._stream(self._request(messages, alignment, steering, sampling), _check_timeout(timeout))
+        return self._stream(self._request(messages, alignment, steering, sampling), _deadline(timeout))
 
     async def agenerate(
         self,
@@ -195,7 +195,7 @@ class SteeringEngine:
         timeout: float | None = None,
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task stops the work."""
-        return self._astream(self._request(messages, alignment, steering, sampling), _check_timeout(timeout))
+        return self._astream(self._request(messages, alignment, steering, sampling), _deadline(timeout))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised."""
@@ -252,8 +252,7 @@ class SteeringEngine:
             context_window=self.context_window,
         )
 
-    def _stream(self, request: Request, timeout: float | None) -> Generator[Piece, None, None]:
-        deadline = _deadline(timeout)
+    def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:
         for task in request.evaluation_tasks():
             for _ in self._scheduler.events(task, deadline):
                 pass
@@ -266,8 +265,7 @@ class SteeringEngine:
         for event in self._scheduler.events(request.steered_task(), deadline):
             yield request.piece(event)
 
-    async def _astream(self, request: Request, timeout: float | None) -> AsyncGenerator[Piece, None]:
-        deadline = _deadline(timeout)
+    async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
         for task in request.evaluation_tasks():
             async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                 async for _ in events:
@@ -283,11 +281,5 @@ class SteeringEngine:
                 yield request.piece(event)
 
 
-def _check_timeout(timeout: float | None) -> float | None:
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise ConfigError(f"timeout cannot be {timeout!r}: it must be a number of seconds above 0, or None.")
-    return timeout
-
-
 def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else time.monotonic() + check_timeout(timeout)

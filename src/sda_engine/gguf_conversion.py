@@ -66,7 +66,7 @@ def _convert(gguf_file: Path, target: Path) -> None:
     )
     if hasattr(loaded.config, "quantization_config"):  # the weights are unpacked, and the new model an ordinary one
         del loaded.config.quantization_config
-    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.save_pretrained(target)

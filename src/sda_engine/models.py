@@ -129,8 +129,9 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     except (OSError, ValueError, ImportError, RuntimeError, httpx.HTTPError) as error:
         raise ModelLoadError(_not_loaded(settings.model, error)) from error
     if device is not None and settings.quantization_config is None:
-        model = model.to(device)
-    return wrap_model(model.eval(), tokenizer, settings)
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
+    model.train(False)
+    return wrap_model(model, tokenizer, settings)
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
@@ -180,9 +181,9 @@ def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
 def _has_native_bfloat16(device: torch.device | None) -> bool:
     if device is not None and device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+        return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return False
 
 

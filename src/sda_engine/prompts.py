@@ -62,7 +62,7 @@ def make_contexts(
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
     turns = normalise_messages(messages)
-    texts = {BASE: None}
+    texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
         wanted = {INSTRUCTED: alignment.instruction, AVOIDED: alignment.avoid}
         texts |= {row: text for row, text in wanted.items() if text is not None}

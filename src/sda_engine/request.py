@@ -1,8 +1,10 @@
 """One request on its way through the stages: base response, score, amplification, steered answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from sda_engine.alignment import Alignment
 from sda_engine.completion import Completion, Piece, Usage
@@ -76,7 +78,8 @@ class Request:
         if not self.wants_score:
             return
         assert self.alignment is not None
-        response, logprobs = "", {}
+        response = ""
+        logprobs: Mapping[str, Tensor] = {}
         if self.steering.evaluator.needs_response:
             task = self._decode((BASE,), strength=0.0, avoid_strength=0.0)
             yield task

@@ -1,5 +1,6 @@
 """What all settings objects share: frozen, strict, and errors that name value, legal range and remedy."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,6 +44,39 @@ class Settings(BaseModel):
         return self.replace(**given) if given else self
 
 
+def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> ConfigError:
+    """The error for a name that does not exist, with the one that was probably meant.
+
+    Args:
+        owner: what has no such name, e.g. "Steering".
+        name: what was given.
+        known: the legal names.
+        kind: what the name stands for, e.g. "field".
+    """
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
+    return ConfigError(f"{owner} has no {kind} {name!r}. {hint} Its {kind}s are: {', '.join(names)}.")
+
+
+def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
+    """The ConfigError for a failed construction of a pydantic model that is not a Settings, e.g. an adapter's.
+
+    Args:
+        owner: the model's class name.
+        error: what pydantic raised.
+        known: the model's fields.
+    """
+    problem = error.errors(include_url=False)[0]
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "extra_forbidden":
+        return unknown_name(owner, name, known, "field")
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):  # it explains itself
+        return cause
+    return ConfigError(f"{owner}.{name} cannot be {_shown(problem['input'])}: {problem['msg']}.")
+
+
 def _explain(settings: type[Settings], error: ValidationError) -> str:
     """One sentence or two per wrong field: what was given, what is legal, what to do."""
     return " ".join(_explain_one(settings, dict(problem)) for problem in error.errors())
@@ -54,10 +88,7 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
     name = str(problem["loc"][0])
     field = settings.model_fields.get(name)
     if field is None:
-        known = list(settings.model_fields)
-        close = get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
-        return f"{settings.__name__} has no field {name!r}. {hint} Its fields are: {', '.join(known)}."
+        return str(unknown_name(settings.__name__, name, settings.model_fields, "field"))
     given = "is missing" if problem["type"] == "missing" else f"cannot be {_shown(problem['input'])}"
     default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r}."
     return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"

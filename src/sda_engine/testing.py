@@ -1,13 +1,13 @@
 """Test doubles for your own tests: a tiny random model that decodes in milliseconds, and scripted evaluators.
 
-    from sda_engine.testing import ScriptedEvaluator, tiny_engine
+from sda_engine.testing import ScriptedEvaluator, tiny_engine
 
-    engine = tiny_engine()
-    chat = ChatSDA(engine=engine, alignment="honesty", evaluator=ScriptedEvaluator([80]))
+engine = tiny_engine()
+chat = ChatSDA(engine=engine, alignment="honesty", evaluator=ScriptedEvaluator([80]))
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -46,7 +46,7 @@ def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTo
         vocab_size=320, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         unk_token="<|endoftext|>",
         bos_token="<|im_start|>",
@@ -64,7 +64,7 @@ def tiny_model(
 
     The same seed gives the same weights; torch's global random state is left alone.
     """
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -78,14 +78,16 @@ def tiny_model(
         "eos_token_id": 2,
         "pad_token_id": 2,
     }
+    model: PreTrainedModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if architecture == "gemma3":
             layers = ["sliding_attention", "full_attention"]
-            model: PreTrainedModel = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=layers))
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=layers))
         else:
             model = LlamaForCausalLM(LlamaConfig(**shape))
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def tiny_engine(
@@ -97,9 +99,7 @@ def tiny_engine(
 ) -> SteeringEngine:
     """An engine on a tiny random model in float32. Its answers are gibberish, everything else is real."""
     tokenizer = tiny_tokenizer(chat_template=chat_template)
-    model = tiny_model(
-        architecture=architecture, seed=seed, context_window=context_window, vocab_size=len(tokenizer)
-    )
+    model = tiny_model(architecture=architecture, seed=seed, context_window=context_window, vocab_size=len(tokenizer))
     return SteeringEngine(model, tokenizer, name=f"tiny-{architecture}")
 
 
@@ -116,7 +116,11 @@ class ScriptedEvaluator:
     """
 
     def __init__(
-        self, script: Iterable[float | Exception], *, needs_response: bool = True, needs_logprobs: bool = False
+        self,
+        script: Iterable[float | Exception],
+        *,
+        needs_response: bool = True,
+        needs_logprobs: bool = False,
     ) -> None:
         self._script = list(script)
         self.needs_response = needs_response

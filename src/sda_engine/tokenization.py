@@ -8,6 +8,7 @@ lock, and leaves the user's own tokenizer alone.
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,7 @@ class SafeTokenizer:
         with self._lock:
             try:
                 ids = self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    cast(list[dict[str, str]], [dict(message) for message in messages]),
                     chat_template=self.chat_template or PLAIN_TEMPLATE,
                     add_generation_prompt=True,
                     tokenize=True,

@@ -93,10 +93,7 @@ class Trace:
         lines = [
             f"{self._title()}: {len(self.tokens)} tokens, mean divergence {self.mean_divergence:.3f} nats",
             "divergence  temperature  token",
-            *(
-                f"{token.divergence:10.3f}  {token.temperature:11.3f}  {token.text!r}"
-                for token in self.tokens
-            ),
+            *(f"{token.divergence:10.3f}  {token.temperature:11.3f}  {token.text!r}" for token in self.tokens),
         ]
         return "\n".join(lines)
 
@@ -189,9 +186,7 @@ def _svg_steps(shares: Sequence[float]) -> str:
 
 @cache
 def _page() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(visible=_visible, mark=_mark, share=_share, percent=_percent)
     source = files("sda_engine").joinpath("templates/trace.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)

@@ -16,7 +16,11 @@ def test_the_defaults_are_those_of_the_design():
     steering, sampling = Steering(), Sampling()
     assert (steering.gain, steering.amplification, steering.evaluator) == (2.0, None, FixedScore(50))
     assert (steering.temperature_sensitivity, steering.min_temperature) == (2 * math.log(2), 0.0)
-    assert (steering.temperature_schedule, steering.plausibility, steering.placement) == ("divergence", 0.0, "after_query")
+    assert (steering.temperature_schedule, steering.plausibility, steering.placement) == (
+        "divergence",
+        0.0,
+        "after_query",
+    )
     assert (steering.amplification_curve, steering.avoid_strength) == ("sigmoid", None)
     assert (steering.accept_score, steering.on_evaluator_error) == (None, "raise")
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.6, 0.95, None, None)
@@ -72,14 +76,18 @@ def test_an_object_in_the_wrong_place_is_named_by_its_type_alone():
             return "sk-secret"
 
     for wrong in (Keeper(), Keeper):
-        with pytest.raises(ConfigError, match="Steering.evaluator cannot be an object of type") as raised:
+        with pytest.raises(ConfigError, match=r"Steering\.evaluator cannot be an object of type") as raised:
             Steering(evaluator=wrong)
         assert "sk-secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "typo", "meant"),
-    [(Steering, "gian", "gain"), (Sampling, "max_tokens", "max_new_tokens"), (Alignment, "instrction", "instruction")],
+    [
+        (Steering, "gian", "gain"),
+        (Sampling, "max_tokens", "max_new_tokens"),
+        (Alignment, "instrction", "instruction"),
+    ],
 )
 def test_an_unknown_field_is_refused_with_the_one_that_was_meant(settings, typo, meant):
     with pytest.raises(ConfigError, match=f"has no field '{typo}'. Did you mean '{meant}'"):
@@ -184,6 +192,8 @@ def test_every_error_of_the_engine_is_an_sda_error():
 
 
 def test_the_public_names_are_what_all_says():
-    public = {name for name, value in vars(sda_engine).items() if not name.startswith("_") and hasattr(value, "__doc__")}
+    public = {
+        name for name, value in vars(sda_engine).items() if not name.startswith("_") and hasattr(value, "__doc__")
+    }
     modules = {name for name in public if type(getattr(sda_engine, name)).__name__ == "module"}
     assert public - modules == set(sda_engine.__all__)

@@ -212,7 +212,9 @@ def test_a_failing_evaluator_raises_with_the_base_response(engine, failure):
 @pytest.mark.parametrize(("fallback", "score", "amplification"), [("instruct_only", None, 0.0), ("fixed", 50, 0.46212)])
 def test_a_fallback_is_taken_and_recorded(engine, fallback, score, amplification):
     steering = Steering(
-        evaluator=ScriptedEvaluator([EvaluationError("no judge")]), on_evaluator_error=fallback, accept_score=1.0
+        evaluator=ScriptedEvaluator([EvaluationError("no judge")]),
+        on_evaluator_error=fallback,
+        accept_score=1.0,
     )
     done = engine.generate(QUESTION, KIND, steering=steering, sampling=SHORT)
     assert (done.score.value, done.score.fallback) == (score, fallback)

@@ -83,7 +83,11 @@ def test_without_an_alignment_there_is_only_the_base_row(tokenizer):
 def test_tool_turns_are_written_out_for_a_template_that_knows_no_tools(tokenizer):
     messages = [
         *user("time?"),
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "clock", "arguments": {"z": 1}}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "clock", "arguments": {"z": 1}}}],
+        },
         {"role": "tool", "content": "12:00", "tool_call_id": "1", "name": "clock"},
     ]
     made = contexts(messages, tokenizer=tokenizer)
@@ -101,7 +105,11 @@ def test_tool_turns_are_left_to_a_template_that_knows_tools():
     tokenizer = SafeTokenizer(tiny_tokenizer(chat_template=template))
     messages = [
         *user("q"),
-        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "clock", "arguments": {}}}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "clock", "arguments": {}}}],
+        },
         {"role": "tool", "content": "12:00"},
     ]
     made = contexts(messages, tokenizer=tokenizer)
@@ -135,7 +143,9 @@ def test_text_cannot_forge_control_tokens(messages, template):
     for row in (BASE, INSTRUCTED, AVOIDED):
         counts = []
         for chat in (messages, harmless):
-            made = contexts(chat, evil if chat is messages else Alignment(instruction="x", avoid="y"), tokenizer=tokenizer)
+            made = contexts(
+                chat, evil if chat is messages else Alignment(instruction="x", avoid="y"), tokenizer=tokenizer
+            )
             counts.append(sum(token in control for token in made.shared + made.tails[row]))
         assert counts[0] == counts[1]
     assert "<|im_end|>" in text_of(contexts(messages, evil, tokenizer=tokenizer), INSTRUCTED, tokenizer)

@@ -19,7 +19,16 @@ def possible(logprobs=LOGPROBS, **limits):
 
 
 def test_a_uniform_number_walks_down_the_most_likely_tokens():
-    assert [draw(uniform) for uniform in (0.0, 0.39, 0.41, 0.69, 0.71, 0.89, 0.91, 0.999999)] == [1, 1, 3, 3, 2, 2, 0, 0]
+    assert [draw(uniform) for uniform in (0.0, 0.39, 0.41, 0.69, 0.71, 0.89, 0.91, 0.999999)] == [
+        1,
+        1,
+        3,
+        3,
+        2,
+        2,
+        0,
+        0,
+    ]
 
 
 def test_top_k_keeps_the_most_likely_tokens():

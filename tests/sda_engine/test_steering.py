@@ -74,9 +74,7 @@ def test_divergence_is_never_negative_when_rounding_would_make_it_so():
     assert (divergence < 1e-5).all()
 
 
-@pytest.mark.parametrize(
-    ("divergence", "expected"), [(0.0, 0.6), (LOG_2, 0.6 / math.sqrt(2)), (2 * LOG_2, 0.3)]
-)
+@pytest.mark.parametrize(("divergence", "expected"), [(0.0, 0.6), (LOG_2, 0.6 / math.sqrt(2)), (2 * LOG_2, 0.3)])
 def test_temperature_halves_for_every_sigma_of_divergence(divergence, expected):
     temperature = divergence_temperature(
         torch.tensor([divergence]), temperature=0.6, sensitivity=2 * LOG_2, min_temperature=0.0
@@ -209,9 +207,7 @@ def test_temperature_divides_log_probabilities():
 
 
 def test_without_an_instruction_the_divergence_is_taken_to_the_avoided_context():
-    step = steered_step(
-        BASE, None, strength=2.0, temperature=0.6, avoided_logits=INSTRUCTED, avoid_strength=1.0
-    )
+    step = steered_step(BASE, None, strength=2.0, temperature=0.6, avoided_logits=INSTRUCTED, avoid_strength=1.0)
     torch.testing.assert_close(step.divergence, js_divergence(BASE, INSTRUCTED))
     torch.testing.assert_close(step.instructed_logprobs, step.base_logprobs)
     expected = steer(BASE, BASE, 2.0, avoided_logprobs=INSTRUCTED, avoid_strength=1.0).log_softmax(-1)

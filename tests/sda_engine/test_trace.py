@@ -130,9 +130,7 @@ def test_a_card_shows_a_tokens_figures_and_the_candidates_of_each_distribution()
 
 
 def test_the_chosen_token_stands_out_among_the_candidates():
-    page = Trace(
-        (token("a", candidates=[Candidate("b", 0.6), Candidate("a", 0.4)]),), "careful", 1.0
-    ).to_html()
+    page = Trace((token("a", candidates=[Candidate("b", 0.6), Candidate("a", 0.4)]),), "careful", 1.0).to_html()
     assert re.findall(r'class="chosen"[^>]*><i>(.*?)</i>', page) == ["a", "a", "a"]
 
 

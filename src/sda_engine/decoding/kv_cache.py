@@ -7,6 +7,7 @@ hides the padding. transformers' dynamic layers never write in place, so a fork 
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,17 +60,19 @@ def merge(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCach
         return fork(longest)
     merged = fork(longest)  # the layers' counters are those of the longest row
     for place, layer in enumerate(merged.layers):
-        rows = [cache.layers[place] for cache in caches]
-        layer.keys = _stack([row.keys for row in rows], layer.keys.shape[-2])
-        layer.values = _stack([row.values for row in rows], layer.values.shape[-2])
+        rows = [cast(DynamicLayer, cache.layers[place]) for cache in caches]
+        layer = cast(DynamicLayer, layer)
+        layer.keys = _stack([row.keys for row in rows])
+        layer.values = _stack([row.values for row in rows])
     return merged
 
 
-def _stack(states: Sequence[Tensor], length: int) -> Tensor:
-    """(1, heads, tokens, size) of each row to (rows, heads, length, size), padded on the left with zeros."""
-    first = states[0]
-    stacked = first.new_zeros((len(states), first.shape[1], length, first.shape[3]))
-    for place, state in enumerate(states):
+def _stack(states: Sequence[Tensor | None]) -> Tensor:
+    """(1, heads, tokens, size) of each row to (rows, heads, longest, size), padded on the left with zeros."""
+    filled = [state for state in states if state is not None]
+    length = max(state.shape[-2] for state in filled)
+    stacked = filled[0].new_zeros((len(filled), filled[0].shape[1], length, filled[0].shape[3]))
+    for place, state in enumerate(filled):
         stacked[place, :, length - state.shape[-2] :] = state[0]
     return stacked
 

@@ -99,7 +99,8 @@ class DecodeTask(Task):
 
     def step(self, runner: ModelRunner) -> bool:
         """Choose one token from the logits at hand and, unless it is the last, forward it in every row."""
-        assert self._logits is not None and self._batch is not None, "begin() comes first"
+        assert self._logits is not None, "begin() comes first"
+        assert self._batch is not None, "begin() comes first"
         token = self._group.advance(self._logits)
         self.emit(Token(token))
         self._finish_reason = token.finish_reason

@@ -104,9 +104,7 @@ class JudgeServer:
             timeout=None,
             max_retries=0,
             default_headers={"Authorization": f"Bearer {key}"},  # else one in OPENAI_CUSTOM_HEADERS would win
-            http_client=openai.DefaultAsyncHttpxClient(
-                follow_redirects=False, event_hooks={"request": hooks}
-            ),
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": hooks}),
         )
 
     def hide_key(self, text: str) -> str:
@@ -149,9 +147,7 @@ def _checked_key(api_key: str | SecretStr) -> SecretStr:
 
 def _checked_url(base_url: str) -> str:
     """A plain URL without anything that could be a secret, and with a host that every HTTP client takes."""
-    if not (
-        isinstance(base_url, str) and base_url.isascii() and len(base_url) <= 2000 and _is_plain(base_url)
-    ):
+    if not (isinstance(base_url, str) and base_url.isascii() and len(base_url) <= 2000 and _is_plain(base_url)):
         secret = isinstance(base_url, str) and re.search("[@?#]", base_url)
         shown = "what was given (not shown here, since it may hold a secret)" if secret else repr(base_url)
         raise ConfigError(

@@ -84,12 +84,8 @@ class OpenAIEvaluator:
             "the name of a model, e.g. 'gpt-4.1'",
         )
         legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 < timeout <= 86_400
-        _check(
-            "timeout", timeout, legal, "a number of seconds above 0 and at most 86400; the default is 30.0"
-        )
-        _check(
-            "max_retries", max_retries, _is_at_least(0, max_retries), "a whole number of at least 0, e.g. 5"
-        )
+        _check("timeout", timeout, legal, "a number of seconds above 0 and at most 86400; the default is 30.0")
+        _check("max_retries", max_retries, _is_at_least(0, max_retries), "a whole number of at least 0, e.g. 5")
         _check("samples", samples, _is_at_least(1, samples), "a whole number of at least 1, e.g. 1")
         self.model = model
         self.timeout = float(timeout)
@@ -122,9 +118,7 @@ class OpenAIEvaluator:
         try:
             rating = executor.submit(lambda: asyncio.run(self.aevaluate(request)))
             return rating.result(self.timeout + _GRACE)
-        except (
-            TimeoutError
-        ) as error:  # the thread is stuck where no loop can cancel it, e.g. in name resolution
+        except TimeoutError as error:  # the thread is stuck where no loop can cancel it, e.g. in name resolution
             overdue = self._overdue([])
             overdue.base_response = request.response
             raise overdue from error
@@ -160,18 +154,14 @@ class OpenAIEvaluator:
             verdicts.append(outcome)
         return verdicts
 
-    async def _sample(
-        self, client: openai.AsyncOpenAI, prompt: RatingPrompt, failures: list[BaseException]
-    ) -> Verdict:
+    async def _sample(self, client: openai.AsyncOpenAI, prompt: RatingPrompt, failures: list[BaseException]) -> Verdict:
         """One rating, retried within bounds; `failures` receives each one that another call follows."""
         fields = set(self._fields)
         retrying = make_retrying(self.max_retries, self.timeout, failures)
         try:
             verdict: Verdict = await retrying(self._ask, client, prompt, fields)
         except (openai.OpenAIError, EvaluationError) as error:
-            raise EvaluationError(
-                self._explained(error, int(retrying.statistics["attempt_number"]))
-            ) from error
+            raise EvaluationError(self._explained(error, int(retrying.statistics["attempt_number"]))) from error
         return verdict
 
     async def _ask(self, client: openai.AsyncOpenAI, prompt: RatingPrompt, fields: set[str]) -> Verdict:
@@ -188,10 +178,7 @@ class OpenAIEvaluator:
             )
         except openai.OpenAIError as error:
             self._server.hide_key_in(error)
-            if (
-                not isinstance(error, openai.APIStatusError)
-                or (field := self._refused_field(error, fields)) is None
-            ):
+            if not isinstance(error, openai.APIStatusError) or (field := self._refused_field(error, fields)) is None:
                 raise
             fields.discard(field)
             raise FieldRefusedError(f"the server refused the field {field!r}") from error
@@ -238,9 +225,7 @@ class OpenAIEvaluator:
             return f"{self._judge} failed in {tries}: {shortened(str(error))}."
         said = self._server.hide_key(error.body if isinstance(error.body, str) else error.message)
         wait = retry_after(error)
-        asked = (
-            "" if wait is None else f" It asks to wait {wait:g} s; timeout allows {self.timeout:g} s in all."
-        )
+        asked = "" if wait is None else f" It asks to wait {wait:g} s; timeout allows {self.timeout:g} s in all."
         remedy = _remedy(error.status_code)
         return f"{self._judge} answered {error.status_code} after {tries}: {shortened(said)}.{asked} {remedy}"
 

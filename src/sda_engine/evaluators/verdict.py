@@ -54,10 +54,7 @@ def make_rating_prompt(request: EvaluationRequest) -> RatingPrompt:
     close its own fence. That keeps the structure; it does not stop a weak judge from being persuaded.
     """
     code = secrets.token_hex(8)
-    pieces = [
-        _fenced(code, f"message with role {json.dumps(str(m.get('role')))}", _text(m))
-        for m in request.messages
-    ]
+    pieces = [_fenced(code, f"message with role {json.dumps(str(m.get('role')))}", _text(m)) for m in request.messages]
     pieces.append(_fenced(code, "the response to rate", request.response))
     system = _SYSTEM.format(rubric=request.alignment.rating_rubric, code=code, limit=MAX_VERDICT_CHARACTERS)
     user = "\n\n".join([*pieces, "Rate the response by the rubric."])
@@ -103,9 +100,7 @@ def parse_verdict(content: str) -> Verdict:
         EvaluationError: the reply is anything else; the message shows its beginning.
     """
     if len(content) > MAX_VERDICT_CHARACTERS:
-        raise _refusal(
-            content, f"has {len(content)} characters, at most {MAX_VERDICT_CHARACTERS} are allowed"
-        )
+        raise _refusal(content, f"has {len(content)} characters, at most {MAX_VERDICT_CHARACTERS} are allowed")
     try:
         verdict = json.loads(content, object_pairs_hook=_no_repeated_key, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

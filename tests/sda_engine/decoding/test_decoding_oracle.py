@@ -64,7 +64,5 @@ def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
     for chosen in (alignment, Alignment(instruction=alignment.instruction)):
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
-        assert (
-            decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
-        )
+        assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40

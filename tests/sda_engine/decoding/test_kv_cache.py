@@ -60,7 +60,11 @@ def test_merging_one_row_copies_nothing(model):
 def test_the_shared_prefix_is_computed_once_and_every_row_once(model, monkeypatch):
     forwarded = []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda input_ids, **kw: forwarded.append(input_ids.shape[1]) or forward(input_ids, **kw))
+    monkeypatch.setattr(
+        model,
+        "forward",
+        lambda input_ids, **kw: forwarded.append(input_ids.shape[1]) or forward(input_ids, **kw),
+    )
     runner = ModelRunner(model)
     prompt = PromptState(Contexts(shared=tuple(range(3, 23)), tails={"base": (30,), "instructed": (31, 32, 33)}))
     with torch.inference_mode():
@@ -82,5 +86,5 @@ def test_scoring_gives_the_log_probability_of_each_token_in_each_context(model):
 
 
 def test_a_model_with_recurrent_states_is_refused_by_name():
-    with pytest.raises(ModelLoadError, match="'mamba'.*LinearAttentionLayer"):
+    with pytest.raises(ModelLoadError, match=r"'mamba'.*LinearAttentionLayer"):
         check_cache_support(MambaConfig(num_hidden_layers=2))

@@ -60,10 +60,10 @@ def test_tasks_run_one_at_a_time_in_the_order_they_came(scheduler):
     blocker.start()
     wait_for(lambda: ("first", "begin") in log)
     others = []
-    for name in ("second", "third", "fourth"):
+    for waiting, name in enumerate(("second", "third", "fourth"), start=1):
         others.append(threading.Thread(target=drain, args=(scheduler, Steps(name, log, 2))))
         others[-1].start()
-        wait_for(lambda expected=len(others): scheduler._worker._inbox.qsize() == expected)
+        wait_for(lambda waiting=waiting: scheduler._worker._inbox.qsize() == waiting)
     gate.set()
     for thread in (blocker, *others):
         thread.join(10)

@@ -8,9 +8,7 @@ from sda_engine.errors import ConfigError, EvaluationError
 from sda_engine.evaluators import ContrastiveEvaluator, EvaluationRequest, Evaluator
 
 
-def request(
-    base: list[float], instructed: list[float], dtype: torch.dtype = torch.float32
-) -> EvaluationRequest:
+def request(base: list[float], instructed: list[float], dtype: torch.dtype = torch.float32) -> EvaluationRequest:
     messages = [{"role": "user", "content": "Hi"}]
     logprobs = (torch.tensor(base, dtype=dtype), torch.tensor(instructed, dtype=dtype))
     return EvaluationRequest(messages, "text", PRESETS["honesty"], *logprobs)
@@ -77,9 +75,7 @@ def test_an_empty_response_is_refused() -> None:
         ([-math.inf], [-math.inf]),
     ],
 )
-def test_log_probabilities_that_are_not_finite_are_refused(
-    base: list[float], instructed: list[float]
-) -> None:
+def test_log_probabilities_that_are_not_finite_are_refused(base: list[float], instructed: list[float]) -> None:
     with pytest.raises(EvaluationError, match="no score"):
         ContrastiveEvaluator().evaluate(request(base, instructed))
 

@@ -54,9 +54,7 @@ def test_a_missing_key_is_refused_with_the_remedy() -> None:
         JudgeServer()
 
 
-@pytest.mark.parametrize(
-    "key", ["", "  ", CANARY + "\n", "two " + CANARY, "schlüssel" + CANARY, CANARY.encode()]
-)
+@pytest.mark.parametrize("key", ["", "  ", CANARY + "\n", "two " + CANARY, "schlüssel" + CANARY, CANARY.encode()])
 def test_a_key_that_fits_no_header_is_refused_and_not_shown(key: object) -> None:
     with pytest.raises(ConfigError, match="printable ASCII") as refused:
         JudgeServer(LOCAL, key)  # type: ignore[arg-type]

@@ -34,9 +34,7 @@ def completion(content: object = GOOD, finish_reason: str | None = "stop", **mes
         "finish_reason": finish_reason,
         "message": {"role": "assistant", "content": content, **message},
     }
-    return as_json(
-        {"id": "1", "object": "chat.completion", "created": 0, "model": "judge", "choices": [choice]}
-    )
+    return as_json({"id": "1", "object": "chat.completion", "created": 0, "model": "judge", "choices": [choice]})
 
 
 def as_json(body: object, status: int = 200, **headers: str) -> Response:
@@ -44,9 +42,7 @@ def as_json(body: object, status: int = 200, **headers: str) -> Response:
 
 
 def fault(status: int, message: str = "no", **headers: str) -> Response:
-    return as_json(
-        {"error": {"message": message, "type": "fault", "param": None, "code": None}}, status, **headers
-    )
+    return as_json({"error": {"message": message, "type": "fault", "param": None, "code": None}}, status, **headers)
 
 
 class Judge:
@@ -79,11 +75,12 @@ class Judge:
         return completion()
 
     def drip(self) -> Response:
-        def bytes_for_ever() -> Iterator[str]:
-            while not self.released.wait(0.02):
-                yield " "
+        def spaces() -> Iterator[str]:
+            for _ in range(1000):
+                if not self.released.wait(0.02):
+                    yield " "
 
-        return Response(bytes_for_ever(), mimetype="application/json")
+        return Response(spaces(), mimetype="application/json")
 
     def evaluator(self, **settings: object) -> OpenAIEvaluator:
         return OpenAIEvaluator("judge", **{"base_url": self.url, **settings})  # type: ignore[arg-type]
@@ -190,9 +187,7 @@ async def test_a_cancelled_rating_ends_at_once_without_further_calls(judge: Judg
 def test_one_evaluator_serves_many_threads_and_event_loops(judge: Judge) -> None:
     evaluator = judge.evaluator()
     values: list[float | None] = []
-    threads = [
-        threading.Thread(target=lambda: values.append(evaluator.evaluate(RATED).value)) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: values.append(evaluator.evaluate(RATED).value)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -507,9 +502,7 @@ def test_no_tricky_reply_of_the_corpus_becomes_a_score(judge: Judge) -> None:
 # Secrets
 
 
-def test_the_key_goes_to_the_server_and_shows_nowhere_else(
-    judge: Judge, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_key_goes_to_the_server_and_shows_nowhere_else(judge: Judge, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     evaluator = judge.evaluator(api_key=CANARY)
     score = evaluator.evaluate(RATED)
@@ -533,9 +526,7 @@ def test_the_key_goes_to_the_server_and_shows_nowhere_else(
         completion(json.dumps({"reason": "fine", CANARY: 85})),
     ],
 )
-def test_a_key_that_the_server_echoes_is_hidden_in_the_error_and_its_causes(
-    judge: Judge, reply: Response
-) -> None:
+def test_a_key_that_the_server_echoes_is_hidden_in_the_error_and_its_causes(judge: Judge, reply: Response) -> None:
     judge.script = [reply]
     error = failure_of(judge.evaluator(api_key=CANARY, max_retries=1))
     assert CANARY not in "".join(traceback.format_exception(error))
@@ -613,9 +604,7 @@ def test_without_a_key_for_openai_it_is_refused() -> None:
         ("samples", None, "a whole number"),
     ],
 )
-def test_an_argument_out_of_range_is_refused_with_value_and_range(
-    argument: str, value: object, legal: str
-) -> None:
+def test_an_argument_out_of_range_is_refused_with_value_and_range(argument: str, value: object, legal: str) -> None:
     arguments = {"model": "judge", "base_url": "http://localhost/v1", argument: value}
     with pytest.raises(ConfigError, match=legal) as refused:
         OpenAIEvaluator(**arguments)  # type: ignore[arg-type]

@@ -81,9 +81,7 @@ async def test_a_refused_field_counts_as_one_of_the_calls(waits: list[float]) ->
     assert calls.made == 4
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("a bug"), status_error(409), status_error(307), status_error(451)]
-)
+@pytest.mark.parametrize("error", [KeyError("a bug"), status_error(409), status_error(307), status_error(451)])
 async def test_other_failures_are_raised_at_once(error: Exception, waits: list[float]) -> None:
     calls = Calls(error)
     with pytest.raises(type(error)):

@@ -110,9 +110,7 @@ async def test_every_route_refuses_a_value_out_of_range(route, engine) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(
-    "error", [EvaluationError("no score", base_response="x"), RequestTimeoutError("too late")]
-)
+@pytest.mark.parametrize("error", [EvaluationError("no score", base_response="x"), RequestTimeoutError("too late")])
 async def test_every_route_lets_the_engines_errors_through_unchanged(route, error, make_engine) -> None:
     with pytest.raises(type(error)) as raised:
         await ask(route, ChatSDA(engine=make_engine(error=error)))
@@ -333,9 +331,7 @@ def test_tools_and_structured_output_are_said_to_come_later(engine) -> None:
     chat = ChatSDA(engine=engine)
     with pytest.raises(NotImplementedError, match="Tools of ChatSDA will come in a later release"):
         chat.bind_tools([])
-    with pytest.raises(
-        NotImplementedError, match="Structured output of ChatSDA will come in a later release"
-    ):
+    with pytest.raises(NotImplementedError, match="Structured output of ChatSDA will come in a later release"):
         chat.with_structured_output({"title": "x", "type": "object"})
     with pytest.raises(NotImplementedError, match="Tools"):
         chat.get_num_tokens_from_messages([HumanMessage("Hi")], tools=[{"name": "x"}])

@@ -137,9 +137,7 @@ def test_load_settings_are_part_of_the_identity() -> None:
 
 
 def test_identity_is_plain_json_and_says_it_all(engine) -> None:
-    chat = ChatSDA(
-        engine=engine, alignment=Alignment(instruction="Be kind.", avoid="Rude text.", name="kindness")
-    )
+    chat = ChatSDA(engine=engine, alignment=Alignment(instruction="Be kind.", avoid="Rude text.", name="kindness"))
     identity = json.loads(json.dumps(chat._identifying_params))
     assert identity["model"] == "fake-model"
     assert identity["engine"] == engine.describe()

@@ -135,9 +135,7 @@ def test_reasoning_in_a_user_message_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [HumanMessage, AIMessage])
-def test_what_is_not_text_is_refused_with_the_remedy(
-    block: dict[str, object], kind: type[BaseMessage]
-) -> None:
+def test_what_is_not_text_is_refused_with_the_remedy(block: dict[str, object], kind: type[BaseMessage]) -> None:
     with pytest.raises(MessageError, match=r"reads text only.*in words"):
         translate(kind(content=[{"type": "text", "text": "See:"}, block]))
 

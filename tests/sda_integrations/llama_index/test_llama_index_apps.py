@@ -40,7 +40,7 @@ def test_a_query_engine_answers_from_the_documents(index, scripted):
     system, user = scripted.asked.messages
     assert system["content"].startswith("Be brief.\n\nYou are an expert Q&A system")
     assert OPENING in user["content"]
-    assert scripted.asked.alignment == "honesty"
+    assert scripted.asked.alignment.name == "honesty"
 
 
 def test_a_streaming_query_engine_answers_from_the_documents(index, llm):
@@ -65,6 +65,13 @@ def test_a_streaming_query_engine_runs_over_a_real_engine(index, engine):
     llm = SDALLM(engine=engine, alignment="honesty", max_tokens=6, temperature=0)
     whole = index.as_query_engine(llm=llm).query("When?").response
     assert "".join(index.as_query_engine(llm=llm, streaming=True).query("When?").response_gen) == whole
+
+
+@pytest.mark.slow
+def test_the_embedded_model_answers_from_the_documents(index, smollm2):
+    llm = SDALLM(engine=smollm2, temperature=0, max_tokens=16)
+    response = index.as_query_engine(llm=llm).query("When does the library open?")
+    assert "nine" in response.response
 
 
 def test_a_chat_engine_remembers(scripted):

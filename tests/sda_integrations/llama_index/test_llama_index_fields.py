@@ -91,7 +91,7 @@ def test_an_engine_in_use_gives_its_name_to_the_model(llm, scripted, loads):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"temprature": 1}, "no field 'temprature'. Did you mean 'temperature'"),
+        ({"temperaturee": 1}, "no field 'temperaturee'. Did you mean 'temperature'"),
         ({"temperature": -1}, "at least 0"),
         ({"temperature": "hot"}, "'hot'"),
         ({"top_p": 0}, "at most 1"),
@@ -164,7 +164,7 @@ def test_the_payload_tells_how_answers_are_made():
     payload = SDALLM(alignment="honesty", gain=3.0, temperature=0).to_payload()
     assert payload["class_name"] == SDALLM.class_name() == "SDALLM"
     assert payload["model_name"] == "smollm2-135m"
-    assert payload["alignment"] == "honesty"
+    assert payload["alignment"]["name"] == "honesty"
     assert payload["steering"]["gain"] == 3.0
     assert payload["sampling"]["temperature"] == 0
 

@@ -58,9 +58,7 @@ def test_cited_text_is_kept_and_thinking_and_cache_points_are_dropped():
     blocks = [
         ThinkingBlock(content="hm"),
         CitableBlock(title="T", source="S", content=[TextBlock(text="a page")]),
-        CitationBlock(
-            cited_content=TextBlock(text="a quote"), source="S", title="T", additional_location_info={}
-        ),
+        CitationBlock(cited_content=TextBlock(text="a quote"), source="S", title="T", additional_location_info={}),
         CachePoint(cache_control=CacheControl(type="ephemeral")),
         TextBlock(text="the end"),
     ]
@@ -126,9 +124,7 @@ def test_tool_results_keep_the_id_and_name_of_their_call():
     message = ChatMessage(
         role="tool", content="rain", additional_kwargs={"tool_call_id": "1", "name": "weather", "other": 2}
     )
-    assert plain_messages([message]) == [
-        {"role": "tool", "content": "rain", "tool_call_id": "1", "name": "weather"}
-    ]
+    assert plain_messages([message]) == [{"role": "tool", "content": "rain", "tool_call_id": "1", "name": "weather"}]
 
 
 def test_system_messages_at_the_start_become_one_turn_and_later_ones_stay():
