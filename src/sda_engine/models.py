@@ -112,8 +112,8 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     """
     device = None if settings.device_map is not None else resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, device)
-    source = _locate(settings.model)
     try:
+        source = _locate(settings.model)
         if not Path(source).is_dir():
             _check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)

@@ -28,7 +28,7 @@ class ContrastiveEvaluator:
     needs_logprobs = True
 
     def __init__(self, sharpness: float = 4.0) -> None:
-        if not (isinstance(sharpness, (int, float)) and 0 < sharpness < math.inf):
+        if isinstance(sharpness, bool) or not isinstance(sharpness, (int, float)) or not 0 < sharpness < math.inf:
             raise ConfigError(
                 f"ContrastiveEvaluator.sharpness cannot be {sharpness!r}: it must be a number above 0. "
                 f"The default is 4.0."

@@ -166,7 +166,7 @@ def test_the_payload_tells_how_answers_are_made():
     assert payload["model_name"] == "smollm2-135m"
     assert payload["alignment"]["name"] == "honesty"
     assert payload["steering"]["gain"] == 3.0
-    assert payload["sampling"]["temperature"] == 0
+    assert payload["temperature"] == 0
 
 
 @pytest.mark.parametrize(

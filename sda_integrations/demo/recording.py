@@ -1,0 +1,45 @@
+"""RecordingEngine: an engine that keeps what it answers."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+
+from sda_engine import Alignment, Completion, Piece, Sampling, Steering, SteeringEngine
+from sda_engine.prompts import Message
+
+
+class RecordingEngine(SteeringEngine):
+    """A steering engine that keeps its last Completion, and reports each token of an answer.
+
+    Frameworks hand back an answer's text and figures, but not its trace. An application that wants the trace of the
+    very answer that a framework showed, rather than of a second one, gives the framework such an engine.
+
+    `generate` and `stream` are recorded; the asynchronous methods are not.
+
+    Attributes:
+        last: the Completion of the last request; None before the first one.
+        on_piece: called with each piece of an answer; None calls nothing.
+    """
+
+    last: Completion | None = None
+    on_piece: Callable[[Piece], None] | None = None
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        timeout: float | None = None,
+    ) -> Generator[Piece, None, None]:
+        """See SteeringEngine.stream, which `generate` goes through as well."""
+        return self._record(super().stream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout))
+
+    def _record(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+        with closing(pieces):
+            for piece in pieces:
+                if self.on_piece is not None:
+                    self.on_piece(piece)
+                if piece.completion is not None:
+                    self.last = piece.completion
+                yield piece
