@@ -113,7 +113,6 @@ def answer(engine: SteeringEngine, prompt: str, alignment: Alignment | None = No
 INCLUDERS: Mapping[str, Contender] = {
     "base": base,
     "instruction in the prompt": prompted,
-    "steered, strength 1": steered(1.0),
     "steered, strength 2": steered(2.0),
 }
 AVOIDERS: Mapping[str, Contender] = {

@@ -10,7 +10,6 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
 
 from sda_engine.completion import Piece
-from sda_engine.errors import ContextLengthError
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages
 from sda_integrations.langchain.response import to_chat_result, to_chunk
@@ -205,10 +204,7 @@ class ChatSDA(ChatSDAFields):
             raise NotImplementedError(_NOT_YET.format(what="Tools"))
         if not messages:
             return 0
-        try:
-            return self.load_engine().count_prompt_tokens(to_engine_messages(messages))
-        except ContextLengthError as error:
-            return error.prompt_tokens
+        return self.load_engine().count_prompt_tokens(to_engine_messages(messages))
 
     # --- Later releases ---
 
