@@ -16,7 +16,10 @@ from sda_integrations.demo.passages import Passage
 from sda_integrations.langchain import ChatSDA
 
 _PROMPT = ChatPromptTemplate.from_messages(
-    [("human", "Answer the question from these house rules of the library.\n\n{rules}\n\nQuestion: {question}")]
+    [
+        ("system", "You answer visitors of a library. Use these house rules:\n\n{rules}"),
+        ("human", "{question} Answer in two sentences."),
+    ]
 )
 
 

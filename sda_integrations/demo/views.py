@@ -48,8 +48,10 @@ def show_answers(console: Console, answers: Answers, alignment: Alignment) -> No
     assistant = answers.assistant
     console.print()
     console.print(Text.assemble((assistant.name, "bold"), f"   {assistant.pipeline}"))
+    found = Table.grid(padding=(0, 1, 0, 2))
     for passage in answers.passages:
-        console.print(Text(f"  found: {passage}", style="dim"))
+        found.add_row("found", Text(passage), style="dim")
+    console.print(found)
     table = Table(box=box.ROUNDED, expand=True, show_footer=True, footer_style="dim")
     for title, completion in (("Plain", answers.plain), (f"Steered: {alignment.name}", answers.steered)):
         table.add_column(title, Text(describe_figures(completion)), ratio=1)

@@ -180,7 +180,9 @@ def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
 
 def _has_native_bfloat16(device: torch.device | None) -> bool:
     if device is not None and device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities: Mapping[str, object] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older versions of torch do not tell
         return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -81,7 +81,7 @@ class Request:
         response = ""
         logprobs: Mapping[str, Tensor] = {}
         if self.steering.evaluator.needs_response:
-            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0)
+            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, keeps_prompt=True)
             yield task
             self.base = task.result()
             if self.base.finish_reason == "cancelled":
@@ -170,7 +170,9 @@ class Request:
     def _strength(self) -> float:
         return self.steering.gain * (self.amplification or 0.0)
 
-    def _decode(self, rows: tuple[str, ...], *, strength: float, avoid_strength: float) -> DecodeTask:
+    def _decode(
+        self, rows: tuple[str, ...], *, strength: float, avoid_strength: float, keeps_prompt: bool = False
+    ) -> DecodeTask:
         contexts = self.prompt.contexts
         settings = DecodeSettings(
             rows=rows,
@@ -182,7 +184,7 @@ class Request:
             max_new_tokens=min(self.sampling.max_new_tokens, self.context_window - contexts.longest_prompt),
             eos_token_ids=self.eos_token_ids,
         )
-        return DecodeTask(self.prompt, settings, self.tokenizer)
+        return DecodeTask(self.prompt, settings, self.tokenizer, keeps_prompt=keeps_prompt)
 
     def _answer_tokens(self, answer: DecodedText) -> tuple[int, ...]:
         """The tokens of an answer without its end-of-sequence token."""

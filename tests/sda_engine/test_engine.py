@@ -159,6 +159,25 @@ def test_an_evaluator_rates_the_base_response_and_sets_the_amplification(engine)
     assert done.token_ids == fixed.token_ids
 
 
+def test_the_prompt_is_forwarded_once_for_the_base_response_its_score_and_the_steered_answer(monkeypatch):
+    with tiny_engine() as engine:
+        forwarded = []
+        forward = engine.model.forward
+
+        def count(input_ids, **kwargs):
+            forwarded.append(input_ids.shape[0] * input_ids.shape[1])
+            return forward(input_ids=input_ids, **kwargs)
+
+        monkeypatch.setattr(engine.model, "forward", count)
+        steering = Steering(evaluator=ContrastiveEvaluator())
+        done = engine.generate(user("a question of many words " * 20), KIND, steering=steering, sampling=SHORT)
+    prompt = done.usage.prompt_tokens
+    assert sum(tokens > 0.8 * prompt for tokens in forwarded) == 1
+    decoded = done.usage.base_response_tokens + 2 * done.usage.completion_tokens
+    scored = 2 * done.usage.base_response_tokens
+    assert sum(forwarded) <= prompt + 40 + decoded + scored
+
+
 def test_an_evaluator_that_needs_no_response_gets_none_decoded(engine):
     evaluator = ScriptedEvaluator([80], needs_response=False)
     done = engine.generate(QUESTION, KIND, steering=Steering(evaluator=evaluator), sampling=SHORT)

@@ -28,6 +28,11 @@ class PromptState:
     shared: RowState | None = None
     rows: dict[str, RowState] = field(default_factory=dict)
 
+    def release(self) -> None:
+        """Let go of the caches, once nothing more will be prefilled or forked from them."""
+        self.shared = None
+        self.rows.clear()
+
 
 @dataclass
 class RowBatch:

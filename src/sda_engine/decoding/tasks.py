@@ -79,10 +79,20 @@ class Task(ABC):
 
 
 class DecodeTask(Task):
-    """Decode one answer from a prompt: prefill its rows, then one forward pass over all of them per token."""
+    """Decode one answer from a prompt: prefill its rows, then one forward pass over all of them per token.
 
-    def __init__(self, prompt: PromptState, settings: DecodeSettings, tokenizer: SafeTokenizer) -> None:
+    Args:
+        prompt: where the rows come from.
+        settings: what decides the tokens.
+        tokenizer: turns them into text.
+        keeps_prompt: whether a later task needs the prompt's caches; if not, they are freed before decoding.
+    """
+
+    def __init__(
+        self, prompt: PromptState, settings: DecodeSettings, tokenizer: SafeTokenizer, *, keeps_prompt: bool = False
+    ) -> None:
         super().__init__()
+        self._keeps_prompt = keeps_prompt
         self._prompt = prompt
         self._settings = settings
         self._group = RowGroup(settings, tokenizer)
@@ -96,6 +106,8 @@ class DecodeTask(Task):
         states = [runner.prefill(self._prompt, row) for row in self._settings.rows]
         self._logits = torch.stack([state.logits for state in states])
         self._batch = runner.make_batch(states)
+        if not self._keeps_prompt:
+            self._prompt.release()
 
     def step(self, runner: ModelRunner) -> bool:
         """Choose one token from the logits at hand and, unless it is the last, forward it in every row."""

@@ -27,7 +27,7 @@ def test_the_public_names_are_exactly_these() -> None:
 
 
 def test_without_langchain_core_the_error_names_the_extra() -> None:
-    run = subprocess.run(  # noqa: S603
+    run = subprocess.run(
         [sys.executable, "-c", WITHOUT_LANGCHAIN], capture_output=True, text=True, check=True, timeout=120
     )
     assert "pip install 'sda-integrations[langchain]'" in run.stdout
