@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llama_index.core import Document, Settings, VectorStoreIndex
-from llama_index.embeddings.huggingface import HuggingFaceEmbedding  # type: ignore[import-untyped]
+from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
 from sda_engine import Alignment, SteeringEngine
 from sda_integrations.demo.assistants import PASSAGES_PER_QUESTION, AnswerSettings

@@ -28,18 +28,19 @@ def run(model: ModelOptions, options: DemoOptions, trace_file: Path) -> None:
     output, progress = output_console(), error_console()
     question, alignment = read_prompt(options.question), resolve_alignment(options.alignment)
     assert alignment is not None, "a text always means an alignment"
-    settings = _settings(options)
-    engine = _load(model, progress)
-    show_introduction(output, question, alignment, engine)
-    answers = []
-    for assistant in _assistants(engine, settings, progress):
-        answers.append(_ask(assistant, question, alignment, engine, progress))
-        show_answers(output, answers[-1], alignment)
+    settings = make_settings(options)
+    with _load(model, progress) as engine:
+        show_introduction(output, question, alignment, engine)
+        answers = []
+        for assistant in _assistants(engine, settings, progress):
+            answers.append(_ask(assistant, question, alignment, engine, progress))
+            show_answers(output, answers[-1], alignment)
     write_page(trace_file, answers[0].steered.trace.to_html())
     show_end(output, answers[0].assistant.name, trace_file)
 
 
-def _settings(options: DemoOptions) -> AnswerSettings:
+def make_settings(options: DemoOptions) -> AnswerSettings:
+    """How every answer of the demo is decoded; a fixed amplification replaces the evaluator."""
     fixed = options.amplification is not None
     steering = make_steering(
         RequestOptions(

@@ -1,17 +1,25 @@
 """The SDA steering engine: aligned answers from a local model, without fine-tuning.
 
+```python
 from sda_engine import SteeringEngine
 
 engine = SteeringEngine.load("smollm2-135m")
 done = engine.generate([{"role": "user", "content": "Is the earth flat?"}], alignment="honesty")
 print(done.text, done.amplification, done.trace.mean_divergence)
+```
+
+The names are imported when they are first used: torch and transformers take seconds, and `sda --help` needs neither.
 """
 
-from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
-from sda_engine.completion import Completion, Piece, Usage
-from sda_engine.config import Sampling, Steering
-from sda_engine.engine import SteeringEngine
-from sda_engine.trace import Trace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
+    from sda_engine.completion import Completion, Piece, Usage
+    from sda_engine.config import Sampling, Steering
+    from sda_engine.engine import SteeringEngine
+    from sda_engine.trace import Trace
 
 __all__ = [
     "PRESETS",
@@ -25,3 +33,26 @@ __all__ = [
     "Trace",
     "Usage",
 ]
+
+_HOMES = {
+    "PRESETS": "alignment",
+    "Alignment": "alignment",
+    "AlignmentWarning": "alignment",
+    "Completion": "completion",
+    "Piece": "completion",
+    "Sampling": "config",
+    "Steering": "config",
+    "SteeringEngine": "engine",
+    "Trace": "trace",
+    "Usage": "completion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -34,7 +34,7 @@ def loads(monkeypatch, engine):
 
 
 def sda(*arguments, stdin=None):
-    return CliRunner().invoke(make_app(), list(arguments), input=stdin, env={"COLUMNS": "200"})
+    return CliRunner().invoke(make_app(), list(arguments), input=stdin)
 
 
 def expected(engine, prompt, alignment="helpfulness", **steering):
@@ -47,7 +47,7 @@ def assert_refused(result, *words):
     """Exit code 2 and one line on stderr with these words; nothing on stdout, and no traceback."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    message = " ".join(result.stderr.split())
+    (message,) = result.stderr.splitlines()
     assert message.startswith("Error: ")
     assert "Traceback" not in message
     for word in words:
@@ -82,7 +82,7 @@ class TestGenerate:
         assert told["alignment"] == "helpfulness"
         assert told["amplification"] == done.amplification
         assert told["score"]["value"] == 50
-        assert told["model"]["name" if "name" in told["model"] else "model"] == engine.name
+        assert told["engine"] == engine.describe()
 
     def test_options_reach_the_engine(self, engine, loads):
         result = sda(
@@ -112,7 +112,7 @@ class TestGenerate:
         page = tmp_path / "trace.html"
         result = sda("generate", "hello", "--trace", str(page), *SHORT)
         assert page.read_text().lstrip().lower().startswith("<!doctype html>")
-        assert str(page) in result.stderr.replace("\n", "")
+        assert str(page) in result.stderr
 
     def test_a_trace_that_cannot_be_written_is_an_error(self, tmp_path):
         result = sda("generate", "hello", "--trace", str(tmp_path / "missing" / "trace.html"), *SHORT)
@@ -240,7 +240,8 @@ class TestOptions:
         assert isinstance(make_evaluator("contrastive"), ContrastiveEvaluator)
         judge = make_evaluator("openai:org/judge:8b", "http://localhost:8000/v1")
         assert isinstance(judge, OpenAIEvaluator)
-        assert (judge.model, judge.base_url) == ("org/judge:8b", "http://localhost:8000/v1")
+        assert "org/judge:8b" in judge.name
+        assert "localhost:8000" in judge.name
 
 
 class TestCommands:
@@ -273,12 +274,17 @@ class TestCommands:
 class TestProcess:
     """What only a process of its own can show."""
 
-    def test_help_imports_no_framework(self):
-        assert not modules_after_help() & {"langchain_core", "llama_index.core", "sentence_transformers"}
-
-    @pytest.mark.xfail(reason="sda_engine/__init__.py imports the engine, and with it torch")
-    def test_help_imports_no_torch(self):
-        assert not modules_after_help() & {"torch", "transformers", "pydantic"}
+    def test_help_imports_nothing_heavy(self):
+        heavy = {"torch", "transformers", "pydantic", "langchain_core", "llama_index.core", "sentence_transformers"}
+        program = (
+            "import json, sys\n"
+            "from typer.testing import CliRunner\n"
+            "from sda_engine.cli import make_app\n"
+            "assert CliRunner().invoke(make_app(), ['--help']).exit_code == 0\n"
+            "json.dump(list(sys.modules), sys.stdout)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+        assert not heavy & set(json.loads(done.stdout))
 
     def test_a_reader_that_left_causes_no_traceback(self):
         reader, writer = os.pipe()
@@ -294,18 +300,6 @@ class TestProcess:
             )
         assert done.returncode == 1
         assert done.stderr == ""
-
-
-def modules_after_help():
-    program = (
-        "import json, sys\n"
-        "from typer.testing import CliRunner\n"
-        "from sda_engine.cli import make_app\n"
-        "assert CliRunner().invoke(make_app(), ['--help']).exit_code == 0\n"
-        "json.dump(list(sys.modules), sys.stdout)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
-    return set(json.loads(done.stdout))
 
 
 def _short():

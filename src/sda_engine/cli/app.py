@@ -1,0 +1,90 @@
+"""What `sda` is made of. This module imports nothing heavy, so that `sda --help` answers at once.
+
+Installed packages add commands through the entry point group "sda.commands": each entry is a function that typer
+can read, best one that imports what it needs when it runs.
+"""
+
+import logging
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sda_engine.cli.options import AsJson, Debug, ModelOptions, RequestOptions, takes_options
+from sda_engine.cli.terminal import session, starting
+
+logger = logging.getLogger(__name__)
+
+COMMAND_GROUP = "sda.commands"
+
+Prompt = Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.", show_default=False)]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(help="Write a page that shows, token by token, what steering did.", metavar="FILE.html"),
+]
+
+
+@takes_options
+def generate(
+    prompt: Prompt,
+    model: ModelOptions,
+    request: RequestOptions,
+    plain: Annotated[bool, typer.Option("--plain", help="Do not steer: the model's own answer.")] = False,
+    as_json: AsJson = False,
+    trace: TraceFile = None,
+    debug: Debug = False,
+) -> None:
+    """Answer PROMPT. The text is written as it is decoded; figures follow on standard error."""
+    with session(debug=debug):
+        with starting():
+            from sda_engine.cli.generate import run  # here, since it imports torch
+
+        run(prompt, model, request, plain=plain, as_json=as_json, trace_file=trace)
+
+
+@takes_options
+def compare(
+    prompt: Prompt, model: ModelOptions, request: RequestOptions, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Answer PROMPT plainly, with the instruction in the prompt only, and steered; side by side."""
+    with session(debug=debug):
+        with starting():
+            from sda_engine.cli.compare import run  # here, since it imports torch
+
+        run(prompt, model, request, as_json=as_json)
+
+
+def presets(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the alignments that have a name, with their instructions."""
+    with session(debug=debug):
+        from sda_engine.cli.presets import run  # here, since it imports pydantic
+
+        run(as_json=as_json)
+
+
+def make_app() -> typer.Typer:
+    """The `sda` command with the subcommands of all installed packages.
+
+    A subcommand that cannot be imported is logged and left out: the others must go on working.
+    """
+    app = typer.Typer(
+        name="sda",
+        help="Align a local language model while it decodes (SDA), without fine-tuning.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_show_locals=False,  # they may hold keys
+    )
+    for command in (generate, compare, presets):
+        app.command()(command)
+    for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
+        try:
+            app.command(entry.name)(entry.load())
+        except (ImportError, AttributeError) as error:
+            logger.warning("The command 'sda %s' cannot be loaded from %s: %s", entry.name, entry.value, error)
+    return app
+
+
+def main() -> None:
+    """Run the `sda` command."""
+    make_app()()

@@ -1,0 +1,150 @@
+"""Options -> what the engine is asked; and the loading of the engine, with a word about it on the terminal."""
+
+import sys
+from dataclasses import asdict, dataclass
+
+import transformers.utils.logging as transformers_logging
+from rich.console import Console
+
+from sda_engine import PRESETS, Alignment, Completion, Sampling, Steering, SteeringEngine
+from sda_engine.alignment import resolve_alignment
+from sda_engine.cli.options import ModelOptions, RequestOptions
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators import ContrastiveEvaluator, Evaluator, FixedScore, OpenAIEvaluator
+from sda_engine.prompts import Message
+
+DEFAULT_ALIGNMENT = "helpfulness"
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """The arguments of SteeringEngine.generate."""
+
+    messages: list[Message]
+    alignment: Alignment | None
+    steering: Steering
+    sampling: Sampling
+
+
+def make_request(prompt: str, options: RequestOptions, *, plain: bool = False) -> EngineRequest:
+    """What the engine is asked; a prompt of "-" is read from standard input.
+
+    Raises:
+        ConfigError: options are out of range, or contradict each other.
+    """
+    if plain:
+        _check_plain(options)
+    messages: list[Message] = [{"role": "user", "content": read_prompt(prompt)}]
+    if options.system is not None:
+        messages.insert(0, {"role": "system", "content": options.system})
+    return EngineRequest(
+        messages=messages,
+        alignment=None if plain else make_alignment(options.alignment, options.avoid),
+        steering=make_steering(options),
+        sampling=Sampling().replace_given(
+            temperature=options.temperature,
+            top_p=options.top_p,
+            max_new_tokens=options.max_new_tokens,
+            stop=options.stop or None,
+            seed=options.seed,
+        ),
+    )
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt itself, or standard input for "-".
+
+    Raises:
+        ConfigError: it is blank.
+    """
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise ConfigError("The prompt is blank: give a text, or '-' and a text on standard input.")
+    return text
+
+
+def make_alignment(alignment: str | None, avoid: str | None) -> Alignment | None:
+    """The alignment that --alignment and --avoid mean together."""
+    if avoid is None:
+        return resolve_alignment(DEFAULT_ALIGNMENT if alignment is None else alignment)
+    if alignment is not None and alignment in PRESETS:
+        return PRESETS[alignment].replace(avoid=avoid)
+    return Alignment(instruction=alignment, avoid=avoid)
+
+
+def _check_plain(options: RequestOptions) -> None:
+    for name in ("alignment", "avoid", "gain", "amplification", "plausibility", "evaluator", "evaluator_url"):
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"--plain is an answer without steering, so {option} has no effect: drop one of the two.")
+
+
+def make_steering(options: RequestOptions) -> Steering:
+    """How strongly to steer.
+
+    Raises:
+        ConfigError: a value is out of range, or an option would have no effect.
+    """
+    if options.amplification is not None and options.evaluator is not None:
+        raise ConfigError("--amplification replaces the score of --evaluator: give one of the two.")
+    return Steering().replace_given(
+        gain=options.gain,
+        amplification=options.amplification,
+        plausibility=options.plausibility,
+        evaluator=make_evaluator(options.evaluator, options.evaluator_url),
+    )
+
+
+def make_evaluator(spec: str | None, url: str | None = None) -> Evaluator | None:
+    """The evaluator that a text such as "fixed:30", "contrastive" or "openai:gpt-4.1" means; None for None.
+
+    Raises:
+        ConfigError: the text means none, or a URL is given to an evaluator that has no use for it.
+    """
+    kind, colon, argument = (spec or "").partition(":")
+    if url is not None and kind != "openai":
+        raise ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
+    if spec is None:
+        return None
+    if kind == "openai" and argument:
+        return OpenAIEvaluator(argument, base_url=url)
+    if spec == "contrastive":
+        return ContrastiveEvaluator()
+    if spec == "fixed":
+        return FixedScore()
+    if kind == "fixed" and colon:
+        try:
+            return FixedScore(float(argument))
+        except ValueError as error:  # ConfigError is one too
+            raise ConfigError(f"--evaluator {spec!r}: the score must be above 0 and at most 100.") from error
+    raise ConfigError(
+        f"--evaluator cannot be {spec!r}: it must be fixed, fixed:SCORE, contrastive or openai:MODEL, e.g. "
+        f"openai:gpt-4.1."
+    )
+
+
+def load_engine(options: ModelOptions, console: Console) -> SteeringEngine:
+    """Load a model, with a status line meanwhile.
+
+    Raises:
+        ModelLoadError, ConfigError: see SteeringEngine.load.
+    """
+    quieten_transformers()
+    with console.status(f"Loading {options.model} ..."):
+        return SteeringEngine.load(options.model, device=options.device, dtype=options.dtype)
+
+
+def quieten_transformers() -> None:
+    """Turn off the progress bars and warnings of transformers: in a command's own process, ours tell enough."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def completion_as_dict(completion: Completion) -> dict[str, object]:
+    """A result as plain JSON, with SDA's figures."""
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "usage": {**asdict(completion.usage), "total_tokens": completion.usage.total_tokens},
+        **completion.sda_metadata(),
+    }
