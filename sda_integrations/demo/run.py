@@ -9,7 +9,7 @@ from sda_engine import Alignment, Completion, Piece, Sampling
 from sda_engine.alignment import resolve_alignment
 from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.cli.requests import make_steering, quieten_transformers, read_prompt
-from sda_engine.cli.terminal import error_console, output_console, write_page
+from sda_engine.cli.terminal import check_page, error_console, output_console, write_page
 from sda_integrations.demo.assistants import AnswerSettings, Assistant
 from sda_integrations.demo.command import DemoOptions
 from sda_integrations.demo.passages import PASSAGES
@@ -25,6 +25,7 @@ def run(model: ModelOptions, options: DemoOptions, trace_file: Path) -> None:
         ConfigError: an option is out of range, or the trace cannot be written.
         SDAError: whatever else the engine refuses or fails to do.
     """
+    check_page(trace_file)
     output, progress = output_console(), error_console()
     question, alignment = read_prompt(options.question), resolve_alignment(options.alignment)
     assert alignment is not None, "a text always means an alignment"
@@ -36,7 +37,7 @@ def run(model: ModelOptions, options: DemoOptions, trace_file: Path) -> None:
             answers.append(_ask(assistant, question, alignment, engine, progress))
             show_answers(output, answers[-1], alignment)
     write_page(trace_file, answers[0].steered.trace.to_html())
-    show_end(output, answers[0].assistant.name, trace_file)
+    show_end(output, answers[0].assistant.name, trace_file.absolute())
 
 
 def make_settings(options: DemoOptions) -> AnswerSettings:

@@ -53,7 +53,8 @@ def show_answers(console: Console, answers: Answers, alignment: Alignment) -> No
         found.add_row("found", Text(passage), style="dim")
     console.print(found)
     table = Table(box=box.ROUNDED, expand=True, show_footer=True, footer_style="dim")
-    for title, completion in (("Plain", answers.plain), (f"Steered: {alignment.name}", answers.steered)):
+    steered = Text(f"Steered: {alignment.name}", style="bold cyan")
+    for title, completion in ((Text("Plain"), answers.plain), (steered, answers.steered)):
         table.add_column(title, Text(describe_figures(completion)), ratio=1)
     table.add_row(Text(answers.plain.text.strip()), Text(answers.steered.text.strip()))
     console.print(table)
@@ -67,4 +68,4 @@ def show_end(console: Console, framework: str, trace_file: Path) -> None:
         "small model gets facts wrong.",
         style="dim",
     )
-    console.print(Text.assemble(f"Trace of {framework}'s steered answer, token by token: ", (str(trace_file), "bold")))
+    console.print(Text.assemble(f"Trace of {framework}'s steered answer: ", (str(trace_file), "bold")), soft_wrap=True)

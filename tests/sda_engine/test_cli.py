@@ -114,10 +114,19 @@ class TestGenerate:
         assert page.read_text().lstrip().lower().startswith("<!doctype html>")
         assert str(page) in result.stderr
 
-    def test_a_trace_that_cannot_be_written_is_an_error(self, tmp_path):
-        result = sda("generate", "hello", "--trace", str(tmp_path / "missing" / "trace.html"), *SHORT)
+    @pytest.mark.parametrize("place", ["", "missing/trace.html"])
+    def test_a_trace_without_a_place_is_refused_before_any_work(self, tmp_path, loads, place):
+        assert_refused(sda("generate", "hello", "--trace", str(tmp_path / place)), "in a folder that exists")
+        assert loads == []
+
+    def test_a_trace_that_cannot_be_written_is_an_error(self, tmp_path, monkeypatch):
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("pathlib.Path.write_text", refuse)
+        result = sda("generate", "hello", "--trace", str(tmp_path / "trace.html"), *SHORT)
         assert result.exit_code == 2
-        assert "Choose another file" in " ".join(result.stderr.split())
+        assert "Permission denied. Choose another file." in result.stderr
 
 
 class TestCompare:

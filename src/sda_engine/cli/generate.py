@@ -12,7 +12,7 @@ from rich.text import Text
 from sda_engine import Completion, SteeringEngine
 from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.cli.requests import EngineRequest, completion_as_dict, load_engine, make_request
-from sda_engine.cli.terminal import error_console, tell, write_page
+from sda_engine.cli.terminal import check_page, error_console, tell, write_page
 from sda_engine.cli.views import describe_score
 
 
@@ -27,6 +27,8 @@ def run(
 ) -> None:
     """Answer a prompt on standard output; figures go to standard error."""
     console = error_console()
+    if trace_file is not None:
+        check_page(trace_file)
     request = make_request(prompt, options, plain=plain)
     engine = load_engine(model, console)
     start = time.perf_counter()

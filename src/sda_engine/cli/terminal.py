@@ -103,6 +103,16 @@ def _warn_on(console: Console, *, debug: bool) -> Iterator[None]:
         yield
 
 
+def check_page(path: Path) -> None:
+    """Find out before a long computation that its page has no place to go.
+
+    Raises:
+        ConfigError: the folder does not exist, or the path is a folder.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigError(f"The trace cannot be written to {path}: it must be a file in a folder that exists.")
+
+
 def write_page(path: Path, page: str) -> None:
     """Write an HTML page.
 

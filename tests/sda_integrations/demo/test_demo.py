@@ -77,6 +77,13 @@ class TestSettings:
         assert make_settings(DemoOptions(amplification=0.3)).steering.amplification == 0.3
 
 
+class TestTrace:
+    def test_a_trace_without_a_place_is_refused_before_any_work(self, tmp_path):
+        result = sda("demo", "--trace", str(tmp_path / "missing" / "trace.html"))
+        assert result.exit_code == 2
+        assert "in a folder that exists" in result.stderr
+
+
 class TestExtra:
     def test_what_is_not_installed_is_named_with_the_remedy(self, monkeypatch):
         find = importlib.util.find_spec
@@ -126,4 +133,5 @@ class TestRealDemo:
         assert shown.count("score: ") == shown.count("amplification: ") == shown.count("mean divergence: ") == 2
         assert shown.count("Lost and damaged books: ") >= 2
         assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+        assert str(page) in shown
         assert "LlamaIndex: steered answer (" in result.stderr
