@@ -81,22 +81,24 @@ def prompted(engine: SteeringEngine, row: Row) -> str:
     return answer(engine, str(row["prompt"]))
 
 
-def steered(strength: float) -> Contender:
-    """Steering towards the row's own instruction."""
+def aligned(alignment_of: Callable[[Row], Alignment], strength: float) -> Contender:
+    """Steering by an alignment that each row asks for."""
+    steering = Steering(gain=strength, amplification=1.0)
 
     def contender(engine: SteeringEngine, row: Row) -> str:
-        alignment = Alignment(instruction=instruction_of(row))
-        steering = Steering(gain=strength, amplification=1.0)
-        return answer(engine, str(row["prompt_without_instruction"]), alignment, steering)
+        return answer(engine, str(row["prompt_without_instruction"]), alignment_of(row), steering)
 
     return contender
 
 
-def avoided(engine: SteeringEngine, row: Row) -> str:
-    """Steering away from a text that asks for the forbidden words."""
-    alignment = Alignment(avoid=f"Include keywords {', '.join(words_of(row))} in the response.")
-    steering = Steering(amplification=0.0, avoid_strength=1.0)
-    return answer(engine, str(row["prompt_without_instruction"]), alignment, steering)
+def towards(row: Row) -> Alignment:
+    """The row's own instruction."""
+    return Alignment(instruction=instruction_of(row))
+
+
+def away(row: Row) -> Alignment:
+    """No instruction, but a step away from a text that asks for the forbidden words."""
+    return Alignment(avoid=f"Include the keyword {', '.join(words_of(row))}.")
 
 
 def instruction_of(row: Row) -> str:
@@ -113,13 +115,14 @@ def answer(engine: SteeringEngine, prompt: str, alignment: Alignment | None = No
 INCLUDERS: Mapping[str, Contender] = {
     "base": base,
     "instruction in the prompt": prompted,
-    "steered, strength 2": steered(2.0),
+    "steered, strength 2": aligned(towards, 2.0),
 }
 AVOIDERS: Mapping[str, Contender] = {
     "base": base,
     "instruction in the prompt": prompted,
-    "steered, strength 2": steered(2.0),
-    "avoid, weight 1": avoided,
+    "steered, strength 2": aligned(towards, 2.0),
+    "avoid, strength 1": aligned(away, 1.0),
+    "avoid, strength 2": aligned(away, 2.0),
 }
 
 
