@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, help="only the first so many of each kind")
     arguments = parser.parse_args()
+    if not arguments.data.is_file():
+        parser.error(f"{arguments.data} is not there: give IFEval rows with separated instructions by --data")
     engine = SteeringEngine.load(arguments.model)
     # steering on a prohibition is one of the contenders: it shows why the engine warns of it
     warnings.simplefilter("ignore", AlignmentWarning)
