@@ -8,7 +8,7 @@ thread, the evaluator is called in the caller's.
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Self, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -138,7 +138,8 @@ class SteeringEngine:
                 base context alone.
             steering: how strongly to steer, and who rates.
             sampling: how to sample, and when to stop.
-            timeout: seconds for the whole request, waiting time included; None waits for ever.
+            timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator
+                has a limit of its own.
 
         Raises:
             MessageError, ConfigError: the input is malformed.
@@ -262,8 +263,9 @@ class SteeringEngine:
         if request.accepted:
             yield request.accepted_piece()
             return
-        for event in self._scheduler.events(request.steered_task(), deadline):
-            yield request.piece(event)
+        with closing(self._scheduler.events(request.steered_task(), deadline)) as events:
+            for event in events:
+                yield request.piece(event)
 
     async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
         for task in request.evaluation_tasks():

@@ -217,7 +217,15 @@ def steered_step(
     other = avoided if instructed_logits is None and avoided is not None else instructed
 
     divergence = js_divergence(base, other) if other is not base else base.new_zeros(base.shape[0])
-    steered = steer(base, instructed, strength, avoided_logprobs=avoided, avoid_strength=avoid_strength)
+    # steering multiplies rounding errors, so it starts from the logits again, in float64; normalising drops the
+    # constants by which logits and log-probabilities differ
+    steered = steer(
+        base_logits.double(),
+        (base_logits if instructed_logits is None else instructed_logits).double(),
+        strength,
+        avoided_logprobs=None if avoided_logits is None else avoided_logits.double(),
+        avoid_strength=avoid_strength,
+    )
     steered = torch.log_softmax(apply_plausibility(steered, instructed, plausibility), dim=-1)
     used = schedule(
         TemperatureSignals(
@@ -228,7 +236,8 @@ def steered_step(
             min_temperature=_as_vector(min_temperature, divergence),
         )
     )
-    return SteeredStep(apply_temperature(steered, used), steered, base, instructed, divergence, used)
+    logprobs = apply_temperature(steered, used.to(steered.dtype))
+    return SteeredStep(logprobs.float(), steered.float(), base, instructed, divergence, used)
 
 
 def apply_plausibility(steered_logprobs: Tensor, instructed_logprobs: Tensor, plausibility: float | Tensor) -> Tensor:
