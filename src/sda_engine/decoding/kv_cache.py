@@ -45,6 +45,18 @@ def fork(cache: DynamicCache) -> DynamicCache:
     return forked
 
 
+def can_rewind(config: PreTrainedConfig) -> bool:
+    """Whether a model's cache can go back to an earlier token; sliding windows have dropped what they would need."""
+    return all(type(layer) is DynamicLayer for layer in new_cache(config).layers)
+
+
+def rewound(cache: DynamicCache, tokens: int) -> DynamicCache:
+    """A fork of a cache without its last tokens; no tensor is copied."""
+    earlier = fork(cache)
+    earlier.crop(-tokens)
+    return earlier
+
+
 def merge(caches: Sequence[DynamicCache], lengths: Sequence[int]) -> DynamicCache:
     """One cache for a batch of rows, each padded on the left to the longest.
 

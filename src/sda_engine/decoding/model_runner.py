@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from sda_engine.decoding.kv_cache import fork, left_padding_mask, merge, new_cache
+from sda_engine.decoding.kv_cache import can_rewind, fork, left_padding_mask, merge, new_cache, rewound
 from sda_engine.prompts import Contexts
 
 
@@ -22,10 +22,15 @@ class RowState:
 
 @dataclass
 class PromptState:
-    """The rows of a request as far as they have been prefilled. The worker thread alone touches it."""
+    """The rows of a request as far as they have been prefilled. The worker thread alone touches it.
+
+    Attributes:
+        shared: cache of the prefix that all rows share, where there are several.
+        rows: row name -> its state after the whole prompt.
+    """
 
     contexts: Contexts
-    shared: RowState | None = None
+    shared: DynamicCache | None = None
     rows: dict[str, RowState] = field(default_factory=dict)
 
     def release(self) -> None:
@@ -54,15 +59,12 @@ class ModelRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._can_rewind = can_rewind(model.config)
 
     def prefill(self, prompt: PromptState, row: str) -> RowState:
         """The state of one row after its prompt; what has been computed before is not computed again."""
         if row not in prompt.rows:
-            contexts = prompt.contexts
-            if prompt.shared is None and contexts.shared and len(contexts.tails) > 1:
-                prompt.shared = self._extend(None, contexts.shared)
-            ids = contexts.tails[row] if prompt.shared is not None else contexts.shared + contexts.tails[row]
-            prompt.rows[row] = self._extend(prompt.shared, ids)
+            prompt.rows[row] = self._prefill(prompt, prompt.contexts.shared, prompt.contexts.tails[row])
         return prompt.rows[row]
 
     def make_batch(self, rows: Sequence[RowState]) -> RowBatch:
@@ -114,10 +116,20 @@ class ModelRunner:
         chosen = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (rows, tokens)
         return {row: chosen[place].cpu() for place, row in enumerate(rows)}
 
-    def _extend(self, state: RowState | None, token_ids: Sequence[int]) -> RowState:
-        """A row that goes on from another with more tokens, in one forward pass of batch size 1."""
-        cache = new_cache(self._model.config) if state is None else fork(state.cache)
-        start = 0 if state is None else state.length
+    def _prefill(self, prompt: PromptState, shared: Sequence[int], tail: Sequence[int]) -> RowState:
+        several = bool(shared) and len(prompt.contexts.tails) > 1
+        if several and prompt.shared is None and not self._can_rewind:
+            prompt.shared = self._extend(None, 0, shared).cache
+        if prompt.shared is not None:
+            return self._extend(prompt.shared, len(shared), tail)
+        state = self._extend(None, 0, (*shared, *tail))
+        if several:  # the first row's forward pass has computed the shared prefix too
+            prompt.shared = rewound(state.cache, len(tail))
+        return state
+
+    def _extend(self, past: DynamicCache | None, start: int, token_ids: Sequence[int]) -> RowState:
+        """The state after more tokens from `start` on, in one forward pass of batch size 1; `past` stays as it is."""
+        cache = new_cache(self._model.config) if past is None else fork(past)
         ids = torch.tensor([token_ids], device=self._model.device)
         positions = torch.arange(start, start + len(token_ids), device=self._model.device).unsqueeze(0)
         output = self._model(

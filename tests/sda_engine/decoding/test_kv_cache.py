@@ -70,7 +70,8 @@ def test_the_shared_prefix_is_computed_once_and_every_row_once(model, monkeypatc
     with torch.inference_mode():
         for row in ("base", "instructed", "base", "instructed"):
             runner.prefill(prompt, row)
-    assert forwarded == [20, 1, 3]
+    windowed = model.config.model_type != "llama"  # a sliding window cannot go back to the end of the prefix
+    assert forwarded == ([20, 1, 3] if windowed else [21, 3])
 
 
 def test_scoring_gives_the_log_probability_of_each_token_in_each_context(model):
