@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
 from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
+from sda_engine.models import QuantizationConfig
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.langchain.logprobs import count_logprobs
@@ -37,15 +38,6 @@ _FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
 # Call keywords that BaseChatModel itself obeys, and hands on all the same
 _READ_BY_LANGCHAIN = frozenset({"stream"})
 _LOGPROBS = ("logprobs", "top_logprobs")
-
-
-@runtime_checkable
-class QuantizationConfig(Protocol):
-    """Any quantization settings of transformers, e.g. BitsAndBytesConfig."""
-
-    def to_dict(self) -> dict[str, object]:
-        """The settings as a plain dict."""
-        ...
 
 
 class ChatSDAFields(BaseChatModel):

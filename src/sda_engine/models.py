@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import httpx
 import torch
@@ -48,6 +48,7 @@ ALIASES: Mapping[str, Alias] = MappingProxyType(
 )
 
 
+@runtime_checkable
 class QuantizationConfig(Protocol):
     """Any quantization settings of transformers, e.g. BitsAndBytesConfig."""
 
