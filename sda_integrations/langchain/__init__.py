@@ -9,6 +9,24 @@ except ImportError as error:
         name="langchain_core",
     ) from error
 
+from typing import TYPE_CHECKING, Any
+
 from sda_integrations.langchain.chat_model import ChatSDA
 
-__all__ = ["ChatSDA"]
+if TYPE_CHECKING:
+    from sda_integrations.langchain.middleware import SDAMiddleware
+
+__all__ = ["ChatSDA", "SDAMiddleware"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SDAMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from sda_integrations.langchain.middleware import SDAMiddleware
+    except ImportError as error:  # ChatSDA needs langchain-core alone; agents need langchain
+        raise ImportError(
+            "SDAMiddleware needs langchain, which is not installed. Install it with: pip install langchain",
+            name="langchain",
+        ) from error
+    return SDAMiddleware

@@ -2,22 +2,23 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
-from typing import Any, NoReturn
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.messages import BaseMessage
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
+from sda_engine import Constraint, Output
 from sda_engine.completion import Piece
+from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages
+from sda_integrations.langchain.output import make_output, to_json_schema, to_tool
 from sda_integrations.langchain.response import to_chat_result, to_chunk
-
-_NOT_YET = (
-    "{what} of ChatSDA will come in a later release. Until then, say in the prompt which format you want and "
-    "parse the answer's text, for instance with JsonOutputParser."
-)
+from sda_integrations.langchain.structured import call_parser, check_method, parsed, text_parser
 
 
 class ChatSDA(ChatSDAFields):
@@ -135,7 +136,7 @@ class ChatSDA(ChatSDAFields):
         **kwargs: Any,
     ) -> ChatResult:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
-        engine = self.load_engine()
+        engine = self.load_engine(kwargs.get("model"))
         return to_chat_result(engine.generate(chat, **request.arguments()), engine.name)
 
     async def _agenerate(
@@ -146,7 +147,7 @@ class ChatSDA(ChatSDAFields):
         **kwargs: Any,
     ) -> ChatResult:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
-        engine = await self._aload_engine()
+        engine = await self._aload_engine(kwargs.get("model"))
         return to_chat_result(await engine.agenerate(chat, **request.arguments()), engine.name)
 
     def _stream(
@@ -157,7 +158,7 @@ class ChatSDA(ChatSDAFields):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
-        engine = self.load_engine()
+        engine = self.load_engine(kwargs.get("model"))
         with closing(engine.stream(chat, **request.arguments())) as pieces:
             for piece in pieces:
                 if not _is_empty(piece):
@@ -174,7 +175,7 @@ class ChatSDA(ChatSDAFields):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request, chat = self._request(stop, kwargs), to_engine_messages(messages)
-        engine = await self._aload_engine()
+        engine = await self._aload_engine(kwargs.get("model"))
         async with aclosing(engine.astream(chat, **request.arguments())) as pieces:
             async for piece in pieces:
                 if not _is_empty(piece):
@@ -200,31 +201,83 @@ class ChatSDA(ChatSDAFields):
 
         More than the context window holds are counted too.
         """
-        if tools:
-            raise NotImplementedError(_NOT_YET.format(what="Tools"))
         if not messages:
             return 0
-        return self.load_engine().count_prompt_tokens(to_engine_messages(messages))
+        output = make_output({"tools": list(tools)} if tools else {}) or Output()
+        return self.load_engine().count_prompt_tokens(to_engine_messages(messages), output=output)
 
-    # --- Later releases ---
+    # --- Tools and structured output ---
+
+    def bind(self, **kwargs: Any) -> ChatSDABinding:
+        """This model with keywords for every call. They survive a later `bind_tools` or `with_structured_output`."""
+        return ChatSDABinding(bound=self, kwargs=kwargs, config={})
 
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | bool | dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> NoReturn:
-        """Not in this release."""
-        raise NotImplementedError(_NOT_YET.format(what="Tools"))
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools that it may call.
+
+        Args:
+            tools: functions, pydantic models, TypedDicts, BaseTools, or dicts in OpenAI's or Anthropic's format. Of
+                several by one name the last counts.
+            tool_choice: "auto" or None (the model chooses between text and a call), "none", "any", "required" or True
+                (at least one call, by grammar), or a tool's name (a call of that tool, by grammar).
+            kwargs: further keywords of every call, e.g. parallel_tool_calls, response_format, alignment.
+
+        Raises:
+            ConfigError: a tool or the choice cannot be read.
+            ConstraintError: the schema of a tool's arguments is too large.
+        """
+        converted = [to_tool(tool) for tool in tools]
+        choice = {"tool_choice": tool_choice} if tool_choice is not None else {}
+        keywords = {**kwargs, "tools": converted, **choice}
+        make_output(keywords)  # what is wrong shows here, not at the first call
+        return self.bind(**keywords)
 
     def with_structured_output(
-        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
-    ) -> NoReturn:
-        """Not in this release."""
-        raise NotImplementedError(_NOT_YET.format(what="Structured output"))
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """This model with answers that fit a schema; a grammar enforces it, whichever the method.
+
+        Args:
+            schema: a pydantic model (answers are its objects), a TypedDict or a JSON schema (answers are dicts).
+            method: "json_schema" (the prompt tells of the schema), "function_calling" (as the arguments of a tool),
+                or "json_mode" (your own prompt says what you want).
+            include_raw: return {"raw": message, "parsed": object or None, "parsing_error": exception or None}.
+            strict: accepted, and always so.
+            kwargs: further keywords of every call, e.g. alignment.
+
+        Raises:
+            ConfigError: the method does not exist, or the schema cannot be read.
+            ConstraintError: the schema is too large. One that cannot be enforced fails at the first call.
+        """
+        check_method(method)
+        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        if method == "function_calling":
+            tool = to_tool(schema)
+            name = tool["function"]["name"]
+            model = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=traced, **kwargs)
+            return parsed(model, call_parser(schema, name), include_raw=include_raw)
+        output_format = Constraint.json_schema(to_json_schema(schema))
+        model = self.bind(
+            constraint=output_format,
+            schema_in_prompt=method == "json_schema",
+            ls_structured_output_format=traced,
+            **kwargs,
+        )
+        return parsed(model, text_parser(schema), include_raw=include_raw)
 
 
 def _is_empty(piece: Piece) -> bool:
     """Whether a piece tells LangChain nothing: its text is still undecided, and more pieces follow."""
-    return not piece.text and piece.completion is None
+    return not (piece.text or piece.reasoning or piece.tool_calls) and piece.completion is None

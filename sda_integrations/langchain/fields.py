@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_core.language_models import BaseChatModel, LangSmithParams
+from langchain_core.language_models import LangSmithParams, ModelProfile
 from pydantic import (
     AliasChoices,
     ConfigDict,
@@ -22,8 +22,10 @@ from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import QuantizationConfig
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
-from sda_engine.settings import wrong_field
+from sda_engine.settings import unknown_name, wrong_field
+from sda_integrations.langchain.call_config import ReadsCallConfig
 from sda_integrations.langchain.logprobs import count_logprobs
+from sda_integrations.langchain.output import OUTPUT_KEYWORDS, make_output
 
 _LOAD_DEFAULTS: Mapping[str, object] = {
     "revision": None,
@@ -37,10 +39,12 @@ _LOAD_DEFAULTS: Mapping[str, object] = {
 _FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
 # Call keywords that BaseChatModel itself obeys, and hands on all the same
 _READ_BY_LANGCHAIN = frozenset({"stream"})
+# Keywords that agents and other providers' models know and that have no meaning here: a grammar is always strict
+_ALWAYS_SO = frozenset({"strict"})
 _LOGPROBS = ("logprobs", "top_logprobs")
 
 
-class ChatSDAFields(BaseChatModel):
+class ChatSDAFields(ReadsCallConfig):
     """What ChatSDA is constructed with; its docstring explains the fields."""
 
     model: str = Field(default="smollm2-135m", min_length=1, validation_alias=AliasChoices("model", "model_name"))
@@ -71,6 +75,7 @@ class ChatSDAFields(BaseChatModel):
     """Whether `invoke` streams internally; None: where a callback listens to its tokens."""
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _profile_is_ours: bool = PrivateAttr(default=False)
 
     # Inputs stay out of pydantic's own errors, since an evaluator's repr may hold a key
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
@@ -86,6 +91,7 @@ class ChatSDAFields(BaseChatModel):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         self._own_request()
+        self._profile_is_ours = "profile" not in self.model_fields_set or self.profile is None
         if self.engine is not None:
             self._check_engine_alone(self.engine)
             self.model = self.engine.name
@@ -109,28 +115,29 @@ class ChatSDAFields(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return self._identify(self._own_request())
+        return self._identify(self._own_request(), self.model)
 
-    def _identify(self, request: RequestSettings) -> dict[str, Any]:
+    def _identify(self, request: RequestSettings, model: str) -> dict[str, Any]:
         """All that can change an answer, as plain JSON; the same before and after the model is loaded."""
-        if self.engine is not None:
+        if model == self.model and self.engine is not None:
             loading = self.engine.describe()
         else:
             loading = {name: getattr(self, name) for name in _LOAD_DEFAULTS}
             if self.quantization_config is not None:
                 loading["quantization_config"] = self.quantization_config.to_dict()
-        return {"model": self.model, "engine": loading, **request.describe()}
+        return {"model": model, "engine": loading, **request.describe()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         """What callbacks and traces see: the call's settings as they take effect, evaluators by name."""
-        return {**self._identify(self._request(stop, kwargs)), "_type": self._llm_type}
+        model = kwargs.get("model") or self.model
+        return {**self._identify(self._request(stop, kwargs), model), "_type": self._llm_type}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """The cache key beside the prompt: all that decides the answer, and no object's repr."""
         return json.dumps(self._get_invocation_params(stop=stop, **kwargs), sort_keys=True, default=str)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        model = kwargs.pop("model", self.model)
+        model = kwargs.get("model") or self.model
         sampling = self._request(stop, kwargs).sampling
         params = LangSmithParams(
             ls_provider="sda",
@@ -150,38 +157,72 @@ class ChatSDAFields(BaseChatModel):
 
     # --- The engine, and what to ask of it ---
 
-    def load_engine(self) -> SteeringEngine:
+    def load_engine(self, model: str | None = None) -> SteeringEngine:
         """The engine behind this model. The first call loads it, which every first request does too.
+
+        Args:
+            model: another model, for one call; it is loaded with this one's load settings.
 
         Raises:
             ModelLoadError: there is no such model, or the engine cannot run it.
             ConfigError: a load setting is out of range or not available on this machine.
         """
+        if model is not None and model != self.model:
+            return self._load(model, revision=None)
         if self.engine is not None:
             return self.engine
         if self._loaded is None:
-            self._loaded = SteeringEngine.load(
-                self.model,
-                revision=self.revision,
-                device=self.device,
-                dtype=self.dtype,
-                device_map=self.device_map,
-                quantization_config=self.quantization_config,
-            )
+            self._loaded = self._load(self.model, revision=self.revision)
+            if self._profile_is_ours:
+                self.profile = self._resolve_model_profile()
         return self._loaded
 
-    async def _aload_engine(self) -> SteeringEngine:
+    async def _aload_engine(self, model: str | None) -> SteeringEngine:
         ready = self.engine or self._loaded
-        return ready if ready is not None else await asyncio.to_thread(self.load_engine)
+        if ready is not None and model in (None, self.model):
+            return ready
+        return await asyncio.to_thread(self.load_engine, model)
+
+    def _load(self, model: str, *, revision: str | None) -> SteeringEngine:
+        return SteeringEngine.load(
+            model,
+            revision=revision,
+            device=self.device,
+            dtype=self.dtype,
+            device_map=self.device_map,
+            quantization_config=self.quantization_config,
+        )
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """What the model can do, for agents and middleware; its context window once it is loaded."""
+        profile = ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=True,
+        )
+        if (engine := self.engine or self._loaded) is not None:
+            profile["max_input_tokens"] = engine.context_window - 1
+            profile["reasoning_output"] = engine.thinks
+        return profile
 
     def _own_request(self, call: Mapping[str, object] = MappingProxyType({})) -> RequestSettings:
         """What the fields ask of the engine; log-probabilities as one call's pair of keywords overrides them."""
-        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
+        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS if name != "output"}
         wanted, top = (call.get(name) for name in _LOGPROBS)
         top = self.top_logprobs if top is None and wanted is not False else top
         wanted = self.logprobs if wanted is None else wanted
         return RequestSettings().override({**fields, "logprobs": count_logprobs(wanted, top)}, owner="ChatSDA")
 
     def _request(self, stop: list[str] | None, call: Mapping[str, object]) -> RequestSettings:
-        keywords = {name: value for name, value in call.items() if name not in (*_READ_BY_LANGCHAIN, *_LOGPROBS)}
-        return self._own_request(call).override({**keywords, "stop": stop}, owner="ChatSDA")
+        """What a call asks of the engine, `model` apart, which says of which engine."""
+        elsewhere = {*_READ_BY_LANGCHAIN, *_ALWAYS_SO, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
+        keywords = {name: value for name, value in call.items() if name not in elsewhere}
+        if "output" in keywords:
+            raise unknown_name("ChatSDA", "output", (*REQUEST_KEYWORDS, *OUTPUT_KEYWORDS), "call keyword")
+        own = self._own_request(call)
+        return own.override({**keywords, "stop": stop, "output": make_output(call)}, owner="ChatSDA")

@@ -61,7 +61,7 @@ def _translate(message: BaseMessage) -> dict[str, object]:
             name = {"name": message.name} if message.name is not None else {}
             return {
                 "role": "tool",
-                "content": _text_of(message),
+                "content": _result_of(message),
                 "tool_call_id": message.tool_call_id,
                 **name,
             }
@@ -86,6 +86,13 @@ def _translate_answer(message: AIMessage) -> dict[str, object]:
             for call in message.tool_calls
         ]
     return answer
+
+
+def _result_of(message: ToolMessage) -> str:
+    """A tool's result; a failure says that it is one, since chat templates have no other place for that."""
+    text = _text_of(message)
+    failed = message.status == "error" and not text.lower().startswith("error")
+    return f"Error: {text}" if failed else text
 
 
 def _role_of(message: ChatMessage) -> str:

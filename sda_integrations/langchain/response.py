@@ -1,16 +1,25 @@
 """The engine's Completion and Pieces -> LangChain's messages and chunks."""
 
+from typing import Any
+
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import InvalidToolCall as LangChainInvalidToolCall
+from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from sda_engine.completion import Completion, GeneratedTokenLogprobs, Piece, TokenLogprob, Usage
+from sda_engine.tools import InvalidToolCall, ToolCall
 
 
 def to_chat_result(completion: Completion, model_name: str) -> ChatResult:
     """A whole answer."""
     message = AIMessage(
         content=completion.text,
+        tool_calls=[_tool_call(call) for call in completion.tool_calls],
+        invalid_tool_calls=[_invalid_tool_call(call) for call in completion.invalid_tool_calls],
+        additional_kwargs=_reasoning(completion.reasoning),
         usage_metadata=usage_metadata(completion.usage),
         response_metadata=_response_metadata(completion, model_name),
     )
@@ -25,14 +34,40 @@ def to_chunk(piece: Piece, model_name: str) -> ChatGenerationChunk:
     key.
     """
     if piece.completion is None:
-        return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
-    message = AIMessageChunk(
-        content=piece.text,
+        return ChatGenerationChunk(message=_chunk_message(piece))
+    message = _chunk_message(
+        piece,
         usage_metadata=usage_metadata(piece.completion.usage),
         response_metadata=_response_metadata(piece.completion, model_name),
         chunk_position="last",
     )
     return ChatGenerationChunk(message=message, generation_info={"finish_reason": piece.completion.finish_reason})
+
+
+def _chunk_message(piece: Piece, **metadata: Any) -> AIMessageChunk:
+    return AIMessageChunk(
+        content=piece.text,
+        tool_call_chunks=[
+            tool_call_chunk(name=delta.name, args=delta.arguments, id=delta.id, index=delta.index)
+            for delta in piece.tool_calls
+        ],
+        additional_kwargs=_reasoning(piece.reasoning),
+        **metadata,
+    )
+
+
+def _tool_call(call: ToolCall) -> LangChainToolCall:
+    function = call["function"]
+    return tool_call(name=function["name"], args=dict(function["arguments"]), id=call["id"])
+
+
+def _invalid_tool_call(call: InvalidToolCall) -> LangChainInvalidToolCall:
+    return invalid_tool_call(name=None, args=call["text"], id=call["id"], error=call["error"])
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    """Where LangChain's content blocks look for the reasoning of any provider's model."""
+    return {"reasoning_content": text} if text else {}
 
 
 def usage_metadata(usage: Usage) -> UsageMetadata:

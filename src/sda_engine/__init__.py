@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
     from sda_engine.completion import Completion, Piece, Usage
     from sda_engine.config import Sampling, Steering
+    from sda_engine.constraints import Constraint
     from sda_engine.engine import SteeringEngine
+    from sda_engine.output import Output
+    from sda_engine.tools import Tool
     from sda_engine.trace import Trace
 
 __all__ = [
@@ -26,10 +29,13 @@ __all__ = [
     "Alignment",
     "AlignmentWarning",
     "Completion",
+    "Constraint",
+    "Output",
     "Piece",
     "Sampling",
     "Steering",
     "SteeringEngine",
+    "Tool",
     "Trace",
     "Usage",
 ]
@@ -39,10 +45,13 @@ _HOMES = {
     "Alignment": "alignment",
     "AlignmentWarning": "alignment",
     "Completion": "completion",
+    "Constraint": "constraints",
+    "Output": "output",
     "Piece": "completion",
     "Sampling": "config",
     "Steering": "config",
     "SteeringEngine": "engine",
+    "Tool": "tools",
     "Trace": "trace",
     "Usage": "completion",
 }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sda_engine.evaluators.protocol import Score
+from sda_engine.tools import InvalidToolCall, ToolCall
 from sda_engine.trace import Trace
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
@@ -52,11 +53,11 @@ class Completion:
     """The answer to one request, and what steering did to get there.
 
     Attributes:
-        text: the answer, without stop string and special tokens.
+        text: the answer, without stop string, special tokens, reasoning and tool calls.
         token_ids: the tokens of the answer, the end-of-sequence token included where the model gave one.
-        tool_calls: calls of tools; always empty for now.
-        finish_reason: "stop" (end of sequence or stop string), "length" (max_new_tokens or the context window
-            reached), "tool_calls", or "cancelled" (the engine was closed meanwhile).
+        finish_reason: "stop" (end of sequence, stop string, or a constraint that is fulfilled), "length"
+            (max_new_tokens or the context window reached), "tool_calls" (the answer calls tools), or "cancelled" (the
+            engine was closed meanwhile).
         usage: token counts.
         base_response: text of the base response, where an evaluator needed one.
         score: the evaluator's rating, or the fallback that was taken; None where the amplification was fixed or
@@ -64,6 +65,9 @@ class Completion:
         amplification: the amplification factor used, in [0, 1]; None for a plain answer and for a base response
             that was accepted as it is.
         trace: what steering did at each token.
+        tool_calls: calls of tools, in the chat format: they can go back into the messages as they are.
+        invalid_tool_calls: the call that the token limit cut off, if any.
+        reasoning: what a model that thinks wrote between its <think> and </think>.
         logprobs: one entry per token where Sampling.logprobs asked for it, else None.
     """
 
@@ -72,7 +76,9 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     trace: Trace
-    tool_calls: tuple[dict[str, object], ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    reasoning: str = ""
     base_response: str | None = None
     score: Score | None = None
     amplification: float | None = None
@@ -93,17 +99,48 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ToolCallDelta:
+    """What a step adds to a tool call.
+
+    Attributes:
+        index: which call of the answer, from 0.
+        id, name: on the first delta of a call, else None.
+        arguments: a piece of the arguments' JSON text.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a step adds to an answer: text that is said, text that is thought, and parts of tool calls."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+    def __add__(self, later: "Delta") -> "Delta":
+        return Delta(
+            self.text + later.text, self.reasoning + later.reasoning, (*self.tool_calls, *later.tool_calls)
+        )
+
+
+@dataclass(frozen=True)
+class Piece(Delta):
     """One step of a stream. Joined, the texts of all pieces are the Completion's text.
 
     Attributes:
         text: newly decided text; may be "" while a character or a possible stop string is incomplete.
+        reasoning: newly decided reasoning.
+        tool_calls: what is new of tool calls.
         token_ids: the tokens behind it.
         logprobs: their log-probabilities where Sampling.logprobs asked for them.
         completion: the whole Completion, on the last piece only.
     """
 
-    text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[GeneratedTokenLogprobs, ...] = ()
     completion: Completion | None = None

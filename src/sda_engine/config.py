@@ -6,7 +6,6 @@ from typing import Literal
 from pydantic import Field, SkipValidation, field_validator
 
 from sda_engine.amplification import AMPLIFICATION_CURVES, AmplificationCurve, amplification_factor
-from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity
 from sda_engine.settings import Settings
@@ -138,16 +137,3 @@ def _callable_identity(value: object) -> str:
     """A name for a module's function; for lambdas, local functions and objects one that no other shares."""
     name = getattr(value, "__qualname__", "<object>")
     return repr(value) if "<" in name else f"{getattr(value, '__module__', '?')}.{name}"
-
-
-def check_settings(steering: object, sampling: object) -> None:
-    """Refuse anything that is not a Steering and a Sampling.
-
-    Raises:
-        ConfigError: one of them is of another type.
-    """
-    for name, value, expected in (("steering", steering, Steering), ("sampling", sampling, Sampling)):
-        if not isinstance(value, expected):
-            raise ConfigError(
-                f"{name} cannot be {value!r}: it must be a {expected.__name__}, e.g. {expected.__name__}()."
-            )

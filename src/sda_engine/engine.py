@@ -15,15 +15,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.completion import Completion, Piece
-from sda_engine.config import Sampling, Steering, check_settings
+from sda_engine.config import Sampling, Steering
+from sda_engine.constraints import ConstraintCompiler
 from sda_engine.decoding.kv_cache import check_cache_support
 from sda_engine.decoding.model_runner import ModelRunner, PromptState
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
-from sda_engine.prompts import Message, make_contexts
+from sda_engine.output import Output
+from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
-from sda_engine.request_settings import check_timeout
+from sda_engine.request_settings import check_settings, check_timeout
 from sda_engine.tokenization import SafeTokenizer
+
+_PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
 
 _loaded: "dict[str, SteeringEngine]" = {}
 _loading = threading.Lock()
@@ -94,6 +98,9 @@ class SteeringEngine:
         check_cache_support(loaded.model.config)
         self._loaded_model = loaded
         self._tokenizer = SafeTokenizer(loaded.tokenizer)
+        self._constraints = ConstraintCompiler(
+            self._tokenizer, loaded.model.config.get_text_config(decoder=True).vocab_size, loaded.eos_token_ids
+        )
         self._scheduler = Scheduler(ModelRunner(loaded.model))
 
     @property
@@ -116,6 +123,11 @@ class SteeringEngine:
         """Tokens that the model can attend to, prompt and answer together."""
         return self._loaded_model.context_window
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may write a thought before its answer; it comes as `Completion.reasoning`."""
+        return self._tokenizer.answer_format.thinks
+
     def describe(self) -> dict[str, object]:
         """What identifies the model, as plain JSON: name, revision, device, dtype, quantization."""
         device, dtype = str(self.model.device), str(self.model.dtype).removeprefix("torch.")
@@ -128,6 +140,7 @@ class SteeringEngine:
         *,
         steering: Steering = Steering(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> Completion:
         """Answer a chat.
@@ -138,17 +151,19 @@ class SteeringEngine:
                 base context alone.
             steering: how strongly to steer, and who rates.
             sampling: how to sample, and when to stop.
+            output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
             timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator
                 has a limit of its own.
 
         Raises:
             MessageError, ConfigError: the input is malformed.
+            ConstraintError: the output's schema or grammar cannot be enforced, or is too large.
             ContextLengthError: the prompt leaves no room for one new token.
             EvaluationError: no score, where Steering.on_evaluator_error is "raise"; the base response is in it.
             RequestTimeoutError: the timeout passed.
             NumericalError: the model gave no usable distribution.
         """
-        for piece in self.stream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout):
+        for piece in self.stream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout):
             if piece.completion is not None:
                 return piece.completion
         raise AssertionError("the last piece carries the completion")
@@ -160,6 +175,7 @@ class SteeringEngine:
         *,
         steering: Steering = Steering(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> Generator[Piece, None, None]:
         """The same in pieces, as they are decoded; the last one carries the Completion.
@@ -167,7 +183,7 @@ class SteeringEngine:
         The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
         Arguments and errors are those of `generate`.
         """
-        return self._stream(self._request(messages, alignment, steering, sampling), _deadline(timeout))
+        return self._stream(self._request(messages, alignment, steering, sampling, output), _deadline(timeout))
 
     async def agenerate(
         self,
@@ -176,10 +192,11 @@ class SteeringEngine:
         *,
         steering: Steering = Steering(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
-        stream = self.astream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout)
+        stream = self.astream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout)
         async with aclosing(stream) as pieces:
             async for piece in pieces:
                 if piece.completion is not None:
@@ -193,22 +210,30 @@ class SteeringEngine:
         *,
         steering: Steering = Steering(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task stops the work."""
-        return self._astream(self._request(messages, alignment, steering, sampling), _deadline(timeout))
+        return self._astream(self._request(messages, alignment, steering, sampling, output), _deadline(timeout))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised."""
         return self._tokenizer.encode(text)
 
-    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the base prompt that these messages become; it may be more than the context window.
+    def count_prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        *,
+        output: Output = Output(),  # noqa: B008 - frozen
+    ) -> int:
+        """Tokens of the base prompt that these messages become, with the output's tools and schema where it has any.
+
+        They may be more than the context window holds.
 
         Raises:
             MessageError: the messages are malformed.
         """
-        return make_contexts(messages, None, self._tokenizer).prompt_tokens()
+        return make_contexts(messages, None, self._tokenizer, output=output).prompt_tokens()
 
     def close(self) -> None:
         """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""
@@ -232,16 +257,21 @@ class SteeringEngine:
         alignment: Alignment | str | None,
         steering: Steering,
         sampling: Sampling,
+        output: Output,
     ) -> Request:
-        check_settings(steering, sampling)
+        check_settings(steering=steering, sampling=sampling, output=output)
         resolved = resolve_alignment(alignment)
         contexts = make_contexts(
             messages,
             resolved,
             self._tokenizer,
             placement=steering.placement,
+            output=output,
             context_window=self.context_window,
         )
+        prefix = self._answer_prefix(contexts)
+        answer_format = self._tokenizer.answer_format
+        grammar = output.grammar(answer_format, thought_is_open=prefix.endswith(answer_format.thought_begin))
         return Request(
             messages=messages,
             alignment=resolved,
@@ -251,7 +281,19 @@ class SteeringEngine:
             tokenizer=self._tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             context_window=self.context_window,
+            constraint=self._constraints.compile(grammar) if grammar is not None else None,
+            response_template=answer_format.template(with_tools=bool(output.callable_tools)),
+            answer_prefix=prefix,
         )
+
+    def _answer_prefix(self, contexts: Contexts) -> str:
+        """What the prompt has already written of the answer, which can only be the beginning of a thought."""
+        answer_format = self._tokenizer.answer_format
+        if not answer_format.thinks:
+            return ""
+        tail = contexts.tails[BASE][-_PREFIX_TOKENS:]
+        text = self._tokenizer.decode(tail, skip_special_tokens=False)
+        return answer_format.thought_begin if text.rstrip().endswith(answer_format.thought_begin) else ""
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:
         for task in request.evaluation_tasks():

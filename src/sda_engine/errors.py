@@ -3,6 +3,7 @@
     SDAError
     ├── ConfigError            a setting is unknown or out of range (also a ValueError)
     ├── MessageError           the chat messages cannot be turned into a prompt (also a ValueError)
+    ├── ConstraintError        a schema or grammar cannot be enforced, or is too large (also a ValueError)
     ├── ContextLengthError     the prompt leaves no room in the model's context window
     ├── ModelLoadError         no model under that name, or one that the engine cannot run
     ├── EvaluationError        an evaluator gave no usable score; the base response is kept
@@ -24,6 +25,10 @@ class ConfigError(SDAError, ValueError):
 
 class MessageError(SDAError, ValueError):
     """The chat messages cannot be turned into a prompt."""
+
+
+class ConstraintError(SDAError, ValueError):
+    """A schema, regular expression or grammar cannot be enforced, or is larger than the engine takes."""
 
 
 class ContextLengthError(SDAError):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from sda_engine.alignment import Alignment
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
+from sda_engine.output import Output
 from sda_engine.tokenization import PLAIN_TEMPLATE_STOP, SafeTokenizer
+from sda_engine.tools import tool_prompt
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
@@ -46,6 +48,7 @@ def make_contexts(
     tokenizer: SafeTokenizer,
     *,
     placement: Placement = "after_query",
+    output: Output = Output(),  # noqa: B008 - frozen
     context_window: int | None = None,
 ) -> Contexts:
     """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
@@ -55,13 +58,15 @@ def make_contexts(
         alignment: None gives the base row alone.
         tokenizer: renders with the model's own chat template.
         placement: where the instruction goes, see Steering.placement.
+        output: the tools and the JSON schema that the prompt tells of, in every row.
         context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
 
     Raises:
         MessageError: messages are empty, malformed, or refused by the chat template.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
-    turns = normalise_messages(messages)
+    turns = _tell_of_output(normalise_messages(messages), output, tokenizer)
+    tools = [tool.as_function() for tool in output.callable_tools] if tokenizer.answer_format.tools_in_template else []
     texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
         wanted = {INSTRUCTED: alignment.instruction, AVOIDED: alignment.avoid}
@@ -69,7 +74,7 @@ def make_contexts(
     prompts = {}
     for row, text in texts.items():
         placed = turns if text is None else place_instruction(turns, text, placement)
-        prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer))
+        prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
     contexts = _split_shared(prompts, PLAIN_TEMPLATE_STOP if tokenizer.is_plain else ())
     if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
@@ -109,6 +114,19 @@ def place_instruction(turns: Sequence[Message], instruction: str, placement: Pla
     return placed
 
 
+def _tell_of_output(turns: list[dict[str, object]], output: Output, tokenizer: SafeTokenizer) -> list[Message]:
+    """The turns, with a system turn that tells of tools and of the JSON schema where nothing else does."""
+    markers, tools = tokenizer.answer_format, output.callable_tools
+    texts = [tool_prompt(tools, markers.call_begin, markers.call_end)] if tools and not markers.tools_in_template else []
+    if output.schema_prompt is not None:
+        texts.append(output.schema_prompt)
+    if not texts:
+        return list(turns)
+    if turns[0]["role"] == "system":
+        return [{**turns[0], "content": "\n\n".join([str(turns[0]["content"]), *texts])}, *turns[1:]]
+    return [{"role": "system", "content": "\n\n".join(texts)}, *turns]
+
+
 def _normalise(message: Message, place: int) -> dict[str, object]:
     where = f"messages[{place}]"
     if not isinstance(message, Mapping):
@@ -141,18 +159,22 @@ def _text_of(content: object, where: str) -> str:
     return "".join(texts)
 
 
-def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer) -> list[Message]:
-    """The turns, with tool calls and results written into the text where the chat template knows no tools.
+def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_tools: bool) -> list[Message]:
+    """The turns, with tool calls and results written into the text where the chat template cannot write them.
 
-    Calls become <tool_call>{"name": ..., "arguments": ...}</tool_call> at the end of the assistant's text, and
+    With tools at hand, calls of the past have to look like those that the model is to write.
+
+    Calls become {"name": ..., "arguments": ...} between the model's markers at the end of the assistant's text, and
     results a user turn <tool_response>...</tool_response>: the format of Hermes, which many models have seen.
     """
-    if tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template:
+    markers = tokenizer.answer_format
+    knows_calls = tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template
+    if markers.tools_in_template if has_tools else knows_calls:
         return list(turns)
-    return [_tool_turn_as_text(turn) for turn in turns]
+    return [_tool_turn_as_text(turn, markers.call_begin, markers.call_end) for turn in turns]
 
 
-def _tool_turn_as_text(turn: Message) -> Message:
+def _tool_turn_as_text(turn: Message, begin: str, end: str) -> Message:
     if turn["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
     calls = turn.get("tool_calls")
@@ -167,7 +189,7 @@ def _tool_turn_as_text(turn: Message) -> Message:
                 f'{{"type": "function", "function": {{"name": "...", "arguments": {{...}}}}}}.'
             )
         body = {"name": function["name"], "arguments": function.get("arguments", {})}
-        lines.append(f"<tool_call>\n{json.dumps(body, ensure_ascii=False)}\n</tool_call>")
+        lines.append(f"{begin}{json.dumps(body, ensure_ascii=False)}{end}")
     return {"role": turn["role"], "content": "\n".join(lines)}
 
 

@@ -1,5 +1,6 @@
 """One request on its way through the stages: base response, score, amplification, steered answer."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,8 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sda_engine.alignment import Alignment
-from sda_engine.completion import Completion, Piece, Usage
+from sda_engine.completion import Completion, Piece, ToolCallDelta, Usage
 from sda_engine.config import Sampling, Steering
+from sda_engine.constraints import TokenConstraint
 from sda_engine.decoding.model_runner import PromptState
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
@@ -16,6 +18,7 @@ from sda_engine.errors import EngineClosedError, EvaluationError
 from sda_engine.evaluators.protocol import EvaluationRequest, Score, evaluator_name, needs_logprobs
 from sda_engine.prompts import BASE, INSTRUCTED, Message
 from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tools import ToolCall
 from sda_engine.trace import Trace
 
 _FALLBACK_SCORE = 50.0
@@ -33,6 +36,9 @@ class Request:
     """The state of a request between its stages. It decides what to do next; the engine does it.
 
     Attributes:
+        constraint: what base response and answer must look like; each gets a copy.
+        response_template: how to sort them into text, reasoning and tool calls.
+        answer_prefix: what the prompt has already written of the answer.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
     """
@@ -45,6 +51,9 @@ class Request:
     tokenizer: SafeTokenizer
     eos_token_ids: frozenset[int]
     context_window: int
+    constraint: TokenConstraint | None = None
+    response_template: Mapping[str, object] | None = None
+    answer_prefix: str = ""
     base: DecodedText | None = None
     score: Score | None = None
     _evaluation: EvaluationRequest | None = field(default=None, repr=False)
@@ -86,7 +95,7 @@ class Request:
             self.base = task.result()
             if self.base.finish_reason == "cancelled":
                 raise EngineClosedError("The engine was closed while the base response was decoded.")
-            response = self.base.text
+            response = _rated_text(self.base)
             rows = (BASE, INSTRUCTED)
             if needs_logprobs(self.steering.evaluator) and INSTRUCTED in self.prompt.contexts.tails:
                 scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
@@ -136,14 +145,17 @@ class Request:
         """What a stream delivers for an event of the steered task."""
         if isinstance(event, Token):
             token = event.decoded
-            return Piece(token.text, (token.token_id,), token.logprobs)
+            delta = token.delta
+            return Piece(delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs)
         assert self._answer is not None, "steered_task() comes first"
         return Piece("", completion=self._completion(self._answer.result()))
 
     def accepted_piece(self) -> Piece:
         """The one piece of an accepted base response."""
         assert self.base is not None
-        return Piece(self.base.text, self.base.token_ids, self.base.logprobs, self._completion(self.base))
+        base = self.base
+        calls = tuple(_whole_call(place, call) for place, call in enumerate(base.tool_calls))
+        return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, self._completion(base))
 
     def _completion(self, answer: DecodedText) -> Completion:
         steered = answer is not self.base and self.alignment is not None
@@ -161,6 +173,9 @@ class Request:
                 alignment=self.alignment.name if self.alignment is not None else None,
                 strength=self._strength() if steered else 0.0,
             ),
+            tool_calls=answer.tool_calls,
+            invalid_tool_calls=answer.invalid_tool_calls,
+            reasoning=answer.reasoning,
             base_response=self.base.text if self.base is not None else None,
             score=self.score,
             amplification=self.amplification if steered else None,
@@ -183,6 +198,10 @@ class Request:
             stop=(*self.sampling.stop, *contexts.stop),
             max_new_tokens=min(self.sampling.max_new_tokens, self.context_window - contexts.longest_prompt),
             eos_token_ids=self.eos_token_ids,
+            constraint=self.constraint,
+            response_template=self.response_template,
+            answer_prefix=self.answer_prefix,
+            markers=frozenset(self.tokenizer.answer_format.special_tokens.values()) if self.response_template else frozenset(),
         )
         return DecodeTask(self.prompt, settings, self.tokenizer, keeps_prompt=keeps_prompt)
 
@@ -204,3 +223,14 @@ class Request:
             ) from error
         value = _FALLBACK_SCORE if choice == "fixed" else None
         return Score(value=value, evaluator=name, reason=f"{type(error).__name__}: {error}", fallback=choice)
+
+
+def _rated_text(base: DecodedText) -> str:
+    """What an evaluator reads of a base response: its text, and its tool calls as JSON."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in base.tool_calls]
+    return "\n".join([base.text, *calls] if base.text else calls)
+
+
+def _whole_call(index: int, call: ToolCall) -> ToolCallDelta:
+    function = call["function"]
+    return ToolCallDelta(index, call["id"], function["name"], json.dumps(function["arguments"], ensure_ascii=False))

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.config import Sampling, Steering, check_settings
+from sda_engine.config import Sampling, Steering
 from sda_engine.errors import ConfigError
+from sda_engine.output import Output
 from sda_engine.settings import unknown_name
 
 _STEERING_FIELDS = ("evaluator", "gain", "amplification")
@@ -28,7 +29,9 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout")
+_SETTINGS: Mapping[str, type] = MappingProxyType({"steering": Steering, "sampling": Sampling, "output": Output})
+
+REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "output", "timeout")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
 
 
@@ -38,6 +41,7 @@ class RequestArguments(TypedDict):
     alignment: Alignment | None
     steering: Steering
     sampling: Sampling
+    output: Output
     timeout: float | None
 
 
@@ -49,12 +53,14 @@ class RequestSettings:
         alignment: what to steer by; None for a plain answer.
         steering: how strongly, and in which manner.
         sampling: how tokens are drawn, and when the answer ends.
+        output: the form of the answer: tools and constraints.
         timeout: seconds for the whole request; None means no limit.
     """
 
     alignment: Alignment | None = None
     steering: Steering = field(default_factory=Steering)
     sampling: Sampling = field(default_factory=Sampling)
+    output: Output = field(default_factory=Output)
     timeout: float | None = None
 
     def override(self, given: Mapping[str, object], *, owner: str = "The request") -> "RequestSettings":
@@ -75,8 +81,10 @@ class RequestSettings:
                 raise unknown_name(owner, name, REQUEST_KEYWORDS, "call keyword")
         values = {name: value for name, value in given.items() if value is not None}
         steering = values.get("steering", self.steering)
-        check_settings(steering, self.sampling)
+        output = values.get("output", self.output)
+        check_settings(steering=steering, output=output)
         assert isinstance(steering, Steering)
+        assert isinstance(output, Output)
         return replace(
             self,
             alignment=resolve_alignment(given["alignment"]) if "alignment" in given else self.alignment,
@@ -84,6 +92,7 @@ class RequestSettings:
             sampling=self.sampling.replace_given(
                 **{_SAMPLING_FIELDS[name]: value for name, value in _only(values, _SAMPLING_FIELDS).items()}
             ),
+            output=output,
             timeout=check_timeout(values["timeout"]) if "timeout" in values else self.timeout,
         )
 
@@ -93,6 +102,7 @@ class RequestSettings:
             "alignment": self.alignment,
             "steering": self.steering,
             "sampling": self.sampling,
+            "output": self.output,
             "timeout": self.timeout,
         }
 
@@ -103,7 +113,25 @@ class RequestSettings:
             "alignment": self.alignment.model_dump(mode="json") if self.alignment is not None else None,
             "steering": self.steering.describe(),
             **{flat: sampling[name] for flat, name in _SAMPLING_FIELDS.items()},
+            **({"output": self.output.model_dump(mode="json")} if self.output != Output() else {}),
         }
+
+
+def check_settings(**settings: object) -> None:
+    """Refuse anything that is not what its name says.
+
+    Args:
+        settings: `steering`, `sampling` and `output` by name, as far as they are given.
+
+    Raises:
+        ConfigError: one of them is of another type.
+    """
+    for name, value in settings.items():
+        expected = _SETTINGS[name]
+        if not isinstance(value, expected):
+            raise ConfigError(
+                f"{name} cannot be {value!r}: it must be {expected.__name__} settings, e.g. {expected.__name__}()."
+            )
 
 
 def check_timeout(timeout: object) -> float:

@@ -7,12 +7,13 @@ lock, and leaves the user's own tokenizer alone.
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from sda_engine.answer_format import make_answer_format
 from sda_engine.errors import MessageError
 
 PLAIN_TEMPLATE = (
@@ -33,6 +34,11 @@ class SafeTokenizer:
     A model without a chat template gets the plain one: system text as a paragraph of its own, then "User: " and
     "Assistant: " paragraphs, ending in "Assistant:" for the model to go on. Its turns are ordinary text, so user
     text can imitate them; control tokens it can not produce there either.
+
+    Attributes:
+        chat_template: the model's own, or None.
+        answer_format: how the model writes tool calls and thoughts.
+        special_tokens: text -> id of every token that is not ordinary text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,6 +49,11 @@ class SafeTokenizer:
             self.chat_template = tokenizer.chat_template.get("default")
         with self._lock:
             first = self._tokenizer("x", add_special_tokens=True)["input_ids"][:1]
+            added = self._tokenizer.added_tokens_decoder
+        self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._control_tokens = tuple(token.content for token in added.values())
+        shipped = tokenizer.response_template if isinstance(tokenizer.response_template, dict) else None
+        self.answer_format = make_answer_format(self.chat_template or "", shipped, self.special_tokens)
         self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
 
     @property
@@ -50,19 +61,29 @@ class SafeTokenizer:
         """Whether the plain template stands in for a missing chat template."""
         return self.chat_template is None
 
-    def render(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+    def render(
+        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         """Token ids of a chat, ready for the assistant's next turn.
 
-        Text in messages that looks like a control token is encoded as ordinary text.
+        Text in messages and tools that looks like a control token is encoded as ordinary text.
+
+        Args:
+            messages: plain dicts.
+            tools: tools in OpenAI's format, for a chat template that knows tools.
 
         Raises:
-            MessageError: the model's chat template refuses these messages.
+            MessageError: the model's chat template refuses these messages, or a key in tools or tool calls holds a
+                control token, which could not be told from a real one.
         """
+        calls = [message["tool_calls"] for message in messages if "tool_calls" in message]
+        self._refuse_control_tokens_in_keys([*tools, *calls])
         with self._lock:
             try:
                 ids = self._tokenizer.apply_chat_template(
                     cast(list[dict[str, str]], [dict(message) for message in messages]),
-                    chat_template=self.chat_template or PLAIN_TEMPLATE,
+                    tools=[dict(tool) for tool in tools] or None,
+                    chat_template=self._template_for(tools) or PLAIN_TEMPLATE,
                     add_generation_prompt=True,
                     tokenize=True,
                     return_dict=False,
@@ -77,13 +98,44 @@ class SafeTokenizer:
                 ) from error
         return list(ids)
 
+    def _template_for(self, tools: Sequence[Mapping[str, object]]) -> str | None:
+        """The chat template; the one for tools where a model has two."""
+        templates = self._tokenizer.chat_template
+        return templates.get("tool_use", self.chat_template) if tools and isinstance(templates, dict) else self.chat_template
+
+    def _refuse_control_tokens_in_keys(self, value: object) -> None:
+        """transformers marks control tokens in values, but not in keys, which a template writes out as well."""
+        waiting = [value]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Mapping):
+                for key in node:
+                    if found := next((token for token in self._control_tokens if token in str(key)), None):
+                        raise MessageError(
+                            f"The key {key!r} in a tool or a tool call holds the control token {found!r}: rename it."
+                        )
+                waiting += node.values()
+            elif isinstance(node, (list, tuple)):
+                waiting += node
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: no special tokens, neither added nor recognised."""
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of token ids, exactly as generated."""
+    def copy(self) -> PreTrainedTokenizerBase:
+        """A tokenizer of the caller's own."""
+        with self._lock:
+            return copy.deepcopy(self._tokenizer)
+
+    def decode(
+        self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, keep: Collection[int] = ()
+    ) -> str:
+        """Text of token ids, exactly as generated; of special tokens only those in `keep`, or all."""
+        if skip_special_tokens and keep:
+            dropped = set(self.special_tokens.values()) - set(keep)
+            token_ids = [token_id for token_id in token_ids if token_id not in dropped]
+            skip_special_tokens = False
         with self._lock:
             return str(
                 self._tokenizer.decode(

@@ -1,15 +1,32 @@
-"""LangChain's own suite for chat models, over ChatSDA."""
+"""LangChain's own suites for chat models, over ChatSDA: the unit suite, and the integration suite on the real model."""
 
+from collections.abc import Iterator
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+import pytest
 from langchain_core.language_models import BaseChatModel
+from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
+from sda_engine.models import ALIASES
 from sda_integrations.langchain import ChatSDA
 
+# A 135M model does not choose to call a tool when it is merely told how. Steered towards it, it does.
+CALLS_TOOLS = "Begin your answer with <tool_call>"
 
-class TestChatSDAUnit(ChatModelUnitTests):
-    """The unit suite. It never asks for an answer, so the model's weights are never loaded."""
+
+def gguf_file() -> str:
+    """The small model under another name: the path of the file that its package carries."""
+    alias = ALIASES["smollm2-135m"]
+    spec = importlib.util.find_spec(alias.package)
+    assert spec is not None and spec.submodule_search_locations, "make setup installs it"
+    return str(Path(spec.submodule_search_locations[0]) / alias.gguf_file)
+
+
+class ChatSDASuite:
+    """What both suites are told of ChatSDA."""
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -20,13 +37,26 @@ class TestChatSDAUnit(ChatModelUnitTests):
         return {"model": "smollm2-135m", "alignment": "honesty"}
 
     @property
-    def has_tool_calling(self) -> bool:
-        return False  # bind_tools says that tools come in a later release
+    def supports_json_mode(self) -> bool:
+        return True
 
     @property
-    def has_structured_output(self) -> bool:
-        return False  # with_structured_output says the same
+    def supports_anthropic_inputs(self) -> bool:
+        return True
 
     @property
-    def supports_model_override(self) -> bool:
-        return False  # one ChatSDA, one model
+    def model_override_value(self) -> str:
+        return gguf_file()
+
+
+class TestChatSDAUnit(ChatSDASuite, ChatModelUnitTests):
+    """The unit suite. It never asks for an answer, so the model's weights are never loaded."""
+
+
+@pytest.mark.slow
+class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
+    """The integration suite, greedy, on the real model."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "smollm2-135m", "alignment": CALLS_TOOLS, "temperature": 0, "max_tokens": 96}

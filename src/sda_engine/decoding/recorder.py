@@ -51,6 +51,16 @@ class Recorder:
             chosen = TokenLogprob(token_id, self._text_of(token_id), logprob)
             self.generated.append(GeneratedTokenLogprobs(chosen, tuple(top[: self._logprobs])))
 
+    def add_forced(self, token_id: int, text: str, temperature: float) -> None:
+        """Record a token that a grammar forced: it has probability 1 in every context, so nothing diverges."""
+        only = TokenLogprob(token_id, self._text_of(token_id), 0.0)
+        candidates = _candidates([only])
+        self.tokens.append(
+            TraceToken(token_id, text, 0.0, temperature, 0.0, base=candidates, instructed=candidates, steered=candidates)
+        )
+        if self._logprobs is not None:
+            self.generated.append(GeneratedTokenLogprobs(only, (only,) * bool(self._logprobs)))
+
     def _top(self, logprobs: Tensor, count: int) -> list[TokenLogprob]:
         """The most likely tokens, best first; masked ones are left out."""
         values, token_ids = torch.topk(logprobs, min(count, logprobs.shape[-1]))

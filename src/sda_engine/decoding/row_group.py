@@ -1,13 +1,16 @@
 """The rows of one request while they are decoded: logits of all rows in, one token for all rows out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sda_engine.completion import FinishReason, GeneratedTokenLogprobs
+from sda_engine.completion import Delta, FinishReason, GeneratedTokenLogprobs
 from sda_engine.config import Sampling, Steering
+from sda_engine.constraints import TokenConstraint
+from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.recorder import Recorder
 from sda_engine.errors import NumericalError
@@ -15,6 +18,7 @@ from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
 from sda_engine.sampling import make_generator, sample
 from sda_engine.steering import TEMPERATURE_SCHEDULES, SteeredStep, TemperatureSchedule, steered_step
 from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tools import InvalidToolCall, ToolCall
 from sda_engine.trace import TraceToken
 
 
@@ -29,6 +33,10 @@ class DecodeSettings:
         stop: strings that end the answer.
         max_new_tokens: the answer ends after this many tokens.
         eos_token_ids: tokens that end the answer.
+        constraint: what the answer must look like; a copy of it follows the answer.
+        response_template: how to sort the answer into text, reasoning and tool calls; None for text alone.
+        answer_prefix: what the prompt has already written of the answer.
+        markers: special tokens that the response template looks for.
     """
 
     rows: tuple[str, ...]
@@ -39,14 +47,18 @@ class DecodeSettings:
     stop: tuple[str, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
+    constraint: TokenConstraint | None = None
+    response_template: Mapping[str, object] | None = None
+    answer_prefix: str = ""
+    markers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class DecodedToken:
-    """One step's result: the token, the text that may be given out, and whether the answer ends here."""
+    """One step's result: the token, what may be given out, and whether the answer ends here."""
 
     token_id: int
-    text: str
+    delta: Delta
     finish_reason: FinishReason | None
     logprobs: tuple[GeneratedTokenLogprobs, ...]
 
@@ -60,6 +72,9 @@ class DecodedText:
     finish_reason: FinishReason
     tokens: tuple[TraceToken, ...]
     logprobs: tuple[GeneratedTokenLogprobs, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    reasoning: str = ""
 
 
 class RowGroup:
@@ -68,11 +83,17 @@ class RowGroup:
     def __init__(self, settings: DecodeSettings, tokenizer: SafeTokenizer) -> None:
         self._settings = settings
         self._generator = make_generator(settings.sampling.seed)
-        self._detokenizer = Detokenizer(tokenizer.decode)
-        self._stop = StopChecker(settings.stop)
+        self._detokenizer = Detokenizer(partial(tokenizer.decode, keep=settings.markers))
+        self._parser = AnswerParser(
+            settings.response_template,
+            settings.answer_prefix,
+            StopChecker(settings.stop),
+            call_end=tokenizer.answer_format.call_end.strip(),
+        )
         self._recorder = Recorder(_with_special_tokens(tokenizer), settings.sampling.logprobs)
+        self._constraint = settings.constraint.copy() if settings.constraint is not None else None
         self._token_ids: list[int] = []
-        self._texts: list[str] = []
+        self._answer = Delta()
 
     def advance(self, logits: Tensor) -> DecodedToken:
         """Choose the next token.
@@ -82,34 +103,75 @@ class RowGroup:
 
         Raises:
             NumericalError: there is no distribution to sample from.
+            ConstraintError: the constraint allows nothing more.
         """
+        if self._constraint is not None:
+            logits = self._constraint.apply_mask(logits)
         step = self._steer(dict(zip(self._settings.rows, logits.unsqueeze(1), strict=True)))
         token_id = self._draw(step)
-        self._token_ids.append(token_id)
-        ended = token_id in self._settings.eos_token_ids
-        decoded = "" if ended else self._detokenizer.push(token_id)
-        self._recorder.add(step, 0, token_id, decoded)
-        text = self._stop.push(decoded)
-        reason: FinishReason | None = None
-        if ended or self._stop.stopped:
-            reason = "stop"
-        elif len(self._token_ids) >= self._settings.max_new_tokens:
-            reason = "length"
-        if reason is not None:
-            text += self._flush()
-            reason = "stop" if self._stop.stopped else reason
-        self._texts.append(text)
-        return DecodedToken(token_id, text, reason, tuple(self._recorder.generated[-1:]))
+        if self._constraint is not None and token_id not in self._settings.eos_token_ids:
+            token_id = self._constraint.choose(token_id, self._remaining() - 1)
+        return self._append(token_id, step)
+
+    def forced(self) -> list[DecodedToken]:
+        """The tokens that the constraint leaves no choice about, appended; the last one may end the answer."""
+        if self._constraint is None:
+            return []
+        tokens: list[DecodedToken] = []
+        for token_id in self._constraint.forced():
+            tokens.append(self._append(token_id, None))
+            if tokens[-1].finish_reason is not None:
+                break
+        return tokens
 
     def result(self, finish_reason: FinishReason) -> DecodedText:
         """The answer so far."""
         return DecodedText(
-            text="".join(self._texts),
+            text=self._answer.text,
             token_ids=tuple(self._token_ids),
             finish_reason=finish_reason,
             tokens=tuple(self._recorder.tokens),
             logprobs=tuple(self._recorder.generated),
+            tool_calls=tuple(self._parser.tool_calls),
+            invalid_tool_calls=tuple(self._parser.invalid_tool_calls),
+            reasoning=self._answer.reasoning,
         )
+
+    def _append(self, token_id: int, step: SteeredStep | None) -> DecodedToken:
+        """Take a token into the answer: one that was chosen in a step, or one that was forced."""
+        self._token_ids.append(token_id)
+        ended = token_id in self._settings.eos_token_ids
+        decoded = "" if ended else self._detokenizer.push(token_id)
+        if step is None:
+            self._recorder.add_forced(token_id, decoded, self._settings.sampling.temperature)
+        else:
+            self._recorder.add(step, 0, token_id, decoded)
+        delta = self._parser.push(decoded)
+        complete = False
+        if self._constraint is not None and not ended:
+            self._constraint.advance(token_id)
+            complete = self._constraint.complete
+        reason: FinishReason | None = None
+        if ended or complete or self._parser.stopped:
+            reason = "stop"
+        elif self._remaining() <= 0:
+            reason = "length"
+        if reason is not None:
+            delta += self._flush()
+            reason = self._final(reason)
+        self._answer += delta
+        return DecodedToken(token_id, delta, reason, tuple(self._recorder.generated[-1:]))
+
+    def _remaining(self) -> int:
+        return self._settings.max_new_tokens - len(self._token_ids)
+
+    def _final(self, reason: FinishReason) -> FinishReason:
+        """The finish reason, once everything that was held back is known."""
+        if self._parser.invalid_tool_calls:
+            return reason
+        if self._parser.tool_calls:
+            return "tool_calls"
+        return "stop" if self._parser.stopped else reason
 
     def _steer(self, logits: dict[str, Tensor]) -> SteeredStep:
         steering, sampling = self._settings.steering, self._settings.sampling
@@ -138,10 +200,9 @@ class RowGroup:
         uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
         return int(sample(step.logprobs.cpu(), uniform, **tensors))
 
-    def _flush(self) -> str:
-        """Text still held back at the end; a stop string may be complete only with the last of it."""
-        text = self._stop.push(self._detokenizer.flush())
-        return text if self._stop.stopped else text + self._stop.flush()
+    def _flush(self) -> Delta:
+        """What is still held back at the end; a stop string may be complete only with the last of it."""
+        return self._parser.push(self._detokenizer.flush()) + self._parser.flush()
 
 
 def _schedule(steering: Steering) -> TemperatureSchedule:

@@ -100,6 +100,7 @@ class DecodeTask(Task):
         self._logits: Tensor | None = None  # (rows, vocab)
         self._finish_reason: FinishReason | None = None
         self._result: DecodedText | None = None
+        self._started = False
 
     def begin(self, runner: ModelRunner) -> None:
         """Prefill the rows, each only as far as no earlier task of this prompt did."""
@@ -110,16 +111,22 @@ class DecodeTask(Task):
             self._prompt.release()
 
     def step(self, runner: ModelRunner) -> bool:
-        """Choose one token from the logits at hand and, unless it is the last, forward it in every row."""
+        """Choose one token, append those that a constraint forces after it, and forward them all in every row."""
         assert self._logits is not None, "begin() comes first"
         assert self._batch is not None, "begin() comes first"
-        token = self._group.advance(self._logits)
-        self.emit(Token(token))
-        self._finish_reason = token.finish_reason
-        if token.finish_reason is None:
-            ids = torch.full((len(self._settings.rows), 1), token.token_id, device=self._logits.device)
-            self._logits = runner.decode(self._batch, ids)[:, -1]
-        return token.finish_reason is not None
+        tokens = self._group.forced() if not self._started else []
+        self._started = True
+        if not tokens:
+            tokens = [self._group.advance(self._logits)]
+            if tokens[0].finish_reason is None:
+                tokens += self._group.forced()
+        for token in tokens:
+            self.emit(Token(token))
+        self._finish_reason = tokens[-1].finish_reason
+        if self._finish_reason is None:
+            ids = torch.tensor([[token.token_id for token in tokens]], device=self._logits.device)
+            self._logits = runner.decode(self._batch, ids.expand(len(self._settings.rows), -1))[:, -1]
+        return self._finish_reason is not None
 
     def finish(self) -> None:
         """The answer as far as it got."""

@@ -1,0 +1,26 @@
+"""What is bound to a ChatSDA stays bound when tools or a schema are bound after it."""
+
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import _ChatModelBinding
+from langchain_core.runnables import Runnable
+
+
+class ChatSDABinding(_ChatModelBinding):
+    """`ChatSDA.bind(...)`. LangChain's own binding forgets its keywords at a later `bind_tools`; this one does not."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """ChatSDA.bind_tools with the bound keywords; those given here come first."""
+        return self._again(self._chat().bind_tools(tools, **{**self.kwargs, **kwargs}))
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """ChatSDA.with_structured_output with the bound keywords; those given here come first."""
+        return self._again(self._chat().with_structured_output(schema, **{**self.kwargs, **kwargs}))
+
+    def _chat(self) -> Any:
+        return self.bound
+
+    def _again(self, runnable: Runnable[LanguageModelInput, Any]) -> Runnable[LanguageModelInput, Any]:
+        """The runnable with this binding's config, if it has one."""
+        return runnable.with_config(self.config) if self.config else runnable

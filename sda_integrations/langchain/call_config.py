@@ -1,0 +1,72 @@
+"""The alignment of a call from its config: `config["configurable"]["sda_alignment"]`, wherever in a chain or graph.
+
+A chain, a graph or an agent hands its config down to every model in it, so one entry reaches them all. It becomes
+the call's `alignment` keyword, by which it enters cache keys and traces too.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables import RunnableConfig, ensure_config
+
+from sda_engine.settings import unknown_name
+
+ALIGNMENT_KEY = "sda_alignment"
+_PREFIX = "sda_"
+
+
+def with_configured_alignment(config: RunnableConfig | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's keywords, with the alignment of its config where the call names none.
+
+    Args:
+        config: the call's own config; that of the surrounding chain or graph is looked at as well.
+        keywords: the call's keywords.
+
+    Raises:
+        ConfigError: the config has an entry sda_... that does not exist.
+    """
+    configurable = ensure_config(config).get("configurable", {})
+    for name in configurable:
+        if isinstance(name, str) and name.startswith(_PREFIX) and name != ALIGNMENT_KEY:
+            raise unknown_name('config["configurable"]', name, [ALIGNMENT_KEY], "entry")
+    if ALIGNMENT_KEY in configurable and "alignment" not in keywords:
+        return {**keywords, "alignment": configurable[ALIGNMENT_KEY]}
+    return dict(keywords)
+
+
+class ReadsCallConfig(BaseChatModel):
+    """Every public way into a chat model, with the config's alignment as the call's keyword."""
+
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """One answer."""
+        return super().invoke(input, config, **with_configured_alignment(config, kwargs))
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        """One answer, for an event loop."""
+        return await super().ainvoke(input, config, **with_configured_alignment(config, kwargs))
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """One answer in chunks."""
+        return super().stream(input, config, **with_configured_alignment(config, kwargs))
+
+    def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """One answer in chunks, for an event loop."""
+        return super().astream(input, config, **with_configured_alignment(config, kwargs))
+
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """One answer as events."""
+        return super().stream_events(input, config, **with_configured_alignment(config, kwargs))
+
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """One answer as events, for an event loop."""
+        return super().astream_events(input, config, **with_configured_alignment(config, kwargs))

@@ -1,0 +1,301 @@
+"""Constraints: what an answer may look like, as a JSON schema, a regular expression or a grammar, enforced by llguidance.
+
+A Constraint is a description. The ConstraintCompiler of an engine turns it into TokenConstraints, one for each
+answer: the tokens that may come next, and those that must.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import llguidance.hf
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from sda_engine.errors import ConstraintError
+from sda_engine.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema
+from sda_engine.tokenization import SafeTokenizer
+
+JSON_STYLE: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_CACHED_GRAMMARS = 128
+_MAX_LARK_RULES = 2_000
+_WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the grammar, closing is looked after
+_BYTES_PER_TOKEN = 4
+_INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
+_TO_CLOSE = ("}", "]", '"', ",", *"0123456789", "n", "t", "f", "-", ":", " ", *"abcdefghijklmnopqrstuvwxyz", "{", "[")
+_DATA = frozenset({"const", "default", "enum", "examples"})
+_STRUCTURE = frozenset(b'"\\{}[],:<>')
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What an answer may look like. Make one with `json_schema`, `regex` or `lark`.
+
+    Attributes:
+        kind: "json_schema", "regex" or "lark".
+        source: JSON text of the schema, the expression, or the grammar.
+    """
+
+    kind: str
+    source: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, object] | type[BaseModel]) -> Self:
+        """JSON that fits a schema; a pydantic model gives its own.
+
+        An object that names its properties has only those, unless the schema says `additionalProperties` itself:
+        a model that may invent keys would. What fits is valid by the schema as it was given in either case.
+
+        Raises:
+            ConstraintError: the schema is no JSON, or larger than `sda_engine.schema_gate` lets pass.
+        """
+        if isinstance(schema, type):
+            schema = schema.model_json_schema()
+        text = check_schema(schema)
+        closed = json.loads(text)
+        if '"allOf"' not in text:  # closing the parts of an allOf would make them exclude each other
+            _close_objects(closed)
+        return cls("json_schema", json.dumps(closed, ensure_ascii=False))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Self:
+        """A text that a regular expression matches as a whole: Rust's syntax, so no look-around, no back-references.
+
+        Raises:
+            ConstraintError: the pattern is no text, or too long.
+        """
+        return cls("regex", check_pattern(pattern))
+
+    @classmethod
+    def lark(cls, grammar: str) -> Self:
+        """A text that a context-free grammar derives from its rule `start`, in llguidance's dialect of Lark.
+
+        Raises:
+            ConstraintError: the grammar is no text, or too long.
+        """
+        if not isinstance(grammar, str) or len(grammar.encode(errors="surrogatepass")) > MAX_SCHEMA_BYTES:
+            raise ConstraintError(f"A Lark grammar must be a text of at most {MAX_SCHEMA_BYTES:,} bytes.")
+        if (rules := grammar.count(":")) > _MAX_LARK_RULES:
+            raise ConstraintError(f"The Lark grammar has {rules:,} rules, and the limit is {_MAX_LARK_RULES:,}.")
+        return cls("lark", grammar)
+
+    def grammar(self, name: str) -> dict[str, object]:
+        """One named grammar of llguidance, to stand alone or to be referred to as @name."""
+        if self.kind == "json_schema":
+            return {"name": name, "json_schema": {**json.loads(self.source), "x-guidance": dict(JSON_STYLE)}}
+        lark = LLMatcher.grammar_from_regex(self.source) if self.kind == "regex" else self.source
+        return {"name": name, "lark_grammar": lark}
+
+
+def join_grammars(*grammars: Mapping[str, object]) -> str:
+    """The grammar that starts with the first of some named ones."""
+    return json.dumps({"grammars": list(grammars)}, ensure_ascii=False)
+
+
+class ConstraintCompiler:
+    """Compiles grammars for one tokenizer, and keeps the latest. Safe to use from many threads.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        vocab_size: size of the model's logits, which may be more than the tokenizer's.
+        eos_token_ids: every token that ends an answer.
+    """
+
+    def __init__(self, tokenizer: SafeTokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos_token_ids
+        self._vocabulary: _Vocabulary | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: str) -> "TokenConstraint":
+        """A fresh constraint for one answer. The first call prepares the vocabulary, which takes half a second.
+
+        Raises:
+            ConstraintError: the grammar cannot be enforced; the message names the part.
+        """
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+            matcher = self._compiled.get(grammar)
+            if matcher is None:
+                matcher = LLMatcher(self._vocabulary.tokenizer, grammar, log_level=0)
+                if matcher.is_error():
+                    raise ConstraintError(
+                        f"The constraint cannot be enforced: {_first_lines(matcher.get_error())}. Leave that part out, "
+                        f"or say it in the prompt and check the answer."
+                    )
+                self._compiled[grammar] = matcher
+                if len(self._compiled) > _CACHED_GRAMMARS:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            return TokenConstraint(matcher.deep_copy(), self._vocabulary, watched_tokens=_watched(grammar))
+
+
+class TokenConstraint:
+    """Which tokens may come next in one answer. The worker thread alone touches it."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: "_Vocabulary", *, watched_tokens: int) -> None:
+        self._matcher, self._vocabulary, self._watched = matcher, vocabulary, watched_tokens
+        self._allowed: NDArray[np.bool_] | None = None
+        self._needed: int | None = None  # tokens to close the answer after the latest token, where that is known
+        self._hopeless = False
+
+    def copy(self) -> "TokenConstraint":
+        """The same for another answer that begins like this one."""
+        return TokenConstraint(self._matcher.deep_copy(), self._vocabulary, watched_tokens=self._watched)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def apply_mask(self, logits: Tensor) -> Tensor:
+        """Logits with -inf for every token that may not come next: (rows, vocab) to (rows, vocab)."""
+        allowed = torch.from_numpy(self._mask()).to(logits.device)
+        return logits.masked_fill(~allowed, float("-inf"))
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that must come next, whatever the model thinks; empty where there is a choice."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def choose(self, token_id: int, remaining: int) -> int:
+        """The token itself, or one that closes the answer where this one would leave no room to close it.
+
+        Args:
+            token_id: an allowed token.
+            remaining: how many tokens may follow it.
+        """
+        if self._hopeless or remaining > self._watched:
+            return token_id
+        if self._is_inside_text(token_id):  # another plain character changes nothing about what closing needs
+            needed = self._needed
+        else:
+            after = self._matcher.deep_copy()
+            after.consume_token(token_id)
+            needed = _length(self._vocabulary.closing(after, remaining))
+        if needed is not None and needed <= remaining:
+            self._needed = needed
+            return token_id
+        path = self._vocabulary.closing(self._matcher.deep_copy(), remaining + 1)
+        self._hopeless = path is None
+        if not path or self._is_inside_text(token_id) and len(path) <= remaining:
+            self._needed = _length(path)
+            return token_id
+        self._needed = len(path) - 1
+        return path[0]
+
+    def advance(self, token_id: int) -> None:
+        """Take note of a token that was appended.
+
+        Raises:
+            ConstraintError: the token was not allowed, or the grammar grew past the grammar engine's limits.
+        """
+        self._allowed = None
+        if not self._matcher.consume_token(token_id):
+            raise ConstraintError(f"The constraint could not be followed: {_first_lines(self._matcher.get_error())}.")
+
+    def _mask(self) -> NDArray[np.bool_]:
+        if self._allowed is None:
+            self._allowed = self._vocabulary.allowed(self._matcher)
+            if self._matcher.is_error():
+                raise ConstraintError(f"The constraint is too complex: {_first_lines(self._matcher.get_error())}.")
+        return self._allowed
+
+    def _is_inside_text(self, token_id: int) -> bool:
+        """Whether a token only adds plain characters to a text that is open."""
+        return bool(self._vocabulary.plain[token_id]) and self._vocabulary.inside_text(self._mask())
+
+
+class _Vocabulary:
+    """llguidance's view of a tokenizer, and what closing an answer needs to know of it."""
+
+    def __init__(self, tokenizer: SafeTokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        backend = tokenizer.copy()
+        if not isinstance(backend, PreTrainedTokenizerFast):
+            raise ConstraintError(
+                f"Constraints and tools need a fast tokenizer, and this model's is a {type(backend).__name__}. Convert "
+                f"it to tokenizer.json first."
+            )
+        if not eos_token_ids:
+            raise ConstraintError("Constraints and tools need an end-of-sequence token, and this model has none.")
+        self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(
+            backend, n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
+        )
+        self._size = vocab_size
+        self._bytes = 4 * ((vocab_size + 31) // 32)
+        self._eos = sorted(eos_token_ids)
+        texts = [self.tokenizer.decode_bytes([token_id]) for token_id in range(vocab_size)]
+        special = [self.tokenizer.is_special_token(token_id) for token_id in range(vocab_size)]
+        single = {text: token_id for token_id, text in reversed(list(enumerate(texts))) if not special[token_id]}
+        self.plain = np.array([not (s or _STRUCTURE & set(text)) for text, s in zip(texts, special, strict=True)])
+        self._inside = [single[sign.encode()] for sign in _INSIDE_TEXT if sign.encode() in single]
+        self._to_close = [single[sign.encode()] for sign in _TO_CLOSE if sign.encode() in single]
+        self._quote = single.get(b'"')
+
+    def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
+        """(vocab,) whether each token may come next."""
+        words = np.zeros(self._bytes // 4, dtype=np.int32)
+        matcher.unsafe_compute_mask_ptr(words.ctypes.data, self._bytes)
+        return np.unpackbits(words.view(np.uint8), bitorder="little", count=self._size).view(np.bool_)
+
+    def inside_text(self, allowed: NDArray[np.bool_]) -> bool:
+        """Whether nearly any character may come next."""
+        return bool(allowed[self._inside].all())
+
+    def closing(self, matcher: LLMatcher, budget: int) -> list[int] | None:
+        """A short way to a whole answer, or None if none was found within the budget. The matcher is used up.
+
+        It takes the sign that closes most at each place. That is not always the shortest way: where it finds none
+        there may be one all the same.
+        """
+        path: list[int] = []
+        while not matcher.is_accepting():
+            step = list(matcher.compute_ff_tokens()) or self._closing_step(matcher)
+            if not step or len(path) + len(step) > budget or not matcher.consume_tokens(step):
+                return None
+            path += step
+        return path or ([] if matcher.is_stopped() else self._eos[:1])
+
+    def _closing_step(self, matcher: LLMatcher) -> list[int]:
+        allowed = self.allowed(matcher)
+        order = self._to_close
+        if self._quote is not None and self.inside_text(allowed):
+            order = [self._quote, *self._inside]
+        found = next((token_id for token_id in order if allowed[token_id]), None)
+        if found is None and allowed.any():
+            found = int(allowed.argmax())
+        return [] if found is None else [found]
+
+
+def _close_objects(schema: object) -> None:
+    """Give every object that names its properties `additionalProperties: false`, in place, unless it says something."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("properties"), dict) and node.get("type", "object") == "object":
+                node.setdefault("additionalProperties", False)
+            waiting += [value for key, value in node.items() if key not in _DATA]
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _watched(grammar: str) -> int:
+    """How many tokens before the end closing is looked after: nothing in a grammar takes much longer than its text."""
+    return _WATCHED_TOKENS + len(grammar) // _BYTES_PER_TOKEN
+
+
+def _length(path: Sequence[int] | None) -> int | None:
+    return None if path is None else len(path)
+
+
+def _first_lines(error: str) -> str:
+    return " ".join(error.split())[:300].rstrip(".")

@@ -1,0 +1,164 @@
+"""One answer while it grows: from its text to what is said, thought and called, piece by piece."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transformers.utils.chat_parsing import ResponseParser
+
+from sda_engine.completion import Delta, ToolCallDelta
+from sda_engine.decoding.detokenizer import StopChecker
+from sda_engine.tools import FunctionCall, InvalidToolCall, ToolCall, new_call_id
+
+_NAME_AND_ARGUMENTS = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*')
+_MAYBE_END = re.compile(r"[\s}]*$")
+
+
+@dataclass
+class _OpenCall:
+    """A call that is being written: its raw text, and how much of its arguments has been given out."""
+
+    index: int
+    marker: str
+    id: str = field(default_factory=new_call_id)
+    raw: str = ""
+    name: str | None = None
+    given: int = 0
+    in_string: bool = False
+    escaped: bool = False
+
+    def escape(self, char: str) -> str:
+        """A character of the call's JSON; inside a string the first sign of the end marker as its escape."""
+        if self.escaped:
+            self.escaped = False
+        elif self.in_string and char == "\\":
+            self.escaped = True
+        elif char == '"':
+            self.in_string = not self.in_string
+        elif self.in_string and char == self.marker:
+            return f"\\u{ord(char):04x}"
+        return char
+
+
+class AnswerParser:
+    """Sorts the text of an answer into content, reasoning and tool calls.
+
+    Args:
+        response_template: how to read it; None for text alone.
+        prefix: what the prompt has already written of the answer, e.g. an opening "<think>".
+        stop: strings that end the answer when they appear in its content.
+        call_end: the marker after a call.
+    """
+
+    def __init__(
+        self, response_template: Mapping[str, object] | None, prefix: str, stop: StopChecker, *, call_end: str = ""
+    ) -> None:
+        self._parser = None if response_template is None else ResponseParser(dict(response_template), prefix=prefix)
+        self._stop = stop
+        self._marker = call_end[:1]
+        self._call: _OpenCall | None = None
+        self.tool_calls: list[ToolCall] = []
+        self.invalid_tool_calls: list[InvalidToolCall] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found."""
+        return self._stop.stopped
+
+    def push(self, text: str) -> Delta:
+        """What became certain with a text."""
+        if self._parser is None:
+            return Delta(text=self._stop.push(text))
+        delta = Delta()
+        for char in text:  # one at a time, since a marker inside the JSON of a call is no marker
+            if self._parser is None:
+                break
+            try:
+                delta += self._read(self._parser.feed(self._call.escape(char) if self._call is not None else char))
+            except ValueError as error:
+                delta += self._give_up(error)
+        return delta
+
+    def flush(self) -> Delta:
+        """What was held back, at the end of the answer. An unfinished call becomes an invalid one."""
+        delta = Delta()
+        if self._parser is not None:
+            try:
+                delta = self._read(self._parser.finalize()[1])
+            except ValueError as error:
+                delta = self._give_up(error)
+        return delta + Delta(text="" if self.stopped else self._stop.flush())
+
+    def _read(self, events: list[dict[str, object]]) -> Delta:
+        delta = Delta()
+        for event in events:
+            place = event["field"]
+            if place == "tool_calls":
+                delta += self._read_call(event)
+            elif event["type"] == "region_chunk" and place == "content":
+                delta += Delta(text=self._stop.push(str(event["text"])))
+            elif event["type"] == "region_chunk" and place in ("reasoning_content", "reasoning", "thinking"):
+                delta += Delta(reasoning=str(event["text"]))
+        return delta
+
+    def _read_call(self, event: Mapping[str, object]) -> Delta:
+        if self._call is None:
+            self._call = _OpenCall(index=len(self.tool_calls), marker=self._marker)
+        call = self._call
+        if event["type"] == "region_chunk":
+            call.raw += str(event["text"])
+            return self._arguments_so_far(call)
+        if event["type"] != "region_close":
+            return Delta()
+        self._call = None
+        function = _as_function_call(event["value"])
+        self.tool_calls.append(ToolCall(type="function", id=call.id, function=function))
+        if call.name is None:
+            return _delta(call.index, call.id, function["name"], json.dumps(function["arguments"], ensure_ascii=False))
+        whole = call.raw[_start(call.raw) :].rstrip().removesuffix("}")
+        return _delta(call.index, None, None, whole[call.given :])
+
+    def _arguments_so_far(self, call: _OpenCall) -> Delta:
+        """Name and arguments as far as they are certain: closing braces at the end may be the call's, not theirs."""
+        if not (start := _start(call.raw)):
+            return Delta()
+        first = call.name is None
+        match = _NAME_AND_ARGUMENTS.match(call.raw)
+        assert match is not None, "there is a start"
+        call.name = str(json.loads(match[1]))
+        certain = _MAYBE_END.sub("", call.raw[start:])
+        new = certain[call.given :]
+        call.given = max(call.given, len(certain))
+        if not first and not new:
+            return Delta()
+        return _delta(call.index, call.id if first else None, call.name if first else None, new)
+
+    def _give_up(self, error: ValueError) -> Delta:
+        """What the model wrote as a call is none, or it was cut off in the middle."""
+        call, self._call, self._parser = self._call, None, None
+        if call is not None:
+            self.invalid_tool_calls.append(InvalidToolCall(id=call.id, text=call.raw, error=str(error)))
+        return Delta()
+
+
+def _start(raw: str) -> int:
+    """Where the arguments begin in the JSON of a call; 0 while that is unknown."""
+    match = _NAME_AND_ARGUMENTS.match(raw)
+    return match.end() if match is not None else 0
+
+
+def _delta(index: int, call_id: str | None, name: str | None, arguments: str) -> Delta:
+    return Delta(tool_calls=(ToolCallDelta(index, call_id, name, arguments),))
+
+
+def _as_function_call(value: object) -> FunctionCall:
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ValueError(f"a call without a name: {value!r}")
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"arguments that are no object: {arguments!r}")
+    return FunctionCall(name=function["name"], arguments=dict(arguments))
