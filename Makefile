@@ -32,6 +32,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/instructions.py
 
 clean:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
-from sda_engine import Alignment, Completion, Piece, Sampling, Steering, SteeringEngine
+from sda_engine import Alignment, Completion, Output, Piece, Sampling, Steering, SteeringEngine
 from sda_engine.prompts import Message
 
 
@@ -30,10 +30,13 @@ class RecordingEngine(SteeringEngine):
         *,
         steering: Steering = Steering(),  # noqa: B008 - frozen
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> Generator[Piece, None, None]:
         """See SteeringEngine.stream, which `generate` goes through as well."""
-        return self._record(super().stream(messages, alignment, steering=steering, sampling=sampling, timeout=timeout))
+        return self._record(
+            super().stream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout)
+        )
 
     def _record(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
         with closing(pieces):

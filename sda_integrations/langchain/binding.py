@@ -7,7 +7,7 @@ from langchain_core.language_models.chat_models import _ChatModelBinding
 from langchain_core.runnables import Runnable
 
 
-class ChatSDABinding(_ChatModelBinding):
+class ChatSDABinding(_ChatModelBinding):  # type: ignore[no-redef]  # LangChain's own shares this oddity
     """`ChatSDA.bind(...)`. LangChain's own binding forgets its keywords at a later `bind_tools`; this one does not."""
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:

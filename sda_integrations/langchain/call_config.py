@@ -39,9 +39,7 @@ def with_configured_alignment(config: RunnableConfig | None, keywords: Mapping[s
 class ReadsCallConfig(BaseChatModel):
     """Every public way into a chat model, with the config's alignment as the call's keyword."""
 
-    def invoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AIMessage:
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """One answer."""
         return super().invoke(input, config, **with_configured_alignment(config, kwargs))
 

@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
-from sda_engine import Constraint, Output
+from sda_engine import Constraint
 from sda_engine.completion import Piece
 from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
@@ -108,16 +108,50 @@ class ChatSDA(ChatSDAFields):
 
         With `logprobs=True` there is also "logprobs", as OpenAI's models give it.
 
+    Tool calling:
+        ```python
+        def get_weather(city: str) -> str:
+            '''Get the weather in a city.'''
+
+
+        answer = chat.bind_tools([get_weather], tool_choice="any").invoke("Is it raining in Rome?")
+        answer.tool_calls
+        # [{"name": "get_weather", "args": {"city": "Rome"}, "id": "3f0c9a1be", "type": "tool_call"}]
+        ```
+
+        A grammar makes every call valid. `parallel_tool_calls=True` allows several in one answer.
+
+    Structured output:
+        ```python
+        class Person(BaseModel):
+            name: str
+            age: int
+
+
+        chat.with_structured_output(Person).invoke("Ada is 36 years old.")
+        # Person(name="Ada", age=36)
+        ```
+
+        An answer that was cut off by `max_tokens` is an OutputParserException, not a repaired half.
+        `chat.bind(constraint=Constraint.regex(...))` and `Constraint.lark(...)` take other grammars.
+
+    Reasoning:
+        A model that thinks between <think> and </think> gives a block {"type": "reasoning", ...} in
+        `answer.content_blocks`, apart from the text.
+
     Alignment per call:
         ```python
         chat.invoke(messages, alignment="empathy", gain=3.0)
         chat.invoke(messages, alignment=None)  # a plain answer
-        kind = chat.bind(alignment="empathy")
+        chat.bind(alignment="empathy").bind_tools([get_weather])
+        chain.invoke(question, config={"configurable": {"sda_alignment": "empathy"}})
+        create_agent(chat, [get_weather], middleware=[SDAMiddleware("empathy")])
         ```
 
-        Any of the second group of arguments can be given so. None keeps the model's own value, but for
-        `alignment`; a `steering` object stands in for the model's own and for its `gain`, `amplification` and
-        `evaluator`.
+        A keyword comes before the config, and the config before the field. Any of the second group of arguments
+        can be a keyword. None keeps the model's own value, but for `alignment`; a `steering` object stands in for
+        the model's own and for its `gain`, `amplification` and `evaluator`. `model` answers one call from another
+        model, loaded the same way.
 
     `api_key` and `max_retries`, which LangChain hands to every chat model, are accepted and dropped: nothing
     here goes over a network. (An evaluator may; it has its own.)
@@ -203,7 +237,7 @@ class ChatSDA(ChatSDAFields):
         """
         if not messages:
             return 0
-        output = make_output({"tools": list(tools)} if tools else {}) or Output()
+        output = make_output({"tools": list(tools or [])})
         return self.load_engine().count_prompt_tokens(to_engine_messages(messages), output=output)
 
     # --- Tools and structured output ---

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +23,7 @@ from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import QuantizationConfig
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
-from sda_engine.settings import unknown_name, wrong_field
+from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
 from sda_integrations.langchain.logprobs import count_logprobs
 from sda_integrations.langchain.output import OUTPUT_KEYWORDS, make_output
@@ -212,7 +213,7 @@ class ChatSDAFields(ReadsCallConfig):
 
     def _own_request(self, call: Mapping[str, object] = MappingProxyType({})) -> RequestSettings:
         """What the fields ask of the engine; log-probabilities as one call's pair of keywords overrides them."""
-        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS if name != "output"}
+        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
         wanted, top = (call.get(name) for name in _LOGPROBS)
         top = self.top_logprobs if top is None and wanted is not False else top
         wanted = self.logprobs if wanted is None else wanted
@@ -222,7 +223,5 @@ class ChatSDAFields(ReadsCallConfig):
         """What a call asks of the engine, `model` apart, which says of which engine."""
         elsewhere = {*_READ_BY_LANGCHAIN, *_ALWAYS_SO, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
-        if "output" in keywords:
-            raise unknown_name("ChatSDA", "output", (*REQUEST_KEYWORDS, *OUTPUT_KEYWORDS), "call keyword")
-        own = self._own_request(call)
-        return own.override({**keywords, "stop": stop, "output": make_output(call)}, owner="ChatSDA")
+        request = self._own_request(call).override({**keywords, "stop": stop}, owner="ChatSDA")
+        return replace(request, output=make_output(call))

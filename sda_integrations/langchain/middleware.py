@@ -55,6 +55,4 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def _steered(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         alignment = self._alignment(request) if callable(self._alignment) else self._alignment
-        return request.override(
-            model_settings={**request.model_settings, **self._settings, "alignment": alignment}
-        )
+        return request.override(model_settings={**request.model_settings, **self._settings, "alignment": alignment})

@@ -8,6 +8,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from sda_engine import Constraint, Output
 from sda_engine.errors import ConfigError
+from sda_engine.tools import resolve_tool
 
 OUTPUT_KEYWORDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "constraint", "schema_in_prompt")
 """Keywords of a call that decide the form of its answer."""
@@ -23,8 +24,8 @@ _CHOICES: Mapping[object, str] = {
 }
 
 
-def make_output(call: Mapping[str, object]) -> Output | None:
-    """The form of the answer that a call asks for; None where it says nothing of it.
+def make_output(call: Mapping[str, Any]) -> Output:
+    """The form of the answer that a call asks for; free text where it says nothing of it.
 
     Args:
         call: keywords of the call; only OUTPUT_KEYWORDS are looked at.
@@ -34,20 +35,18 @@ def make_output(call: Mapping[str, object]) -> Output | None:
         ConstraintError: a schema is too large.
     """
     given = {name: call[name] for name in OUTPUT_KEYWORDS if call.get(name) is not None}
-    if not given:
-        return None
     if "constraint" in given and "response_format" in given:
         raise ConfigError("constraint and response_format both say what the text must look like: give one of the two.")
     tools = given.get("tools", [])
     if not isinstance(tools, (list, tuple)):
         raise ConfigError(f"tools cannot be {tools!r}: they must be a list.")
-    constraint = given.get("constraint", _constraint(given.get("response_format")))
+    by_name = {tool["function"]["name"]: tool for tool in map(to_tool, tools)}
+    settings = {name: given[name] for name in ("parallel_tool_calls", "schema_in_prompt") if name in given}
     return Output(
-        tools=tuple({tool["function"]["name"]: tool for tool in map(to_tool, tools)}.values()),  # the last of a name
+        tools=tuple(map(resolve_tool, by_name.values())),
         tool_choice=read_tool_choice(given.get("tool_choice")) if tools else "auto",
-        parallel_tool_calls=given.get("parallel_tool_calls", False),
-        constraint=constraint,
-        schema_in_prompt=given.get("schema_in_prompt", True),
+        constraint=given.get("constraint", _constraint(given.get("response_format"))),
+        **settings,
     )
 
 

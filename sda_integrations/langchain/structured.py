@@ -5,11 +5,16 @@ from typing import Any
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers import (
+    BaseCumulativeTransformOutputParser,
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+)
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.pydantic import is_basemodel_subclass
+from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
 from sda_engine.errors import ConfigError
 
@@ -36,8 +41,8 @@ def text_parser(schema: Any) -> BaseOutputParser[Any]:
 def call_parser(schema: Any, name: str) -> BaseOutputParser[Any]:
     """Reads an answer that is a call of a tool with the schema's fields as arguments."""
     if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        return WholePydanticCallParser(tools=[schema], first_tool_only=True)
+    return WholeCallParser(key_name=name, first_tool_only=True)
 
 
 def parsed(
@@ -53,39 +58,37 @@ def parsed(
     return RunnableMap(raw=model) | with_error.with_fallbacks([without], exception_key="parsing_error")
 
 
-class WholeJsonParser(JsonOutputParser):
-    """JsonOutputParser repairs what was cut off; at the end of an answer this one refuses it."""
+class _RefusesCutOff(BaseCumulativeTransformOutputParser[Any]):
+    """LangChain's parsers repair JSON that was cut off, or give None; at the end of an answer these refuse it."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """The JSON value; with `partial` as far as it got.
+        """What the parser makes of an answer; with `partial` of one that goes on.
 
         Raises:
-            OutputParserException: the answer reached its token limit before the JSON was whole.
+            OutputParserException: the answer reached its token limit before it was whole, or does not validate.
         """
-        _refuse_cut_off(result, partial=partial)
+        generation = result[0]
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        if not partial and message is not None and message.response_metadata.get("finish_reason") == "length":
+            raise OutputParserException(
+                "The answer reached its token limit before the JSON was whole. Raise max_tokens, or make the schema "
+                "smaller.",
+                llm_output=generation.text,
+            )
         return super().parse_result(result, partial=partial)
 
 
-class WholePydanticParser(PydanticOutputParser[Any]):
-    """The same for pydantic objects."""
-
-    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """The object; with `partial` as soon as it validates.
-
-        Raises:
-            OutputParserException: the answer does not validate, or reached its token limit before it was whole.
-        """
-        _refuse_cut_off(result, partial=partial)
-        return super().parse_result(result, partial=partial)
+class WholeJsonParser(_RefusesCutOff, JsonOutputParser):
+    """JSON text to a dict."""
 
 
-def _refuse_cut_off(result: list[Generation], *, partial: bool) -> None:
-    generation = result[0]
-    if partial or not isinstance(generation, ChatGeneration):
-        return
-    if generation.message.response_metadata.get("finish_reason") == "length":
-        raise OutputParserException(
-            "The answer reached its token limit before the JSON was whole. Raise max_tokens, or make the schema "
-            "smaller.",
-            llm_output=generation.text,
-        )
+class WholePydanticParser(_RefusesCutOff, PydanticOutputParser[TBaseModel]):
+    """JSON text to a pydantic object."""
+
+
+class WholeCallParser(_RefusesCutOff, JsonOutputKeyToolsParser):
+    """A tool call to its arguments."""
+
+
+class WholePydanticCallParser(_RefusesCutOff, PydanticToolsParser):
+    """A tool call to a pydantic object."""

@@ -1,6 +1,6 @@
 """What a request gives back: a Completion, and the Pieces that a stream delivers on the way to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sda_engine.evaluators.protocol import Score
@@ -123,9 +123,11 @@ class Delta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
 
     def __add__(self, later: "Delta") -> "Delta":
-        return Delta(
-            self.text + later.text, self.reasoning + later.reasoning, (*self.tool_calls, *later.tool_calls)
-        )
+        calls, more = self.tool_calls, later.tool_calls
+        if calls and more and more[0].id is None and calls[-1].index == more[0].index:  # the same call goes on
+            joined = replace(calls[-1], arguments=calls[-1].arguments + more[0].arguments)
+            calls, more = (*calls[:-1], joined), more[1:]
+        return Delta(self.text + later.text, self.reasoning + later.reasoning, (*calls, *more))
 
 
 @dataclass(frozen=True)

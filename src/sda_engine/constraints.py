@@ -1,4 +1,4 @@
-"""Constraints: what an answer may look like, as a JSON schema, a regular expression or a grammar, enforced by llguidance.
+"""Constraints: what an answer may look like, by JSON schema, regular expression or grammar; llguidance enforces it.
 
 A Constraint is a description. The ConstraintCompiler of an engine turns it into TokenConstraints, one for each
 answer: the tokens that may come next, and those that must.
@@ -32,7 +32,7 @@ _BYTES_PER_TOKEN = 4
 _INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
 _TO_CLOSE = ("}", "]", '"', ",", *"0123456789", "n", "t", "f", "-", ":", " ", *"abcdefghijklmnopqrstuvwxyz", "{", "[")
 _DATA = frozenset({"const", "default", "enum", "examples"})
-_STRUCTURE = frozenset(b'"\\{}[],:<>')
+_STRUCTURE = frozenset(b'"\\<>')
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class TokenConstraint:
     def __init__(self, matcher: LLMatcher, vocabulary: "_Vocabulary", *, watched_tokens: int) -> None:
         self._matcher, self._vocabulary, self._watched = matcher, vocabulary, watched_tokens
         self._allowed: NDArray[np.bool_] | None = None
-        self._needed: int | None = None  # tokens to close the answer after the latest token, where that is known
+        self._needed: int | None = None  # how many tokens close the answer as it is, where that is known
+        self._needed_next: int | None = None  # the same after the token that was chosen
         self._hopeless = False
 
     def copy(self) -> "TokenConstraint":
@@ -175,22 +176,16 @@ class TokenConstraint:
         """
         if self._hopeless or remaining > self._watched:
             return token_id
-        if self._is_inside_text(token_id):  # another plain character changes nothing about what closing needs
-            needed = self._needed
-        else:
-            after = self._matcher.deep_copy()
-            after.consume_token(token_id)
-            needed = _length(self._vocabulary.closing(after, remaining))
+        needed = self._needed_after(token_id, remaining)
         if needed is not None and needed <= remaining:
-            self._needed = needed
+            self._needed_next = needed
             return token_id
         path = self._vocabulary.closing(self._matcher.deep_copy(), remaining + 1)
-        self._hopeless = path is None
-        if not path or self._is_inside_text(token_id) and len(path) <= remaining:
-            self._needed = _length(path)
+        if path is None:
+            self._hopeless = True
             return token_id
-        self._needed = len(path) - 1
-        return path[0]
+        self._needed_next = max(len(path) - 1, 0)
+        return path[0] if path else self._vocabulary.eos_token_id
 
     def advance(self, token_id: int) -> None:
         """Take note of a token that was appended.
@@ -198,7 +193,7 @@ class TokenConstraint:
         Raises:
             ConstraintError: the token was not allowed, or the grammar grew past the grammar engine's limits.
         """
-        self._allowed = None
+        self._allowed, self._needed, self._needed_next = None, self._needed_next, None
         if not self._matcher.consume_token(token_id):
             raise ConstraintError(f"The constraint could not be followed: {_first_lines(self._matcher.get_error())}.")
 
@@ -209,9 +204,15 @@ class TokenConstraint:
                 raise ConstraintError(f"The constraint is too complex: {_first_lines(self._matcher.get_error())}.")
         return self._allowed
 
-    def _is_inside_text(self, token_id: int) -> bool:
-        """Whether a token only adds plain characters to a text that is open."""
-        return bool(self._vocabulary.plain[token_id]) and self._vocabulary.inside_text(self._mask())
+    def _needed_after(self, token_id: int, budget: int) -> int | None:
+        """How many tokens close the answer after this one; None where they are more than the budget."""
+        plain = self._vocabulary.plain[token_id] and self._vocabulary.inside_text(self._mask())
+        if plain and self._needed is not None:  # another plain character in a text changes nothing
+            return self._needed
+        after = self._matcher.deep_copy()
+        after.consume_token(token_id)
+        path = self._vocabulary.closing(after, budget)
+        return None if path is None else len(path)
 
 
 class _Vocabulary:
@@ -231,7 +232,7 @@ class _Vocabulary:
         )
         self._size = vocab_size
         self._bytes = 4 * ((vocab_size + 31) // 32)
-        self._eos = sorted(eos_token_ids)
+        self.eos_token_id = min(eos_token_ids)
         texts = [self.tokenizer.decode_bytes([token_id]) for token_id in range(vocab_size)]
         special = [self.tokenizer.is_special_token(token_id) for token_id in range(vocab_size)]
         single = {text: token_id for token_id, text in reversed(list(enumerate(texts))) if not special[token_id]}
@@ -262,7 +263,7 @@ class _Vocabulary:
             if not step or len(path) + len(step) > budget or not matcher.consume_tokens(step):
                 return None
             path += step
-        return path or ([] if matcher.is_stopped() else self._eos[:1])
+        return path
 
     def _closing_step(self, matcher: LLMatcher) -> list[int]:
         allowed = self.allowed(matcher)
@@ -291,10 +292,6 @@ def _close_objects(schema: object) -> None:
 def _watched(grammar: str) -> int:
     """How many tokens before the end closing is looked after: nothing in a grammar takes much longer than its text."""
     return _WATCHED_TOKENS + len(grammar) // _BYTES_PER_TOKEN
-
-
-def _length(path: Sequence[int] | None) -> int | None:
-    return None if path is None else len(path)
 
 
 def _first_lines(error: str) -> str:

@@ -5,6 +5,7 @@ evaluator needs one; the amplification factor; steered decoding. The forward pas
 thread, the evaluator is called in the caller's.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -163,7 +164,9 @@ class SteeringEngine:
             RequestTimeoutError: the timeout passed.
             NumericalError: the model gave no usable distribution.
         """
-        for piece in self.stream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout):
+        for piece in self.stream(
+            messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout
+        ):
             if piece.completion is not None:
                 return piece.completion
         raise AssertionError("the last piece carries the completion")
@@ -183,7 +186,9 @@ class SteeringEngine:
         The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
         Arguments and errors are those of `generate`.
         """
-        return self._stream(self._request(messages, alignment, steering, sampling, output), _deadline(timeout))
+        request = self._request(messages, alignment, steering, sampling, output)
+        self._compile(request)
+        return self._stream(request, _deadline(timeout))
 
     async def agenerate(
         self,
@@ -213,7 +218,10 @@ class SteeringEngine:
         output: Output = Output(),  # noqa: B008 - frozen
         timeout: float | None = None,
     ) -> AsyncGenerator[Piece, None]:
-        """`stream` for an event loop. Closing the iterator or cancelling the task stops the work."""
+        """`stream` for an event loop. Closing the iterator or cancelling the task stops the work.
+
+        A schema or grammar that cannot be enforced shows with the first piece, since the loop must not wait for it.
+        """
         return self._astream(self._request(messages, alignment, steering, sampling, output), _deadline(timeout))
 
     def encode(self, text: str) -> list[int]:
@@ -271,7 +279,6 @@ class SteeringEngine:
         )
         prefix = self._answer_prefix(contexts)
         answer_format = self._tokenizer.answer_format
-        grammar = output.grammar(answer_format, thought_is_open=prefix.endswith(answer_format.thought_begin))
         return Request(
             messages=messages,
             alignment=resolved,
@@ -281,10 +288,15 @@ class SteeringEngine:
             tokenizer=self._tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             context_window=self.context_window,
-            constraint=self._constraints.compile(grammar) if grammar is not None else None,
+            grammar=output.grammar(answer_format, thought_is_open=prefix.endswith(answer_format.thought_begin)),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=prefix,
         )
+
+    def _compile(self, request: Request) -> None:
+        """Make the request's grammar ready to be enforced; the first one of an engine takes half a second."""
+        if request.grammar is not None:
+            request.constraint = self._constraints.compile(request.grammar)
 
     def _answer_prefix(self, contexts: Contexts) -> str:
         """What the prompt has already written of the answer, which can only be the beginning of a thought."""
@@ -310,6 +322,8 @@ class SteeringEngine:
                 yield request.piece(event)
 
     async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
+        if request.grammar is not None:
+            await asyncio.to_thread(self._compile, request)
         for task in request.evaluation_tasks():
             async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                 async for _ in events:

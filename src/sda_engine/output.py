@@ -119,7 +119,8 @@ def _grammar_name(tool: Tool) -> str:
 def _call_rules(tools: Sequence[Tool], answer_format: AnswerFormat) -> list[str]:
     begin, end = answer_format.call_begin, answer_format.call_end
     bodies = [
-        f"{json.dumps(_body_begin(tool), ensure_ascii=False)} @{_grammar_name(tool)} {json.dumps('}')}" for tool in tools
+        f"{json.dumps(_body_begin(tool), ensure_ascii=False)} @{_grammar_name(tool)} {json.dumps('}')}"
+        for tool in tools
     ]
     return [
         f"call: {answer_format.literal(begin)} arguments {answer_format.literal(end)}",

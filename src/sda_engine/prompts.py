@@ -117,7 +117,9 @@ def place_instruction(turns: Sequence[Message], instruction: str, placement: Pla
 def _tell_of_output(turns: list[dict[str, object]], output: Output, tokenizer: SafeTokenizer) -> list[Message]:
     """The turns, with a system turn that tells of tools and of the JSON schema where nothing else does."""
     markers, tools = tokenizer.answer_format, output.callable_tools
-    texts = [tool_prompt(tools, markers.call_begin, markers.call_end)] if tools and not markers.tools_in_template else []
+    texts = (
+        [tool_prompt(tools, markers.call_begin, markers.call_end)] if tools and not markers.tools_in_template else []
+    )
     if output.schema_prompt is not None:
         texts.append(output.schema_prompt)
     if not texts:

@@ -36,7 +36,8 @@ class Request:
     """The state of a request between its stages. It decides what to do next; the engine does it.
 
     Attributes:
-        constraint: what base response and answer must look like; each gets a copy.
+        grammar: what base response and answer must look like, for llguidance; None for free text.
+        constraint: the grammar, once it is compiled; base response and answer each get a copy.
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
         base: the base response, once it has been decoded.
@@ -51,6 +52,7 @@ class Request:
     tokenizer: SafeTokenizer
     eos_token_ids: frozenset[int]
     context_window: int
+    grammar: str | None = None
     constraint: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
@@ -201,7 +203,9 @@ class Request:
             constraint=self.constraint,
             response_template=self.response_template,
             answer_prefix=self.answer_prefix,
-            markers=frozenset(self.tokenizer.answer_format.special_tokens.values()) if self.response_template else frozenset(),
+            markers=frozenset(self.tokenizer.answer_format.special_tokens.values())
+            if self.response_template
+            else frozenset(),
         )
         return DecodeTask(self.prompt, settings, self.tokenizer, keeps_prompt=keeps_prompt)
 

@@ -31,7 +31,7 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
 
 _SETTINGS: Mapping[str, type] = MappingProxyType({"steering": Steering, "sampling": Sampling, "output": Output})
 
-REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "output", "timeout")
+REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
 
 
@@ -81,10 +81,8 @@ class RequestSettings:
                 raise unknown_name(owner, name, REQUEST_KEYWORDS, "call keyword")
         values = {name: value for name, value in given.items() if value is not None}
         steering = values.get("steering", self.steering)
-        output = values.get("output", self.output)
-        check_settings(steering=steering, output=output)
+        check_settings(steering=steering)
         assert isinstance(steering, Steering)
-        assert isinstance(output, Output)
         return replace(
             self,
             alignment=resolve_alignment(given["alignment"]) if "alignment" in given else self.alignment,
@@ -92,7 +90,6 @@ class RequestSettings:
             sampling=self.sampling.replace_given(
                 **{_SAMPLING_FIELDS[name]: value for name, value in _only(values, _SAMPLING_FIELDS).items()}
             ),
-            output=output,
             timeout=check_timeout(values["timeout"]) if "timeout" in values else self.timeout,
         )
 

@@ -36,12 +36,16 @@ def check_schema(schema: Mapping[str, object]) -> str:
         ConstraintError: it is no JSON, or passes one of the limits of this module; the message says which.
     """
     if not isinstance(schema, Mapping):
-        raise ConstraintError(f"A JSON schema cannot be {schema!r}: it must be a dict such as {{'type': 'object', ...}}.")
+        raise ConstraintError(
+            f"A JSON schema cannot be {schema!r}: it must be a dict such as {{'type': 'object', ...}}."
+        )
     _check_nodes(schema)
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise ConstraintError(f"The JSON schema is no JSON: {error}. Use plain dicts, lists, texts and numbers.") from error
+        raise ConstraintError(
+            f"The JSON schema is no JSON: {error}. Use plain dicts, lists, texts and numbers."
+        ) from error
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_SCHEMA_BYTES:
         raise _too_large("bytes of JSON", size, MAX_SCHEMA_BYTES)

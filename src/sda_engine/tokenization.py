@@ -61,9 +61,7 @@ class SafeTokenizer:
         """Whether the plain template stands in for a missing chat template."""
         return self.chat_template is None
 
-    def render(
-        self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()
-    ) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()) -> list[int]:
         """Token ids of a chat, ready for the assistant's next turn.
 
         Text in messages and tools that looks like a control token is encoded as ordinary text.
@@ -101,7 +99,11 @@ class SafeTokenizer:
     def _template_for(self, tools: Sequence[Mapping[str, object]]) -> str | None:
         """The chat template; the one for tools where a model has two."""
         templates = self._tokenizer.chat_template
-        return templates.get("tool_use", self.chat_template) if tools and isinstance(templates, dict) else self.chat_template
+        return (
+            templates.get("tool_use", self.chat_template)
+            if tools and isinstance(templates, dict)
+            else self.chat_template
+        )
 
     def _refuse_control_tokens_in_keys(self, value: object) -> None:
         """transformers marks control tokens in values, but not in keys, which a template writes out as well."""
@@ -128,9 +130,7 @@ class SafeTokenizer:
         with self._lock:
             return copy.deepcopy(self._tokenizer)
 
-    def decode(
-        self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, keep: Collection[int] = ()
-    ) -> str:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, keep: Collection[int] = ()) -> str:
         """Text of token ids, exactly as generated; of special tokens only those in `keep`, or all."""
         if skip_special_tokens and keep:
             dropped = set(self.special_tokens.values()) - set(keep)

@@ -136,10 +136,10 @@ def _from_mapping(tool: Mapping[object, object]) -> Tool:
 
 def _from_function(function: Callable[..., object]) -> Tool:
     try:
-        schema = TypeAdapter(function).json_schema()
-    except Exception as error:  # noqa: BLE001 - pydantic raises what the function's own annotations raise
+        schema = TypeAdapter[object](function).json_schema()  # type: ignore[arg-type]  # a function is a type to pydantic
+    except Exception as error:
         raise ConfigError(
-            f"The function {function.__name__!r} cannot be a tool: {error} Annotate all its parameters with plain types."
+            f"The function {function.__name__!r} cannot be a tool: {error} Annotate its parameters with plain types."
         ) from error
     schema.pop("title", None)
     description = re.sub(r"\s*\n\s*", " ", inspect.getdoc(function) or "")

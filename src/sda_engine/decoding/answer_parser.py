@@ -11,19 +11,22 @@ from sda_engine.completion import Delta, ToolCallDelta
 from sda_engine.decoding.detokenizer import StopChecker
 from sda_engine.tools import FunctionCall, InvalidToolCall, ToolCall, new_call_id
 
-_NAME_AND_ARGUMENTS = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*')
-_MAYBE_END = re.compile(r"[\s}]*$")
+_NAME_AND_ARGUMENTS = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\S)'
+)
+_MAYBE_END = "} \t\r\n"
 
 
 @dataclass
 class _OpenCall:
-    """A call that is being written: its raw text, and how much of its arguments has been given out."""
+    """A call that is being written: its raw text, where its arguments start, how much of them has been given out."""
 
     index: int
     marker: str
     id: str = field(default_factory=new_call_id)
     raw: str = ""
     name: str | None = None
+    start: int = 0
     given: int = 0
     in_string: bool = False
     escaped: bool = False
@@ -116,20 +119,20 @@ class AnswerParser:
         self.tool_calls.append(ToolCall(type="function", id=call.id, function=function))
         if call.name is None:
             return _delta(call.index, call.id, function["name"], json.dumps(function["arguments"], ensure_ascii=False))
-        whole = call.raw[_start(call.raw) :].rstrip().removesuffix("}")
+        whole = call.raw[call.start :].rstrip().removesuffix("}").rstrip()
         return _delta(call.index, None, None, whole[call.given :])
 
     def _arguments_so_far(self, call: _OpenCall) -> Delta:
         """Name and arguments as far as they are certain: closing braces at the end may be the call's, not theirs."""
-        if not (start := _start(call.raw)):
-            return Delta()
         first = call.name is None
-        match = _NAME_AND_ARGUMENTS.match(call.raw)
-        assert match is not None, "there is a start"
-        call.name = str(json.loads(match[1]))
-        certain = _MAYBE_END.sub("", call.raw[start:])
-        new = certain[call.given :]
-        call.given = max(call.given, len(certain))
+        if first:
+            match = _NAME_AND_ARGUMENTS.match(call.raw)
+            if match is None:
+                return Delta()
+            call.name, call.start = str(json.loads(match[1])), match.end()
+        certain = len(call.raw.rstrip(_MAYBE_END)) - call.start
+        new = call.raw[call.start + call.given : call.start + certain] if certain > call.given else ""
+        call.given += len(new)
         if not first and not new:
             return Delta()
         return _delta(call.index, call.id if first else None, call.name if first else None, new)
@@ -140,12 +143,6 @@ class AnswerParser:
         if call is not None:
             self.invalid_tool_calls.append(InvalidToolCall(id=call.id, text=call.raw, error=str(error)))
         return Delta()
-
-
-def _start(raw: str) -> int:
-    """Where the arguments begin in the JSON of a call; 0 while that is unknown."""
-    match = _NAME_AND_ARGUMENTS.match(raw)
-    return match.end() if match is not None else 0
 
 
 def _delta(index: int, call_id: str | None, name: str | None, arguments: str) -> Delta:

@@ -56,7 +56,9 @@ class Recorder:
         only = TokenLogprob(token_id, self._text_of(token_id), 0.0)
         candidates = _candidates([only])
         self.tokens.append(
-            TraceToken(token_id, text, 0.0, temperature, 0.0, base=candidates, instructed=candidates, steered=candidates)
+            TraceToken(
+                token_id, text, 0.0, temperature, 0.0, base=candidates, instructed=candidates, steered=candidates
+            )
         )
         if self._logprobs is not None:
             self.generated.append(GeneratedTokenLogprobs(only, (only,) * bool(self._logprobs)))

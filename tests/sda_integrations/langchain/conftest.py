@@ -1,14 +1,21 @@
 """A steering engine without a model: it plays a fixed answer and records what it was asked."""
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import Any
 
 import pytest
+from langchain_core.runnables import Runnable
 
-from sda_engine import Alignment, Completion, Piece, Sampling, Steering, SteeringEngine, Trace, Usage
-from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob
+from sda_engine import Alignment, Completion, Output, Piece, Sampling, Steering, SteeringEngine, Trace, Usage
+from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob, ToolCallDelta
 from sda_engine.evaluators import Score
 from sda_engine.prompts import Message
+from sda_engine.testing import tiny_engine
+from sda_engine.tools import ToolCall
 from sda_engine.trace import TraceToken
 
 PIECES = ("The ", "", "earth ", "is round.")
@@ -44,15 +51,46 @@ class Call:
     alignment: Alignment | str | None
     steering: Steering
     sampling: Sampling
+    output: Output
     timeout: float | None
+
+
+def called(name: str, *several: dict[str, object], **arguments: object) -> Completion:
+    """An answer that calls one tool, once or with several arguments."""
+    calls = tuple(
+        ToolCall(type="function", id=f"call-{place}", function={"name": name, "arguments": each})
+        for place, each in enumerate(several or (arguments,), start=1)
+    )
+    return replace(PLAYED, text="", finish_reason="tool_calls", tool_calls=calls, logprobs=None)
+
+
+def _pieces_of(completion: Completion) -> list[Piece]:
+    """What a stream gives of a completion: reasoning and each call's arguments in two halves, the text in PIECES."""
+    texts = PIECES if completion.text == PLAYED.text else (completion.text,)
+    middle = len(completion.reasoning) // 2
+    pieces = [Piece(reasoning=half) for half in (completion.reasoning[:middle], completion.reasoning[middle:])]
+    pieces += [Piece(text) for text in texts]
+    for index, call in enumerate(completion.tool_calls):
+        arguments = json.dumps(call["function"]["arguments"])
+        middle = len(arguments) // 2
+        first = ToolCallDelta(index, call["id"], call["function"]["name"], arguments[:middle])
+        pieces += [
+            Piece(tool_calls=(first,)),
+            Piece(tool_calls=(ToolCallDelta(index, None, None, arguments[middle:]),)),
+        ]
+    return [*pieces, Piece(completion=completion)]
 
 
 @dataclass(eq=False)
 class FakeEngine(SteeringEngine):
-    """Plays PLAYED in PIECES, or raises `error`. `closed` counts the streams that were closed early."""
+    """Plays PLAYED in PIECES, or raises `error`. `closed` counts the streams that were closed early.
+
+    `script` holds completions to play first, one for each request.
+    """
 
     model_name: str = "fake-model"
     completion: Completion = PLAYED
+    script: list[Completion] = field(default_factory=list)
     error: Exception | None = None
     calls: list[Call] = field(default_factory=list)
     closed: int = 0
@@ -60,6 +98,14 @@ class FakeEngine(SteeringEngine):
     @property
     def name(self) -> str:
         return self.model_name
+
+    @property
+    def context_window(self) -> int:
+        return 100
+
+    @property
+    def thinks(self) -> bool:
+        return False
 
     def describe(self) -> dict[str, object]:
         return {"model": self.model_name, "revision": None, "device": "cpu", "dtype": "float32"}
@@ -79,33 +125,54 @@ class FakeEngine(SteeringEngine):
     def encode(self, text: str) -> list[int]:
         return [len(word) for word in text.split()]
 
-    def count_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(str(message["content"]).split()) for message in messages)
+    def count_prompt_tokens(self, messages: Sequence[Message], *, output: Output = Output()) -> int:  # noqa: B008
+        texts = [str(message["content"]) for message in messages]
+        return sum(len(text.split()) for text in texts) + 10 * len(output.callable_tools)
 
     def _answer(self, method, messages, alignment, settings) -> Completion:
         self.calls.append(Call(method, messages, alignment, **settings))
         if self.error is not None:
             raise self.error
+        completion = self.script.pop(0) if self.script else self.completion
         wanted = settings["sampling"].logprobs is not None
-        return self.completion if wanted else replace(self.completion, logprobs=None)
+        return completion if wanted else replace(completion, logprobs=None)
 
     def _pieces(self, completion: Completion) -> Generator[Piece]:
         try:
-            for text in PIECES:
-                yield Piece(text)
-            yield Piece("", completion=completion)
+            yield from _pieces_of(completion)
         except GeneratorExit:
             self.closed += 1
             raise
 
     async def _apieces(self, completion: Completion) -> AsyncGenerator[Piece]:
         try:
-            for text in PIECES:
-                yield Piece(text)
-            yield Piece("", completion=completion)
+            for piece in _pieces_of(completion):
+                yield piece
         except GeneratorExit:
             self.closed += 1
             raise
+
+
+async def ask(route: str, model: Runnable[Any, Any], question: Any = "Hi", /, **keywords: Any) -> Any:
+    """The answer by one of the four routes; the chunks of a stream are added up."""
+    if route == "invoke":
+        return model.invoke(question, **keywords)
+    if route == "ainvoke":
+        return await model.ainvoke(question, **keywords)
+    if route == "stream":
+        return reduce(add, model.stream(question, **keywords))
+    return reduce(add, [chunk async for chunk in model.astream(question, **keywords)])
+
+
+@pytest.fixture(name="ask")
+def ask_by_route() -> Callable[..., Awaitable[Any]]:
+    return ask
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[SteeringEngine]:
+    with tiny_engine() as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -116,6 +183,11 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def make_engine() -> Callable[..., FakeEngine]:
     return FakeEngine
+
+
+@pytest.fixture
+def make_call() -> Callable[..., Completion]:
+    return called
 
 
 @pytest.fixture

@@ -327,16 +327,6 @@ def test_a_tokenizer_of_the_users_own_comes_first(engine) -> None:
     assert ChatSDA(engine=engine, custom_get_token_ids=lambda text: [len(text)]).get_token_ids("abc") == [3]
 
 
-def test_tools_and_structured_output_are_said_to_come_later(engine) -> None:
-    chat = ChatSDA(engine=engine)
-    with pytest.raises(NotImplementedError, match="Tools of ChatSDA will come in a later release"):
-        chat.bind_tools([])
-    with pytest.raises(NotImplementedError, match="Structured output of ChatSDA will come in a later release"):
-        chat.with_structured_output({"title": "x", "type": "object"})
-    with pytest.raises(NotImplementedError, match="Tools"):
-        chat.get_num_tokens_from_messages([HumanMessage("Hi")], tools=[{"name": "x"}])
-
-
 def test_v1_output_is_content_blocks_on_every_route(engine) -> None:
     chat = ChatSDA(engine=engine, output_version="v1")
     assert chat.invoke("Hi").content == [{"type": "text", "text": ANSWER}]

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import ConfigurableField
 
 from sda_engine import AlignmentWarning, Sampling, Steering, SteeringEngine
@@ -126,7 +127,7 @@ def test_a_load_error_passes_through(monkeypatch) -> None:
         ({"gain": -1}, "gain cannot be -1"),
         ({"amplification": 1.5}, "amplification cannot be 1.5"),
         ({"evaluator": "gpt-4"}, "evaluator cannot be 'gpt-4'"),
-        ({"steering": {"gain": 1}}, "steering cannot be .*: it must be a Steering"),
+        ({"steering": {"gain": 1}}, "steering cannot be .*: it must be Steering settings"),
         ({"alignment": 3}, "alignment cannot be 3"),
         ({"alignment": "  "}, "blank"),
         ({"timeout": 0}, "timeout cannot be 0: it must be a number of seconds above 0"),
@@ -175,3 +176,57 @@ def test_configurable_fields_change_the_alignment_of_one_call(engine) -> None:
     chat.invoke("Hi")
     assert engine.calls[0].alignment.name == "empathy"
     assert engine.calls[1].alignment is None
+
+
+# --- Another model for one call, and what a model can do ---
+
+
+@pytest.fixture
+def others(monkeypatch, make_engine) -> dict[str, Any]:
+    """Engines by the name that SteeringEngine.load was asked for, with its settings."""
+    engines: dict[str, Any] = {}
+
+    def load(model: str, **settings: Any) -> SteeringEngine:
+        engines.setdefault(model, make_engine(model_name=model)).settings = settings
+        return engines[model]
+
+    monkeypatch.setattr(SteeringEngine, "load", load)
+    return engines
+
+
+@pytest.mark.parametrize("route", ["invoke", "ainvoke", "stream", "astream"])
+async def test_the_model_keyword_answers_from_another_engine(route, others, ask) -> None:
+    chat = ChatSDA(model="one", revision="v1", device="cpu")
+    for keywords, expected in [({}, "one"), ({"model": "two"}, "two"), ({"model": None}, "one"), ({}, "one")]:
+        answer = await ask(route, chat, **keywords)
+        assert answer.response_metadata["model_name"] == expected
+    assert (await ask(route, chat.bind(model="two").bind(gain=1.0))).response_metadata["model_name"] == "two"
+    assert [(len(engine.calls), engine.settings["revision"]) for engine in others.values()] == [(3, "v1"), (2, None)]
+    assert others["two"].settings["device"] == "cpu"
+
+
+def test_the_model_keyword_is_in_cache_keys_and_traces(others) -> None:
+    chat = ChatSDA(model="one", cache=InMemoryCache())
+    answers = [chat.invoke("Hi", **keywords) for keywords in ({}, {"model": "two"}, {}, {"model": "two"})]
+    assert [answer.response_metadata["model_name"] for answer in answers] == ["one", "two", "one", "two"]
+    assert [len(engine.calls) for engine in others.values()] == [1, 1]
+    assert chat._get_ls_params(model="two")["ls_model_name"] == "two"
+    assert chat._get_llm_string(model="one") == chat._get_llm_string()
+
+
+def test_the_profile_says_what_a_model_can_do_and_its_window_once_it_is_loaded(others) -> None:
+    chat = ChatSDA(model="one")
+    before = dict(chat.profile)
+    assert (before["tool_calling"], before["tool_choice"], before["structured_output"]) == (True, True, True)
+    assert "max_input_tokens" not in before
+    chat.invoke("Hi", model="two")
+    assert chat.profile == before
+    chat.invoke("Hi")
+    assert chat.profile == {**before, "max_input_tokens": 99, "reasoning_output": False}
+    assert ChatSDA(engine=others["one"]).profile == chat.profile
+
+
+def test_a_profile_of_the_users_own_is_kept(others) -> None:
+    chat = ChatSDA(model="one", profile={"max_input_tokens": 5})
+    chat.invoke("Hi")
+    assert chat.profile == {"max_input_tokens": 5}
