@@ -79,9 +79,8 @@ def print_mask(engine: SteeringEngine) -> None:
         constraint.advance(token)
         constraint.forced()
         seconds.append(time.perf_counter() - start)
-    print(
-        f"mask, its application to 2 rows and the matcher's step: {1000 * sorted(seconds)[100]:.3f} ms, vocabulary {vocab}"
-    )
+    median = 1000 * sorted(seconds)[100]
+    print(f"mask, its application to 2 rows and the matcher's step: {median:.3f} ms at a vocabulary of {vocab}")
 
 
 def text_constraint(engine: SteeringEngine, vocab: int) -> TokenConstraint:

@@ -43,25 +43,25 @@ def stream(chat: ChatSDA) -> None:
 async def answer_async(chat: ChatSDA) -> None:
     """Wait for answers in an event loop."""
     # Decoding happens in a thread of the engine's own, so other tasks of the loop run meanwhile.
-    first, second = await asyncio.gather(chat.ainvoke("Name a sport."), chat.ainvoke("Name a fruit."))
+    first, second = await asyncio.gather(chat.ainvoke("Describe a morning."), chat.ainvoke("Describe a night."))
     print("async:", first.text, "|", second.text)
 
 
 def batch(chat: ChatSDA) -> None:
     """Ask several things at once; the answers come in the order of the questions."""
-    for answer in chat.batch(["Say hello.", "Say thank you.", "Say goodbye."]):
+    for answer in chat.batch(["Suggest a walk.", "Suggest a meal.", "Suggest a present."], max_tokens=12):
         print("batch:", answer.text)
 
 
 def align_one_call(chat: ChatSDA) -> None:
     """Use another alignment for one call, or none."""
     # Everything but the choice of the model can change from call to call. The model's own fields stay as they are.
-    print("another alignment:", chat.invoke(HOLIDAY, alignment="Write about the sea.", gain=2.0).text)
+    print("another alignment:", chat.invoke(HOLIDAY, alignment="Answer like a pirate.", gain=2.0).text)
     print("no alignment:", chat.invoke(HOLIDAY, alignment=None).text)
 
     # bind() fixes the keywords once, for a chain that has no way to pass them.
-    rhymer = chat.bind(alignment="Write about the mountains.")
-    print("bound alignment:", rhymer.invoke(HOLIDAY).text)
+    mountains = chat.bind(alignment="Write about the mountains.")
+    print("bound alignment:", mountains.invoke(HOLIDAY).text)
 
 
 def avoid(chat: ChatSDA) -> None:
@@ -89,8 +89,9 @@ def figures(chat: ChatSDA) -> None:
 def main() -> None:
     """Run all steps with one model."""
     # Temperature 0 repeats the same answers in every run; 0.6 is the default, with `seed` where it has to repeat.
-    # A gain of 1 is mild, as suits a model of this size; the default is 2.
-    chat = ChatSDA(model="smollm2-135m", alignment="empathy", gain=1.0, temperature=0, max_tokens=20)
+    # A gain of 1 is mild, as suits a model of this size; the default is 2. The alignment is a sentence of ours;
+    # "empathy", "honesty", "helpfulness", "harmlessness" and "summarization" are ready to be used by name.
+    chat = ChatSDA(model="smollm2-135m", alignment="Write about the sea.", gain=1.0, temperature=0, max_tokens=20)
     invoke(chat)
     stream(chat)
     asyncio.run(answer_async(chat))

@@ -33,10 +33,11 @@ RULES = (
     "The library is open from Tuesday to Saturday. On Sunday and Monday it is closed.",
     "A lost book costs the price of a new copy; no further fee is added.",
 )
-QUESTION = "I lost a book. What do I pay?"
+QUESTION = "When is the library open?"
 
-# One alignment is a preset and the other a sentence of our own. They could come from a users table.
-USERS = {"Ada": "empathy", "Ben": "Answer like a pirate."}
+# What each user likes; it could come from a table. Presets such as "empathy" can stand here too. A model of 135M
+# parameters follows the manner and is careless with the rules; a larger one keeps both.
+USERS = {"Ada": "Begin with a warm greeting.", "Ben": "Use short sentences and answer like a friend."}
 
 
 def make_retriever() -> VectorStoreRetriever:
@@ -59,7 +60,7 @@ def join(documents: Sequence[Document]) -> str:
 def expression_language(chat: ChatSDA, retriever: VectorStoreRetriever) -> None:
     """A chain of retriever, prompt, model and parser."""
     prompt = ChatPromptTemplate.from_messages(
-        [("system", "You answer visitors of a library. Its rules:\n{rules}"), ("human", "{question}")]
+        [("system", "You answer visitors of a library. Use its rules: {rules}"), ("human", "{question}")]
     )
     chain = {"rules": retriever | join, "question": RunnablePassthrough()} | prompt | chat | StrOutputParser()
     for user in USERS:
@@ -69,7 +70,7 @@ def expression_language(chat: ChatSDA, retriever: VectorStoreRetriever) -> None:
 def retrieval_chain(chat: ChatSDA, retriever: VectorStoreRetriever) -> None:
     """The ready-made chain, which gives back the documents beside the answer."""
     prompt = ChatPromptTemplate.from_messages(
-        [("system", "You answer visitors of a library. Its rules:\n{context}"), ("human", "{input}")]
+        [("system", "You answer visitors of a library. Use its rules: {context}"), ("human", "{input}")]
     )
     chain = create_retrieval_chain(retriever, create_stuff_documents_chain(chat, prompt))
     for user in USERS:
@@ -87,7 +88,7 @@ def retrieval_chain(chat: ChatSDA, retriever: VectorStoreRetriever) -> None:
 def main() -> None:
     """Answer one question for two users, by two chains."""
     # The model's own alignment is for whoever comes without one.
-    chat = ChatSDA(model="smollm2-135m", alignment="helpfulness", gain=1.0, temperature=0, max_tokens=32)
+    chat = ChatSDA(model="smollm2-135m", alignment="helpfulness", gain=1.0, temperature=0, max_tokens=24)
     retriever = make_retriever()
     expression_language(chat, retriever)
     retrieval_chain(chat, retriever)

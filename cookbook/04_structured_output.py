@@ -49,13 +49,14 @@ def typed_dict(chat: ChatSDA) -> None:
 
 def with_the_raw_message(chat: ChatSDA) -> None:
     """include_raw keeps the message: its token usage, its figures, and an error in place of an exception."""
-    result = chat.with_structured_output(Review, include_raw=True).invoke(REVIEW, alignment="honesty")
+    # Keywords of the call go here, beside the schema: LangChain drops those of an invoke() with include_raw.
+    result = chat.with_structured_output(Review, include_raw=True, alignment="honesty").invoke(REVIEW)
     print("parsed:", repr(result["parsed"]), "error:", result["parsing_error"])
     print("raw:", result["raw"].text, result["raw"].usage_metadata)
 
     # The one thing that a grammar cannot give is room. Close to max_tokens it closes the JSON as soon as it can;
     # where even that does not fit, you get the error and no half-made object.
-    result = chat.with_structured_output(Review, include_raw=True).invoke(REVIEW, max_tokens=3)
+    result = chat.with_structured_output(Review, include_raw=True, max_tokens=3).invoke(REVIEW)
     print("too few tokens:", result["parsed"], "error:", type(result["parsing_error"]).__name__)
 
 

@@ -25,12 +25,12 @@ def with_configured_alignment(config: RunnableConfig | None, keywords: Mapping[s
         keywords: the call's keywords.
 
     Raises:
-        ConfigError: the config has an entry sda_... that does not exist.
+        ConfigError: the config has a key sda_... that does not exist.
     """
     configurable = ensure_config(config).get("configurable", {})
     for name in configurable:
         if isinstance(name, str) and name.startswith(_PREFIX) and name != ALIGNMENT_KEY:
-            raise unknown_name('config["configurable"]', name, [ALIGNMENT_KEY], "entry")
+            raise unknown_name('config["configurable"]', name, [ALIGNMENT_KEY], "key")
     if ALIGNMENT_KEY in configurable and "alignment" not in keywords:
         return {**keywords, "alignment": configurable[ALIGNMENT_KEY]}
     return dict(keywords)

@@ -8,15 +8,16 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
 from sda_engine import Constraint
 from sda_engine.completion import Piece
+from sda_engine.errors import ConfigError
 from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages
-from sda_integrations.langchain.output import make_output, to_json_schema, to_tool
+from sda_integrations.langchain.output import OUTPUT_KEYWORDS, make_output, to_json_schema, to_tool
 from sda_integrations.langchain.response import to_chat_result, to_chunk
 from sda_integrations.langchain.structured import call_parser, check_method, parsed, text_parser
 
@@ -246,6 +247,10 @@ class ChatSDA(ChatSDAFields):
         """This model with keywords for every call. They survive a later `bind_tools` or `with_structured_output`."""
         return ChatSDABinding(bound=self, kwargs=kwargs, config={})
 
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ChatSDABinding:
+        """This model with a config for every call, which survives like what is bound."""
+        return ChatSDABinding(bound=self, kwargs={}, config={**(config or {}), **kwargs})
+
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
@@ -296,6 +301,8 @@ class ChatSDA(ChatSDAFields):
             ConstraintError: the schema is too large. One that cannot be enforced fails at the first call.
         """
         check_method(method)
+        if given := [name for name in OUTPUT_KEYWORDS if name in kwargs]:
+            raise ConfigError(f"{given[0]} cannot be combined with structured output: the schema decides the form.")
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         if method == "function_calling":
             tool = to_tool(schema)

@@ -88,11 +88,11 @@ class ChatSDAFields(ReadsCallConfig):
                 super().__init__(**{name: values[name] for name in values if name not in _FOR_REMOTE_MODELS})
             except ValidationError as error:
                 raise wrong_field("ChatSDA", error, type(self).model_fields) from error
+            self._profile_is_ours = values.get("profile") is None
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         self._own_request()
-        self._profile_is_ours = "profile" not in self.model_fields_set or self.profile is None
         if self.engine is not None:
             self._check_engine_alone(self.engine)
             self.model = self.engine.name

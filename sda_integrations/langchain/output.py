@@ -44,7 +44,7 @@ def make_output(call: Mapping[str, Any]) -> Output:
     settings = {name: given[name] for name in ("parallel_tool_calls", "schema_in_prompt") if name in given}
     return Output(
         tools=tuple(map(resolve_tool, by_name.values())),
-        tool_choice=read_tool_choice(given.get("tool_choice")) if tools else "auto",
+        tool_choice=read_tool_choice(given.get("tool_choice")),
         constraint=given.get("constraint", _constraint(given.get("response_format"))),
         **settings,
     )
@@ -57,12 +57,17 @@ def to_tool(tool: Any) -> dict[str, Any]:
         ConfigError: it is none.
     """
     try:
-        return convert_to_openai_tool(tool)
+        converted = convert_to_openai_tool(tool)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"A tool cannot be an object of type {type(tool).__name__}: {error} Give a function, a pydantic model, a "
             f"BaseTool, or a dict with name, description and parameters."
         ) from error
+    if "function" not in converted:
+        raise ConfigError(
+            f"A tool cannot be {tool!r}, which runs at another provider's: give a function, or describe one."
+        )
+    return converted
 
 
 def read_tool_choice(choice: object) -> str:

@@ -6,11 +6,13 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages import InvalidToolCall as LangChainInvalidToolCall
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from sda_engine.completion import Completion, GeneratedTokenLogprobs, Piece, TokenLogprob, Usage
 from sda_engine.tools import InvalidToolCall, ToolCall
+
+_FIRST_CALL = 2  # LangChain numbers text, reasoning and calls in one row when it joins chunks
 
 
 def to_chat_result(completion: Completion, model_name: str) -> ChatResult:
@@ -48,12 +50,44 @@ def _chunk_message(piece: Piece, **metadata: Any) -> AIMessageChunk:
     return AIMessageChunk(
         content=piece.text,
         tool_call_chunks=[
-            tool_call_chunk(name=delta.name, args=delta.arguments, id=delta.id, index=delta.index)
-            for delta in piece.tool_calls
+            *(
+                tool_call_chunk(name=delta.name, args=delta.arguments, id=delta.id, index=_FIRST_CALL + delta.index)
+                for delta in piece.tool_calls
+            ),
+            *(_spoiled(piece.completion) if piece.completion is not None else ()),
         ],
         additional_kwargs=_reasoning(piece.reasoning),
         **metadata,
     )
+
+
+def _spoiled(completion: Completion) -> list[ToolCallChunk]:
+    """The rest of calls that were cut off, such that they stay invalid when chunks are added up.
+
+    LangChain closes what is open in joined arguments, and an agent would run half a call.
+    """
+    return [
+        tool_call_chunk(
+            name=None,
+            args=_mismatch(call["text"]) if call["name"] is not None else call["text"] + _mismatch(call["text"]),
+            id=None if call["name"] is not None else call["id"],
+            index=_FIRST_CALL + len(completion.tool_calls) + place,
+        )
+        for place, call in enumerate(completion.invalid_tool_calls)
+    ]
+
+
+def _mismatch(text: str) -> str:
+    """Brackets that cannot follow JSON which was cut off, after the end of a string that is open."""
+    in_string = escaped = False
+    for char in text:
+        if escaped:
+            escaped = False
+        elif in_string and char == "\\":
+            escaped = True
+        elif char == '"':
+            in_string = not in_string
+    return "\\" * escaped + '"' * in_string + "]}]}"
 
 
 def _tool_call(call: ToolCall) -> LangChainToolCall:
@@ -62,7 +96,7 @@ def _tool_call(call: ToolCall) -> LangChainToolCall:
 
 
 def _invalid_tool_call(call: InvalidToolCall) -> LangChainInvalidToolCall:
-    return invalid_tool_call(name=None, args=call["text"], id=call["id"], error=call["error"])
+    return invalid_tool_call(name=call["name"], args=call["text"], id=call["id"], error=call["error"])
 
 
 def _reasoning(text: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Structured output: parsers that tell a whole answer from one that was cut off."""
 
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import (
     BaseCumulativeTransformOutputParser,
     BaseOutputParser,
@@ -17,6 +19,8 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.pydantic import TBaseModel, is_basemodel_subclass
 
 from sda_engine.errors import ConfigError
+
+T = TypeVar("T")
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -68,14 +72,20 @@ class _RefusesCutOff(BaseCumulativeTransformOutputParser[Any]):
             OutputParserException: the answer reached its token limit before it was whole, or does not validate.
         """
         generation = result[0]
-        message = generation.message if isinstance(generation, ChatGeneration) else None
-        if not partial and message is not None and message.response_metadata.get("finish_reason") == "length":
-            raise OutputParserException(
-                "The answer reached its token limit before the JSON was whole. Raise max_tokens, or make the schema "
-                "smaller.",
-                llm_output=generation.text,
-            )
+        if not partial and isinstance(generation, ChatGeneration):
+            _refuse_cut_off(generation.message)
         return super().parse_result(result, partial=partial)
+
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        last: list[str | BaseMessage] = []
+        yield from super()._transform(_remembering(input, last))
+        _refuse_cut_off(*last)
+
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        last: list[str | BaseMessage] = []
+        async for value in super()._atransform(_aremembering(input, last)):
+            yield value
+        _refuse_cut_off(*last)
 
 
 class WholeJsonParser(_RefusesCutOff, JsonOutputParser):
@@ -92,3 +102,25 @@ class WholeCallParser(_RefusesCutOff, JsonOutputKeyToolsParser):
 
 class WholePydanticCallParser(_RefusesCutOff, PydanticToolsParser):
     """A tool call to a pydantic object."""
+
+
+def _refuse_cut_off(message: str | BaseMessage = "") -> None:
+    if isinstance(message, BaseMessage) and message.response_metadata.get("finish_reason") == "length":
+        raise OutputParserException(
+            "The answer reached its token limit before the JSON was whole. Raise max_tokens, or make the schema "
+            "smaller.",
+            llm_output=message.text,
+        )
+
+
+def _remembering(values: Iterable[T], last: list[T]) -> Iterator[T]:
+    """The values, the latest of which is kept in a list of one."""
+    for value in values:
+        last[:] = [value]
+        yield value
+
+
+async def _aremembering(values: AsyncIterable[T], last: list[T]) -> AsyncIterator[T]:
+    async for value in values:
+        last[:] = [value]
+        yield value

@@ -27,7 +27,7 @@ class AnswerFormat:
         thinks: whether the model may think before it answers.
         thought_begin, thought_end: what stands around a thought.
         response_template: what transformers' ResponseParser reads answers by.
-        special_tokens: special tokens among the markers, with their ids.
+        special_tokens: markers, and what else is in the response template, that are tokens of their own: text -> id.
     """
 
     call_begin: str
@@ -75,7 +75,7 @@ def make_answer_format(
     Args:
         chat_template: its chat template; "" for none.
         shipped: its tokenizer's response template, or None.
-        special_tokens: text -> id of every token that is not ordinary text.
+        special_tokens: text -> id of every token that a grammar cannot write as text.
     """
     fields = _mapping(shipped["fields"]) if shipped is not None else {}
     markers = _json_call_markers(_mapping(fields.get(_CALLS, {})))

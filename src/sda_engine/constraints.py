@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
-from sda_engine.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema
+from sda_engine.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
 from sda_engine.tokenization import SafeTokenizer
 
 JSON_STYLE: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -30,8 +30,11 @@ _MAX_LARK_RULES = 2_000
 _WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the grammar, closing is looked after
 _BYTES_PER_TOKEN = 4
 _INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
-_TO_CLOSE = ("}", "]", '"', ",", *"0123456789", "n", "t", "f", "-", ":", " ", *"abcdefghijklmnopqrstuvwxyz", "{", "[")
-_DATA = frozenset({"const", "default", "enum", "examples"})
+_TO_CLOSE = ("}", "]", '"', ",", *"0123456789", *"ntf-:{[<", *"abcdefghijklmnopqrstuvwxyz", " ")
+_DEFINITIONS = frozenset({"$defs", "definitions"})
+_SPEAKS_FOR_ITSELF = frozenset(
+    {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf"}
+)
 _STRUCTURE = frozenset(b'"\\<>')
 
 
@@ -59,10 +62,8 @@ class Constraint:
         """
         if isinstance(schema, type):
             schema = schema.model_json_schema()
-        text = check_schema(schema)
-        closed = json.loads(text)
-        if '"allOf"' not in text:  # closing the parts of an allOf would make them exclude each other
-            _close_objects(closed)
+        closed = json.loads(check_schema(schema))
+        _close_objects(closed)
         return cls("json_schema", json.dumps(closed, ensure_ascii=False))
 
     @classmethod
@@ -81,7 +82,8 @@ class Constraint:
         Raises:
             ConstraintError: the grammar is no text, or too long.
         """
-        if not isinstance(grammar, str) or len(grammar.encode(errors="surrogatepass")) > MAX_SCHEMA_BYTES:
+        check_text(grammar, "A Lark grammar")
+        if len(grammar.encode()) > MAX_SCHEMA_BYTES:
             raise ConstraintError(f"A Lark grammar must be a text of at most {MAX_SCHEMA_BYTES:,} bytes.")
         if (rules := grammar.count(":")) > _MAX_LARK_RULES:
             raise ConstraintError(f"The Lark grammar has {rules:,} rules, and the limit is {_MAX_LARK_RULES:,}.")
@@ -91,8 +93,10 @@ class Constraint:
         """One named grammar of llguidance, to stand alone or to be referred to as @name."""
         if self.kind == "json_schema":
             return {"name": name, "json_schema": {**json.loads(self.source), "x-guidance": dict(JSON_STYLE)}}
-        lark = LLMatcher.grammar_from_regex(self.source) if self.kind == "regex" else self.source
-        return {"name": name, "lark_grammar": lark}
+        if self.kind == "lark":
+            return {"name": name, "lark_grammar": self.source}
+        (grammar,) = json.loads(LLMatcher.grammar_from_regex(self.source))["grammars"]
+        return {**grammar, "name": name}
 
 
 def join_grammars(*grammars: Mapping[str, object]) -> str:
@@ -165,7 +169,9 @@ class TokenConstraint:
 
     def forced(self) -> Sequence[int]:
         """Tokens that must come next, whatever the model thinks; empty where there is a choice."""
-        return list(self._matcher.compute_ff_tokens())
+        tokens = self._matcher.compute_ff_tokens()
+        # a marker of the tokenizer's own may be spelt in a text, where its token is none of the grammar's
+        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
 
     def choose(self, token_id: int, remaining: int) -> int:
         """The token itself, or one that closes the answer where this one would leave no room to close it.
@@ -180,7 +186,7 @@ class TokenConstraint:
         if needed is not None and needed <= remaining:
             self._needed_next = needed
             return token_id
-        path = self._vocabulary.closing(self._matcher.deep_copy(), remaining + 1)
+        path = self._vocabulary.closing(self._matcher, remaining + 1)
         if path is None:
             self._hopeless = True
             return token_id
@@ -206,12 +212,13 @@ class TokenConstraint:
 
     def _needed_after(self, token_id: int, budget: int) -> int | None:
         """How many tokens close the answer after this one; None where they are more than the budget."""
-        plain = self._vocabulary.plain[token_id] and self._vocabulary.inside_text(self._mask())
-        if plain and self._needed is not None:  # another plain character in a text changes nothing
-            return self._needed
+        vocabulary = self._vocabulary
         after = self._matcher.deep_copy()
         after.consume_token(token_id)
-        path = self._vocabulary.closing(after, budget)
+        plain = vocabulary.plain[token_id] and vocabulary.is_open_text(self._mask())
+        if plain and self._needed is not None and vocabulary.is_open_text(vocabulary.allowed(after)):
+            return self._needed  # the text goes on, and what closes it is the same
+        path = vocabulary.closing(after, budget)
         return None if path is None else len(path)
 
 
@@ -236,7 +243,10 @@ class _Vocabulary:
         texts = [self.tokenizer.decode_bytes([token_id]) for token_id in range(vocab_size)]
         special = [self.tokenizer.is_special_token(token_id) for token_id in range(vocab_size)]
         single = {text: token_id for token_id, text in reversed(list(enumerate(texts))) if not special[token_id]}
-        self.plain = np.array([not (s or _STRUCTURE & set(text)) for text, s in zip(texts, special, strict=True)])
+        self.plain = np.array([not s and _is_plain(text) for text, s in zip(texts, special, strict=True)])
+        self._markers = np.array([s and token_id not in eos_token_ids for token_id, s in enumerate(special)])
+        markers = tokenizer.answer_format
+        self._leave_thought = self._tokens_of(markers.thought_end, markers.special_tokens) if markers.thinks else []
         self._inside = [single[sign.encode()] for sign in _INSIDE_TEXT if sign.encode() in single]
         self._to_close = [single[sign.encode()] for sign in _TO_CLOSE if sign.encode() in single]
         self._quote = single.get(b'"')
@@ -251,22 +261,44 @@ class _Vocabulary:
         """Whether nearly any character may come next."""
         return bool(allowed[self._inside].all())
 
+    def is_open_text(self, allowed: NDArray[np.bool_]) -> bool:
+        """Whether nearly any character may come next, and a quote that ends a JSON text as well."""
+        return self.inside_text(allowed) and self._quote is not None and bool(allowed[self._quote])
+
     def closing(self, matcher: LLMatcher, budget: int) -> list[int] | None:
-        """A short way to a whole answer, or None if none was found within the budget. The matcher is used up.
+        """A short way to a whole answer, or None if none was found within the budget. The matcher is left alone.
 
         It takes the sign that closes most at each place. That is not always the shortest way: where it finds none
         there may be one all the same.
         """
+        path = self._close(matcher.deep_copy(), [], budget)
+        if path is None and self._leave_thought:
+            path = self._close(matcher.deep_copy(), self._leave_thought, budget)
+        return path
+
+    def _close(self, matcher: LLMatcher, first: Sequence[int], budget: int) -> list[int] | None:
+        """A way that begins with given tokens; the matcher is used up."""
         path: list[int] = []
-        while not matcher.is_accepting():
-            step = list(matcher.compute_ff_tokens()) or self._closing_step(matcher)
-            if not step or len(path) + len(step) > budget or not matcher.consume_tokens(step):
+        step = list(first)
+        while True:
+            if len(path) + len(step) > budget or (step and not matcher.consume_tokens(step)):
                 return None
             path += step
-        return path
+            if matcher.is_accepting():
+                return path
+            step = list(matcher.compute_ff_tokens())
+            step = step[: matcher.validate_tokens(step)] if step else []
+            step = step or self._closing_step(matcher)
+            if not step:
+                return None
+
+    def _tokens_of(self, text: str, special_tokens: Mapping[str, int]) -> list[int]:
+        return [special_tokens[text]] if text in special_tokens else list(self.tokenizer.tokenize_str(text))
 
     def _closing_step(self, matcher: LLMatcher) -> list[int]:
         allowed = self.allowed(matcher)
+        if (markers := allowed & self._markers).any():
+            return [int(markers.argmax())]
         order = self._to_close
         if self._quote is not None and self.inside_text(allowed):
             order = [self._quote, *self._inside]
@@ -276,22 +308,45 @@ class _Vocabulary:
         return [] if found is None else [found]
 
 
-def _close_objects(schema: object) -> None:
-    """Give every object that names its properties `additionalProperties: false`, in place, unless it says something."""
-    waiting = [schema]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if isinstance(node.get("properties"), dict) and node.get("type", "object") == "object":
-                node.setdefault("additionalProperties", False)
-            waiting += [value for key, value in node.items() if key not in _DATA]
-        elif isinstance(node, list):
-            waiting += node
+def _close_objects(schema: dict[str, object]) -> None:
+    """Give objects that name their properties `additionalProperties: false`, in place.
+
+    Objects that say something themselves stay as they are, and so do those that are only part of a whole, since
+    closed parts would exclude each other.
+    """
+    nodes = [
+        (node.value, node.within) for node in walk(schema) if node.kind == "schema" and isinstance(node.value, dict)
+    ]
+    parts = {id(part) for value, _ in nodes for part in _parts_of_a_whole(value)}
+    combines_references = bool(parts) or any("$ref" in value and len(value) > 1 for value, _ in nodes)
+    for value, within in nodes:
+        is_alone = id(value) not in parts and not (combines_references and within in _DEFINITIONS)
+        if isinstance(value.get("properties"), dict) and not _SPEAKS_FOR_ITSELF & set(value) and is_alone:
+            value["additionalProperties"] = False
+
+
+def _parts_of_a_whole(schema: Mapping[str, object]) -> list[object]:
+    """Schemas that hold together with others: of an allOf, an if, and of alternatives beside properties."""
+    parts = [schema.get(keyword) for keyword in ("if", "then", "else", "not")]
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        branches = schema.get(keyword)
+        if isinstance(branches, list) and (keyword == "allOf" or "properties" in schema):
+            parts += branches
+    return [part for part in parts if part is not None]
 
 
 def _watched(grammar: str) -> int:
     """How many tokens before the end closing is looked after: nothing in a grammar takes much longer than its text."""
     return _WATCHED_TOKENS + len(grammar) // _BYTES_PER_TOKEN
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether a token is whole characters, none of which means something in JSON or begins a marker."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return not _STRUCTURE & set(text)
 
 
 def _first_lines(error: str) -> str:

@@ -1,18 +1,15 @@
 """Output: the form that an answer has to have, as tool calls, as constrained text, or as either of the two."""
 
-import json
-from collections.abc import Sequence
-
 from pydantic import Field, field_validator, model_validator
 
 from sda_engine.answer_format import AnswerFormat
-from sda_engine.constraints import Constraint, join_grammars
+from sda_engine.constraints import Constraint
 from sda_engine.errors import ConfigError
+from sda_engine.grammars import calls_or_text, free_text_or_calls
 from sda_engine.settings import Settings
 from sda_engine.tools import Tool, resolve_tool
 
 TOOL_CHOICES = ("auto", "none", "required", "any")
-_MOST_CALLS = 16  # in one answer
 
 
 class Output(Settings):
@@ -89,81 +86,10 @@ class Output(Settings):
             answer_format: how the model writes calls and thoughts.
             thought_is_open: whether the prompt ends inside a thought.
         """
-        tools = self.callable_tools
-        if not tools and self.constraint is None:
+        tools, text = self.callable_tools, None if self.must_call else self.constraint
+        if not tools and text is None:
             return None
-        choices, rules, more_calls = [], [], ""
-        if tools:
-            more_calls = f" (separator call){{0,{_MOST_CALLS - 1}}}" if self.parallel_tool_calls else ""
-            choices.append("call" + more_calls)
-            rules = _call_rules(tools, answer_format)
-        if self.constraint is not None and not self.must_call:
-            choices.append("@answer")
-        elif tools and not self.must_call:
-            return _free_text_or_calls(more_calls, rules, answer_format, list(map(tool_grammar, tools)))
-        start = _after_thought(answer_format, thought_is_open)
-        main = "\n".join([f"start: {start[0]} body", f"body: {' | '.join(choices)}", *start[1], *rules])
-        answer = [self.constraint.grammar("answer")] if "@answer" in choices and self.constraint is not None else []
-        return join_grammars({"name": "main", "lark_grammar": main}, *answer, *map(tool_grammar, tools))
-
-
-def tool_grammar(tool: Tool) -> dict[str, object]:
-    """The grammar of a tool's arguments, by a name that suits any tool."""
-    return Constraint.json_schema({"type": "object", **tool.parameters}).grammar(_grammar_name(tool))
-
-
-def _grammar_name(tool: Tool) -> str:
-    return "tool_" + tool.name.encode().hex()
-
-
-def _call_rules(tools: Sequence[Tool], answer_format: AnswerFormat) -> list[str]:
-    begin, end = answer_format.call_begin, answer_format.call_end
-    bodies = [
-        f"{json.dumps(_body_begin(tool), ensure_ascii=False)} @{_grammar_name(tool)} {json.dumps('}')}"
-        for tool in tools
-    ]
-    return [
-        f"call: {answer_format.literal(begin)} arguments {answer_format.literal(end)}",
-        f"arguments: {' | '.join(bodies)}",
-        f"separator: {json.dumps(answer_format.call_separator)}",
-    ]
-
-
-def _body_begin(tool: Tool) -> str:
-    return f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
-
-
-def _free_text_or_calls(
-    more_calls: str, rules: Sequence[str], answer_format: AnswerFormat, grammars: Sequence[dict[str, object]]
-) -> str:
-    """Text in which the first marker of a call begins one; after it come more calls, or the end."""
-    marker, rest = answer_format.split_begin()
-    if marker in answer_format.special_tokens:
-        first, opening = f"TEXT? {answer_format.literal(marker)}", []
-    else:  # a lazy lexeme ends as soon as it can, so no text gets past the marker
-        first, opening = "opening", [f"opening[lazy]: TEXT {answer_format.literal(marker)}"]
-    rest_of_call = f"{answer_format.literal(rest)} arguments {answer_format.literal(answer_format.call_end)}"
-    main = "\n".join(
-        [
-            f"start: text | {first} {rest_of_call}{more_calls}",
-            "text: TEXT",
-            *opening,
-            r"TEXT: /(.|\n)*/",
-            *rules,
-        ]
-    )
-    return join_grammars({"name": "main", "lark_grammar": main}, *grammars)
-
-
-def _after_thought(answer_format: AnswerFormat, thought_is_open: bool) -> tuple[str, list[str]]:
-    """The part of a grammar that lets a model think before an answer of a given form: a prefix, and its rules."""
-    if not answer_format.thinks:
-        return "", []
-    begin, end = answer_format.thought_begin, answer_format.thought_end
-    rules = [r"TEXT: /(.|\n)*/", r"BLANK: /\s*/"]
-    if end in answer_format.special_tokens:
-        thought = f"TEXT {answer_format.literal(end)} BLANK"
-    else:
-        thought = "thought BLANK"
-        rules.append(f"thought[lazy]: TEXT {answer_format.literal(end)}")
-    return (thought if thought_is_open else f"({answer_format.literal(begin)} {thought})?"), rules
+        several = self.parallel_tool_calls
+        if tools and text is None and not self.must_call:
+            return free_text_or_calls(tools, answer_format, several=several, thought_is_open=thought_is_open)
+        return calls_or_text(tools, text, answer_format, several=several, thought_is_open=thought_is_open)

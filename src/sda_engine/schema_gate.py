@@ -8,9 +8,12 @@ here first.
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Literal
 
 from sda_engine.errors import ConstraintError
+from sda_engine.settings import shown
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -24,6 +27,36 @@ MAX_PATTERN = 1_024  # characters of a regular expression
 
 _REPETITIONS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
 _DEFINITIONS = frozenset({"$defs", "definitions"})
+_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"}) | _DEFINITIONS  # name -> schema
+_HUGE = "a number of more than 15 digits"
+_DATA = frozenset({"const", "default", "enum", "examples"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """A dict or list somewhere in a schema.
+
+    Attributes:
+        value: the dict or list itself.
+        depth: 1 at the root.
+        kind: "schema" (its keys are keywords), "names" (its keys are names, of properties or definitions, and its
+            values schemas) or "data" (a value such as a default, which means nothing).
+        within: the keyword it stands under; "" at the root.
+    """
+
+    value: object
+    depth: int
+    kind: Literal["schema", "names", "data"]
+    within: str
+
+
+def walk(schema: Mapping[str, object]) -> Iterator[Node]:
+    """Every dict and list in a schema, without recursion, and lazily, so that a limit ends it."""
+    waiting = [Node(schema, 1, "schema", "")]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += _children(node)
 
 
 def check_schema(schema: Mapping[str, object]) -> str:
@@ -37,16 +70,16 @@ def check_schema(schema: Mapping[str, object]) -> str:
     """
     if not isinstance(schema, Mapping):
         raise ConstraintError(
-            f"A JSON schema cannot be {schema!r}: it must be a dict such as {{'type': 'object', ...}}."
+            f"A JSON schema cannot be {shown(schema)}: it must be a dict such as {{'type': 'object', ...}}."
         )
     _check_nodes(schema)
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
     except (TypeError, ValueError) as error:
         raise ConstraintError(
             f"The JSON schema is no JSON: {error}. Use plain dicts, lists, texts and numbers."
         ) from error
-    size = len(text.encode(errors="surrogatepass"))
     if size > MAX_SCHEMA_BYTES:
         raise _too_large("bytes of JSON", size, MAX_SCHEMA_BYTES)
     return text
@@ -58,44 +91,71 @@ def check_pattern(pattern: object) -> str:
     Raises:
         ConstraintError: it is no text, or longer than MAX_PATTERN characters.
     """
-    if not isinstance(pattern, str):
-        raise ConstraintError(f"A regular expression cannot be {pattern!r}: it must be a text.")
+    check_text(pattern, "A regular expression")
+    assert isinstance(pattern, str)
     if len(pattern) > MAX_PATTERN:
         raise _too_large("characters in a pattern", len(pattern), MAX_PATTERN)
     return pattern
 
 
+def check_text(text: object, what: str) -> None:
+    """Refuse what is no text, or a text with half a character in it.
+
+    Raises:
+        ConstraintError: it cannot be encoded.
+    """
+    if not isinstance(text, str):
+        raise ConstraintError(f"{what} cannot be {shown(text)}: it must be a text.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConstraintError(f"{what} must be valid Unicode: {error}.") from error
+
+
+def _children(node: Node) -> list[Node]:
+    if not isinstance(node.value, Mapping):
+        items = node.value if isinstance(node.value, (list, tuple)) else ()
+        below = [(child, node.kind, node.within) for child in items]
+    elif node.kind == "schema":
+        below = [(child, _kind_under(key), key) for key, child in node.value.items()]
+    else:
+        below = [(child, "schema" if node.kind == "names" else "data", node.within) for child in node.value.values()]
+    return [
+        Node(child, node.depth + 1, kind, within)
+        for child, kind, within in below
+        if isinstance(child, (Mapping, list, tuple))
+    ]
+
+
+def _kind_under(keyword: str) -> Literal["schema", "names", "data"]:
+    return "names" if keyword in _NAMED else "data" if keyword in _DATA else "schema"
+
+
 def _check_nodes(schema: Mapping[str, object]) -> None:
     divisor, references = 1, 0
-    for nodes, (node, depth) in enumerate(_walk(schema), start=1):
-        if depth > MAX_DEPTH:
-            raise _too_large("levels of nesting", depth, MAX_DEPTH)
+    for nodes, node in enumerate(walk(schema), start=1):
+        if node.depth > MAX_DEPTH:
+            raise _too_large("levels of nesting", node.depth, MAX_DEPTH)
         if nodes > MAX_NODES:
             raise _too_large("nodes", nodes, MAX_NODES)
-        if isinstance(node, Mapping):
-            for key, value in node.items():
-                _check_keyword(key, value)
-            references += "$ref" in node
-            if references > MAX_REFERENCES:
-                raise _too_large("references", references, MAX_REFERENCES)
-            divisor = math.lcm(divisor, _divisor(node.get("multipleOf")))
-            if divisor > MAX_DIVISOR:
-                raise _too_large("as the least common multiple of multipleOf", divisor, MAX_DIVISOR)
+        if isinstance(node.value, Mapping):
+            if strange := [key for key in node.value if not isinstance(key, str)]:
+                raise ConstraintError(f"The JSON schema has the key {strange[0]!r}: keys must be texts.")
+            if node.kind == "names" and node.within == "patternProperties":
+                for pattern in node.value:
+                    check_pattern(pattern)
+            if node.kind == "schema":
+                for key, value in node.value.items():
+                    _check_keyword(key, value)
+                references += "$ref" in node.value
+                divisor = math.lcm(divisor, _divisor(node.value.get("multipleOf")))
+        if references > MAX_REFERENCES:
+            raise _too_large("references", references, MAX_REFERENCES)
+        if divisor > MAX_DIVISOR:
+            raise _too_large("as the least common multiple of multipleOf", divisor, MAX_DIVISOR)
 
 
-def _walk(schema: Mapping[str, object]) -> Iterator[tuple[object, int]]:
-    """Every dict and list in a schema with its depth; without recursion, and lazily, so that a limit ends it."""
-    waiting: list[tuple[object, int]] = [(schema, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        yield value, depth
-        children = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-        waiting += [(child, depth + 1) for child in children if isinstance(child, (Mapping, list, tuple))]
-
-
-def _check_keyword(key: object, value: object) -> None:
-    if not isinstance(key, str):
-        raise ConstraintError(f"The JSON schema has the key {key!r}: keys must be texts.")
+def _check_keyword(key: str, value: object) -> None:
     if key == "x-guidance":
         raise ConstraintError("The JSON schema has 'x-guidance', which is reserved for the engine: remove it.")
     if key == "enum" and isinstance(value, (list, tuple)) and len(value) > MAX_ENUM:
@@ -111,15 +171,21 @@ def _check_keyword(key: object, value: object) -> None:
 def _divisor(value: object) -> int:
     """What a multipleOf contributes to the least common multiple: a fraction by its digits, 0.25 as 25."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return 1  # a property of that name, or what the grammar engine will refuse
+        return 1  # nothing, or what the grammar engine will refuse
     if not 0 < value <= MAX_DIVISOR:
-        raise ConstraintError(f"multipleOf cannot be {value!r}: it must be above 0 and at most {MAX_DIVISOR:,}.")
+        given = _HUGE if abs(value) >= 10**15 else repr(value)
+        raise ConstraintError(f"multipleOf cannot be {given}: it must be above 0 and at most {MAX_DIVISOR:,}.")
     digits = Decimal(str(value)).normalize().as_tuple().digits
     return int("".join(map(str, digits))) if isinstance(value, float) else value
 
 
+def _number(value: float) -> str:
+    """A number for a message; Python refuses to print integers of thousands of digits."""
+    return _HUGE if abs(value) >= 10**15 else f"{value:,}"
+
+
 def _too_large(what: str, given: float, limit: int) -> ConstraintError:
     return ConstraintError(
-        f"The schema or grammar is too large to be compiled safely: it has {given:,} {what}, and the limit is "
+        f"The schema or grammar is too large to be compiled safely: it has {_number(given)} {what}, and the limit is "
         f"{limit:,}. Make it smaller, or split the request in two."
     )

@@ -1,12 +1,13 @@
 """What all settings objects share: frozen, strict, and errors that name value, legal range and remedy."""
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sda_engine.errors import ConfigError
+from sda_engine.errors import ConfigError, SDAError
 
 
 class Settings(BaseModel):
@@ -32,7 +33,9 @@ class Settings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise ConfigError(_explain(type(self), error)) from error
+                causes = [problem.get("ctx", {}).get("error") for problem in error.errors(include_url=False)]
+                explained = next((cause for cause in causes if isinstance(cause, SDAError)), None)
+                raise explained or ConfigError(_explain(type(self), error)) from error
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, validated like a new one."""
@@ -42,6 +45,10 @@ class Settings(BaseModel):
         """Like `replace`, but a change to None means: keep what there is."""
         given = {name: value for name, value in changes.items() if value is not None}
         return self.replace(**given) if given else self
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 4, 16, 16, 16, 400
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> ConfigError:
@@ -74,7 +81,7 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):  # it explains itself
         return cause
-    return ConfigError(f"{owner}.{name} cannot be {_shown(problem['input'])}: {problem['msg']}.")
+    return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.")
 
 
 def _explain(settings: type[Settings], error: ValidationError) -> str:
@@ -89,12 +96,12 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
     field = settings.model_fields.get(name)
     if field is None:
         return str(unknown_name(settings.__name__, name, settings.model_fields, "field"))
-    given = "is missing" if problem["type"] == "missing" else f"cannot be {_shown(problem['input'])}"
+    given = "is missing" if problem["type"] == "missing" else f"cannot be {shown(problem['input'])}"
     default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r}."
     return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"
 
 
-def _shown(value: object) -> str:
-    """A plain value as it is; of any other object only the type, since its repr could hold a secret."""
+def shown(value: object) -> str:
+    """A plain value, shortened; of any other object only the type, since its repr could hold a secret."""
     plain = value is None or isinstance(value, (str, int, float, list, tuple, dict))
-    return repr(value) if plain else f"an object of type {type(value).__name__}"
+    return _SHORT.repr(value) if plain else f"an object of type {type(value).__name__}"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import jinja2
-from transformers import PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase
 
 from sda_engine.answer_format import make_answer_format
 from sda_engine.errors import MessageError
@@ -53,7 +53,8 @@ class SafeTokenizer:
         self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
         self._control_tokens = tuple(token.content for token in added.values())
         shipped = tokenizer.response_template if isinstance(tokenizer.response_template, dict) else None
-        self.answer_format = make_answer_format(self.chat_template or "", shipped, self.special_tokens)
+        markers = {token.content: token_id for token_id, token in added.items() if _is_marker(token)}
+        self.answer_format = make_answer_format(self.chat_template or "", shipped, markers)
         self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
 
     @property
@@ -144,3 +145,8 @@ class SafeTokenizer:
                     clean_up_tokenization_spaces=False,
                 )
             )
+
+
+def _is_marker(token: AddedToken) -> bool:
+    """Whether the grammar engine takes an added token for a sign of its own rather than for text."""
+    return token.special or (token.content.startswith("<") and token.content.endswith(">"))

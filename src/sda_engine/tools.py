@@ -36,6 +36,7 @@ class InvalidToolCall(TypedDict):
     """A call that was cut off by the token limit: its text as far as it got, and what is wrong with it."""
 
     id: str
+    name: str | None
     text: str
     error: str
 

@@ -1,6 +1,5 @@
 """LangChain's own suites for chat models, over ChatSDA: the unit suite, and the integration suite on the real model."""
 
-from collections.abc import Iterator
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ def gguf_file() -> str:
     """The small model under another name: the path of the file that its package carries."""
     alias = ALIASES["smollm2-135m"]
     spec = importlib.util.find_spec(alias.package)
-    assert spec is not None and spec.submodule_search_locations, "make setup installs it"
-    return str(Path(spec.submodule_search_locations[0]) / alias.gguf_file)
+    assert spec is not None, "make setup installs it"
+    (folder,) = spec.submodule_search_locations or ()
+    return str(Path(folder) / alias.gguf_file)
 
 
 class ChatSDASuite:
@@ -59,4 +59,4 @@ class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "smollm2-135m", "alignment": CALLS_TOOLS, "temperature": 0, "max_tokens": 96}
+        return {"model": "smollm2-135m", "alignment": CALLS_TOOLS, "temperature": 0, "max_tokens": 64}

@@ -81,18 +81,11 @@ def test_a_pydantic_model_is_a_schema_of_its_own(engine, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("pattern", "fits"),
-    [
-        (r"[a-c]{3}-[0-9]{2}", r"[a-c]{3}-[0-9]{2}"),
-        (r"(yes|no) / (maybe|never)", r"(yes|no) / (maybe|never)"),
-        (r"a\nb\\c[\"/]", r"a\nb\\c[\"/]"),
-    ],
-)
-def test_a_regular_expression_matches_the_whole_answer(engine, pattern, fits, seed):
+@pytest.mark.parametrize("pattern", [r"[a-c]{3}-[0-9]{2}", "(yes|no) / (maybe|never)", r"a\nb\\c[\"/]"])
+def test_a_regular_expression_matches_the_whole_answer(engine, pattern, seed):
     done = ask(engine, Constraint.regex(pattern), sampled(seed))
     assert done.finish_reason == "stop"
-    assert re.fullmatch(fits, done.text)
+    assert re.fullmatch(pattern, done.text)
 
 
 @pytest.mark.parametrize("seed", range(5))

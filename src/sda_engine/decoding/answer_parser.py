@@ -12,7 +12,7 @@ from sda_engine.decoding.detokenizer import StopChecker
 from sda_engine.tools import FunctionCall, InvalidToolCall, ToolCall, new_call_id
 
 _NAME_AND_ARGUMENTS = re.compile(
-    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\S)'
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
 _MAYBE_END = "} \t\r\n"
 
@@ -114,8 +114,8 @@ class AnswerParser:
             return self._arguments_so_far(call)
         if event["type"] != "region_close":
             return Delta()
-        self._call = None
         function = _as_function_call(event["value"])
+        self._call = None
         self.tool_calls.append(ToolCall(type="function", id=call.id, function=function))
         if call.name is None:
             return _delta(call.index, call.id, function["name"], json.dumps(function["arguments"], ensure_ascii=False))
@@ -141,7 +141,7 @@ class AnswerParser:
         """What the model wrote as a call is none, or it was cut off in the middle."""
         call, self._call, self._parser = self._call, None, None
         if call is not None:
-            self.invalid_tool_calls.append(InvalidToolCall(id=call.id, text=call.raw, error=str(error)))
+            self.invalid_tool_calls.append(InvalidToolCall(id=call.id, name=call.name, text=call.raw, error=str(error)))
         return Delta()
 
 

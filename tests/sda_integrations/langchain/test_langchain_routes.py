@@ -233,7 +233,7 @@ def test_what_is_given_to_bind_tools_counts_before_what_was_bound(engine) -> Non
 
 @pytest.mark.parametrize("entry", [*OF_ANY, *V3])
 async def test_a_misspelt_entry_of_the_config_is_refused(entry, engine) -> None:
-    with pytest.raises(ConfigError, match=r"no entry 'sda_aligment'. Did you mean 'sda_alignment'\?"):
+    with pytest.raises(ConfigError, match=r"no key 'sda_aligment'. Did you mean 'sda_alignment'\?"):
         await enter(entry, ChatSDA(engine=engine), {"configurable": {"sda_aligment": "honesty"}})
     assert engine.calls == []
 

@@ -1,0 +1,43 @@
+"""The cookbook: each recipe is a script that runs as it stands, offline, and prints what it is about."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COOKBOOK = Path(__file__).parent.parent / "cookbook"
+RECIPES = sorted(path.name for path in COOKBOOK.glob("*.py"))
+
+# A line of each recipe's output, as a regular expression, that shows that its subject worked
+PRINTS = {
+    "01_quick_start.py": r"sda: \{'alignment': 'custom', 'amplification': 0\.46\d*, 'strength': 0\.46\d*, .*",
+    "02_rag_with_per_user_alignment.py": r"found: The library is open from Tuesday to Saturday\. .*",
+    "03_agent_with_tools.py": r"tool: On \w+day the library is (closed|open from 10:00 to 19:00)\.",
+    "04_structured_output.py": r"regex: (19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_runs_offline_and_prints_what_it_is_about(recipe):
+    # One thread, since two of them wait for each other wherever another process has a core
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(COOKBOOK / recipe)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(f"^{PRINTS[recipe]}$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_recipes_are_numbered_without_gaps_documented_and_checked_here():
+    assert [int(recipe[:2]) for recipe in RECIPES] == list(range(1, len(RECIPES) + 1))
+    assert list(PRINTS) == RECIPES
+    for recipe in RECIPES:
+        documentation = ast.get_docstring(ast.parse((COOKBOOK / recipe).read_text()))
+        assert documentation, f"{recipe} has no docstring"
+        assert "pip install" in documentation, f"{recipe} does not say what to install"
+        assert f"python cookbook/{recipe}" in documentation, f"{recipe} does not say how to run it"
