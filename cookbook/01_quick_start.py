@@ -1,7 +1,7 @@
 """Quick start: everything that ChatSDA does with plain text, in the order in which an application meets it.
 
-A first answer, a stream, async and batches; then what sets ChatSDA apart: an alignment for one call, text to steer
-away from, and the figures that say what steering did.
+A first answer and the figures that say what steering did, a stream, async and batches; then what sets ChatSDA apart:
+an alignment for one call, and text to steer away from.
 
 Install:
     pip install 'sda-integrations[langchain]'
@@ -13,18 +13,34 @@ Run:
 
 import asyncio
 
+from langchain_core.messages import AIMessage
+
 from sda_engine import Alignment
 from sda_integrations.langchain import ChatSDA
 
 HOLIDAY = "Where should we spend our holiday?"
 
 
-def invoke(chat: ChatSDA) -> None:
+def invoke(chat: ChatSDA) -> AIMessage:
     """Ask for one answer."""
     # The model is loaded here, at the first call. Constructing ChatSDA takes no time, and two of them that name
     # the same model share one copy of it.
     answer = chat.invoke([("system", "You work at a travel agency."), ("human", HOLIDAY)])
     print("invoke:", answer.text)
+    return answer
+
+
+def figures(answer: AIMessage) -> None:
+    """Read what an answer cost and what steering did."""
+    print("usage:", answer.usage_metadata)
+
+    # "length" says that max_tokens cut the answer off; "stop" that the model had finished.
+    print("finish reason:", answer.response_metadata["finish_reason"])
+
+    # strength = gain * amplification, and the divergence (in nats, at most 0.69) tells how much the alignment
+    # mattered for the tokens of this answer: near 0 it changed little.
+    sda = answer.response_metadata["sda"]
+    print("sda:", {name: sda[name] for name in ("alignment", "amplification", "strength", "mean_divergence")})
 
 
 def stream(chat: ChatSDA) -> None:
@@ -49,7 +65,7 @@ async def answer_async(chat: ChatSDA) -> None:
 
 def batch(chat: ChatSDA) -> None:
     """Ask several things at once; the answers come in the order of the questions."""
-    for answer in chat.batch(["Suggest a walk.", "Suggest a meal.", "Suggest a present."], max_tokens=12):
+    for answer in chat.batch(["Suggest a walk.", "Suggest a meal.", "Suggest a present."], alignment=None):
         print("batch:", answer.text)
 
 
@@ -72,33 +88,19 @@ def avoid(chat: ChatSDA) -> None:
     print("avoid:", chat.invoke("How should I travel in the city?", alignment=no_bicycles, amplification=1.0).text)
 
 
-def figures(chat: ChatSDA) -> None:
-    """Read what an answer cost and what steering did."""
-    answer = chat.invoke(HOLIDAY)
-    print("usage:", answer.usage_metadata)
-
-    # "length" says that max_tokens cut the answer off; "stop" that the model had finished.
-    print("finish reason:", answer.response_metadata["finish_reason"])
-
-    # strength = gain * amplification, and the divergence (in nats, at most 0.69) tells how much the alignment
-    # mattered for the tokens of this answer: near 0 it changed little.
-    sda = answer.response_metadata["sda"]
-    print("sda:", {name: sda[name] for name in ("alignment", "amplification", "strength", "mean_divergence")})
-
-
 def main() -> None:
     """Run all steps with one model."""
     # Temperature 0 repeats the same answers in every run; 0.6 is the default, with `seed` where it has to repeat.
     # A gain of 1 is mild, as suits a model of this size; the default is 2. The alignment is a sentence of ours;
     # "empathy", "honesty", "helpfulness", "harmlessness" and "summarization" are ready to be used by name.
-    chat = ChatSDA(model="smollm2-135m", alignment="Write about the sea.", gain=1.0, temperature=0, max_tokens=20)
-    invoke(chat)
+    chat = ChatSDA(model="smollm2-135m", alignment="Write about the sea.", gain=1.0, temperature=0, max_tokens=16)
+    answer = invoke(chat)
+    figures(answer)
     stream(chat)
     asyncio.run(answer_async(chat))
     batch(chat)
     align_one_call(chat)
     avoid(chat)
-    figures(chat)
 
 
 if __name__ == "__main__":

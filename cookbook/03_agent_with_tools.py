@@ -79,11 +79,11 @@ def main() -> None:
         tools=[opening_hours, late_fee],
         system_prompt="You work at the desk of a library.",
         # SDAMiddleware takes an alignment, or a function that finds one; and any setting of a call beside it.
-        middleware=[SDAMiddleware(alignment_of_visitor, gain=0.5), looks_it_up_first],
+        middleware=[SDAMiddleware(alignment_of_visitor, gain=1.0), looks_it_up_first],
         context_schema=Visitor,
     )
 
-    ada = Visitor("Ada", "Answer in one short sentence.")
+    ada = Visitor("Ada", "Say it with enthusiasm and exclamation marks!")
     result = agent.invoke({"messages": [HumanMessage("Is the library open on Friday?")]}, context=ada)
     for message in result["messages"]:
         calls = [(call["name"], call["args"]) for call in getattr(message, "tool_calls", [])]
@@ -96,13 +96,12 @@ def main() -> None:
     # part of the stream, so pick what the model says.
     ben = Visitor("Ben", "Use short sentences and answer like a friend.")
     question = {"messages": [HumanMessage("My book is 9 days late. What is the fee?")]}
-    print("stream: ", end="")
+    print("stream:")
     for chunk, _ in agent.stream(question, context=ben, stream_mode="messages"):
         if isinstance(chunk, AIMessageChunk):
             for call in chunk.tool_call_chunks:
-                print(call["name"] or call["args"] or "", end="", flush=True)
-            print(chunk.text, end="", flush=True)
-    print()
+                print(call["name"] or "", call["args"] or "", sep="", end="", flush=True)
+            print(chunk.text, end="\n" if chunk.chunk_position == "last" else "", flush=True)
 
 
 if __name__ == "__main__":

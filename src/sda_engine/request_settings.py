@@ -125,9 +125,10 @@ def check_settings(**settings: object) -> None:
     """
     for name, value in settings.items():
         expected = _SETTINGS[name]
+        article = "an" if expected is Output else "a"
         if not isinstance(value, expected):
             raise ConfigError(
-                f"{name} cannot be {value!r}: it must be {expected.__name__} settings, e.g. {expected.__name__}()."
+                f"{name} cannot be {value!r}: it must be {article} {expected.__name__}, e.g. {expected.__name__}()."
             )
 
 

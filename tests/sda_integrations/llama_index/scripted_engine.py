@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llama_index.core.llms import ChatMessage
 
-from sda_engine import Completion, Piece, Sampling, Steering, SteeringEngine, Trace, Usage
+from sda_engine import Completion, Output, Piece, Sampling, Steering, SteeringEngine, Trace, Usage
 
 METHODS = (
     "complete",
@@ -53,11 +53,15 @@ class ScriptedEngine(SteeringEngine):
     def encode(self, text):
         return [len(word) for word in text.split()]
 
-    def stream(self, messages, alignment=None, *, steering=Steering(), sampling=Sampling(), timeout=None):  # noqa: B008
-        return self._play(self._next(Call(messages, alignment, steering, sampling, timeout)))
+    def stream(self, messages, alignment=None, **settings):
+        return self._play(self._next(self._call(messages, alignment, **settings)))
 
-    def astream(self, messages, alignment=None, *, steering=Steering(), sampling=Sampling(), timeout=None):  # noqa: B008
-        return self._aplay(self._next(Call(messages, alignment, steering, sampling, timeout)))
+    def astream(self, messages, alignment=None, **settings):
+        return self._aplay(self._next(self._call(messages, alignment, **settings)))
+
+    def _call(self, messages, alignment, *, steering, sampling, output, timeout):
+        assert output == Output(), "SDALLM asks for free text"
+        return Call(messages, alignment, steering, sampling, timeout)
 
     def _next(self, call):
         answer = self.script[min(len(self.calls), len(self.script) - 1)]
