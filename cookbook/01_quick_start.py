@@ -51,9 +51,9 @@ def stream(chat: ChatSDA) -> None:
     print()
 
     # Who stops listening stops the work: the model does not go on for an answer that nobody reads.
-    chunks = chat.stream(HOLIDAY)
-    print("stream, closed after its first chunk:", next(chunks).text)
-    chunks.close()
+    for chunk in chat.stream(HOLIDAY):
+        print("stream, left after its first chunk:", chunk.text)
+        break
 
 
 async def answer_async(chat: ChatSDA) -> None:

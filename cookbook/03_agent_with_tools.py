@@ -95,9 +95,9 @@ def main() -> None:
     # stream_mode="messages" gives each token as it is decoded; "updates" would give whole messages. Tools are
     # part of the stream, so pick what the model says.
     ben = Visitor("Ben", "Use short sentences and answer like a friend.")
-    question = {"messages": [HumanMessage("My book is 9 days late. What is the fee?")]}
+    question = HumanMessage("My book is 9 days late. What is the fee?")
     print("stream:")
-    for chunk, _ in agent.stream(question, context=ben, stream_mode="messages"):
+    for chunk, _ in agent.stream({"messages": [question]}, context=ben, stream_mode="messages"):
         if isinstance(chunk, AIMessageChunk):
             for call in chunk.tool_call_chunks:
                 print(call["name"] or "", call["args"] or "", sep="", end="", flush=True)

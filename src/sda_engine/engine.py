@@ -303,8 +303,8 @@ class SteeringEngine:
         answer_format = self._tokenizer.answer_format
         if not answer_format.thinks:
             return ""
-        tail = contexts.tails[BASE][-_PREFIX_TOKENS:]
-        text = self._tokenizer.decode(tail, skip_special_tokens=False)
+        prompt = (*contexts.shared, *contexts.tails[BASE])
+        text = self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
         return answer_format.thought_begin if text.rstrip().endswith(answer_format.thought_begin) else ""
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:

@@ -321,3 +321,16 @@ def test_a_model_that_thinks_may_think_before_it_answers_in_a_given_form(monkeyp
         done = ask(engine, Output(**fields), sampled(1, room))
     assert (done.reasoning, done.text) == ("hm", "" if "tools" in fields else "true")
     assert done.finish_reason == ("tool_calls" if "tools" in fields else "stop")
+
+
+@pytest.mark.parametrize("alignment", [None, "honesty"], ids=["plain", "steered"])
+@pytest.mark.parametrize("special", [True, False], ids=["special", "added"])
+@pytest.mark.parametrize("fields", [{}, {"tools": [ADD]}, {"tools": [ADD], "tool_choice": "required"}])
+def test_a_thought_that_the_prompt_opens_is_reasoning_from_the_first_token(monkeypatch, fields, special, alignment):
+    with marker_engine(special=special, template=CHAT_TEMPLATE + "<think>\n") as engine:
+        end, call = engine.tokenizer.convert_tokens_to_ids(["</think>", "<tool_call>"])
+        answer = [call] if fields else [*engine.encode("yes"), engine.tokenizer.eos_token_id]
+        dictate(monkeypatch, [*engine.encode("hm"), end, *answer])
+        done = engine.generate(user("x"), alignment, output=Output(**fields), sampling=sampled(1, 300))
+    assert (done.reasoning, done.text) == ("hm", "" if fields else "yes")
+    assert len(done.tool_calls) == len(fields.get("tools", []))
