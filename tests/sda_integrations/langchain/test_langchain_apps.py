@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 QUESTION = "Is the library open on Friday?"
 ASKED = {"messages": [HumanMessage(QUESTION)]}
+AT_MOST = {"recursion_limit": 10}  # LangChain lets an agent go round 9,999 times
 RULES = (
     "The library is open from Tuesday to Saturday.",
     "A lost book costs the price of a new copy.",
@@ -58,6 +59,12 @@ class LooksItUpFirst(AgentMiddleware):
 @pytest.fixture
 def chat(smollm2):
     return ChatSDA(engine=smollm2, temperature=0, max_tokens=16)
+
+
+@pytest.fixture
+def caller(smollm2):
+    """The same with room for a tool call or an object, which the grammar closes within it."""
+    return ChatSDA(engine=smollm2, temperature=0, max_tokens=48)
 
 
 @pytest.fixture
@@ -110,9 +117,9 @@ def forwarded(smollm2, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-async def test_an_agent_runs_the_tool_of_a_forced_call_and_ends_with_an_answer(chat, tools, ran, way):
-    agent = create_agent(chat, tools, middleware=[LooksItUpFirst()])
-    result = agent.invoke(ASKED) if way == "invoke" else await agent.ainvoke(ASKED)
+async def test_an_agent_runs_the_tool_of_a_forced_call_and_ends_with_an_answer(caller, tools, ran, way):
+    agent = create_agent(caller, tools, middleware=[LooksItUpFirst()])
+    result = agent.invoke(ASKED, AT_MOST) if way == "invoke" else await agent.ainvoke(ASKED, AT_MOST)
     _, call, told, answer = result["messages"]
     assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai"]
     assert [(made["name"], made["args"]) for made in call.tool_calls] == ran
@@ -124,36 +131,50 @@ async def test_an_agent_runs_the_tool_of_a_forced_call_and_ends_with_an_answer(c
 
 
 @pytest.mark.parametrize("form", [ToolStrategy(Review), ProviderStrategy(Review), Review], ids=["tool", "own", "auto"])
-def test_an_agent_with_a_response_format_gives_an_object_of_its_schema(chat, form):
-    agent = create_agent(chat, tools=[], response_format=form)
-    result = agent.invoke({"messages": [HumanMessage("Rate: 'A wonderful film. Four stars!'")]})
+def test_an_agent_with_a_response_format_gives_an_object_of_its_schema(caller, form):
+    agent = create_agent(caller, tools=[], response_format=form)
+    result = agent.invoke({"messages": [HumanMessage("Rate: 'A wonderful film. Four stars!'")]}, AT_MOST)
     assert isinstance(result["structured_response"], Review)
     if form is Review:  # the profile says that schemas are enforced, so no detour over a tool
         assert Review.model_validate_json(result["messages"][-1].text) == result["structured_response"]
 
 
-@pytest.mark.parametrize("form", [ToolStrategy(Review), ProviderStrategy(Review)], ids=["tool", "own"])
-def test_an_agent_with_tools_and_a_response_format_uses_both(chat, tools, ran, form):
-    class LooksItUpOnce(AgentMiddleware):
+def test_an_agent_calls_a_tool_and_then_answers_by_its_response_format(caller, tools, ran):
+    class LooksItUpFirst(AgentMiddleware):
         def wrap_model_call(self, request, handler):
             asked = isinstance(request.messages[-1], HumanMessage)
-            wanted = "opening_hours" if asked else ("Review" if isinstance(form, ToolStrategy) else "none")
-            return handler(request.override(tool_choice=wanted))
+            # Beside a response_format LangChain drops request.tool_choice, and keeps the model_settings
+            return handler(request.override(model_settings={"tool_choice": "opening_hours" if asked else "none"}))
 
-    agent = create_agent(chat, tools, response_format=form, middleware=[LooksItUpOnce()])
-    result = agent.invoke(ASKED)
+    agent = create_agent(caller, tools, response_format=ProviderStrategy(Review), middleware=[LooksItUpFirst()])
+    result = agent.invoke(ASKED, AT_MOST)
+    assert [message.type for message in result["messages"]] == ["human", "ai", "tool", "ai"]
     assert [name for name, _ in ran] == ["opening_hours"]
     assert isinstance(result["structured_response"], Review)
 
 
+def test_an_agent_with_a_tool_strategy_calls_the_schema_beside_other_tools(caller, tools, ran):
+    class HasToolsOnce(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            asked = isinstance(request.messages[-1], HumanMessage)
+            return handler(request.override(tools=request.tools if asked else []))
+
+    # LangChain demands a call of any tool; the model chooses between its schema and ours as long as ours are there
+    agent = create_agent(caller, tools, response_format=ToolStrategy(Review), middleware=[HasToolsOnce()])
+    result = agent.invoke(ASKED, AT_MOST)
+    assert isinstance(result["structured_response"], Review)
+    called = [call["name"] for message in result["messages"] for call in getattr(message, "tool_calls", [])]
+    assert called == [*(name for name, _ in ran), "Review"]
+
+
 @pytest.mark.parametrize("steered", [False, True])
-def test_the_loop_of_an_agent_ends_where_the_model_may_call_tools_freely(chat, tools, ran, steered):
+def test_the_loop_of_an_agent_ends_where_the_model_may_call_tools_freely(caller, tools, ran, steered):
     def calls_first(request):
         return CALLS_TOOLS if isinstance(request.messages[-1], HumanMessage) else None
 
-    middleware = [SDAMiddleware(calls_first, max_tokens=64)] if steered else []
-    agent = create_agent(chat, tools, middleware=middleware)
-    result = agent.invoke(ASKED, {"recursion_limit": 8})
+    middleware = [SDAMiddleware(calls_first)] if steered else []
+    agent = create_agent(caller, tools, middleware=middleware)
+    result = agent.invoke(ASKED, AT_MOST)
     assert isinstance(result["messages"][-1], AIMessage)
     assert not result["messages"][-1].tool_calls
     assert bool(ran) == steered
