@@ -57,14 +57,14 @@ class LooksItUpFirst(AgentMiddleware):
 
 
 @pytest.fixture
-def chat(smollm2):
-    return ChatSDA(engine=smollm2, temperature=0, max_tokens=16)
+def chat(smollm2_float32):
+    return ChatSDA(engine=smollm2_float32, temperature=0, max_tokens=16)
 
 
 @pytest.fixture
-def caller(smollm2):
+def caller(smollm2_float32):
     """The same with room for a tool call or an object, which the grammar closes within it."""
-    return ChatSDA(engine=smollm2, temperature=0, max_tokens=48)
+    return ChatSDA(engine=smollm2_float32, temperature=0, max_tokens=48)
 
 
 @pytest.fixture
@@ -100,16 +100,16 @@ def retriever():
 
 
 @pytest.fixture
-def forwarded(smollm2, monkeypatch):
+def forwarded(smollm2_float32, monkeypatch):
     """Grows by one entry with each forward pass of the model."""
     passes = []
-    forward = smollm2.model.forward
+    forward = smollm2_float32.model.forward
 
     def count(*arguments, **keywords):
         passes.append(time.monotonic())
         return forward(*arguments, **keywords)
 
-    monkeypatch.setattr(smollm2.model, "forward", count)
+    monkeypatch.setattr(smollm2_float32.model, "forward", count)
     return passes
 
 
