@@ -127,7 +127,7 @@ def test_a_load_error_passes_through(monkeypatch) -> None:
         ({"gain": -1}, "gain cannot be -1"),
         ({"amplification": 1.5}, "amplification cannot be 1.5"),
         ({"evaluator": "gpt-4"}, "evaluator cannot be 'gpt-4'"),
-        ({"steering": {"gain": 1}}, "steering cannot be .*: it must be Steering settings"),
+        ({"steering": {"gain": 1}}, "steering cannot be .*: it must be a Steering"),
         ({"alignment": 3}, "alignment cannot be 3"),
         ({"alignment": "  "}, "blank"),
         ({"timeout": 0}, "timeout cannot be 0: it must be a number of seconds above 0"),
