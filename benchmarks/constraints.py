@@ -7,12 +7,11 @@ that length, so that each token pays for a mask. The third row is a JSON answer,
 passes of their own.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 
 import torch
-from timing import describe_machine, measure, print_table
+from timing import describe_machine, measure, parse_arguments, print_table
 
 from sda_engine import Constraint, Output, Sampling, SteeringEngine
 from sda_engine.constraints import ConstraintCompiler, TokenConstraint, join_grammars
@@ -35,10 +34,7 @@ PERSON = Constraint.json_schema(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     engine = SteeringEngine.load(arguments.model)
     print(describe_machine(engine.model.dtype))
     print_requests(engine, arguments.repetitions)

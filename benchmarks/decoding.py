@@ -6,10 +6,8 @@ Contenders decode greedily, and `generate` is kept from stopping early; figures 
 run, so compare the ratios.
 """
 
-import argparse
-
 import torch
-from timing import describe_machine, measure, print_table
+from timing import describe_machine, measure, parse_arguments, print_table
 
 from sda_engine import Alignment, Sampling, Steering, SteeringEngine
 from sda_engine.prompts import make_contexts
@@ -22,10 +20,7 @@ PASSAGE = "The reading room opens at nine. Letters and maps are kept in the arch
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     engine = SteeringEngine.load(arguments.model)
     print(describe_machine(engine.model.dtype))
     print_throughput(engine, arguments.repetitions)

@@ -1,5 +1,6 @@
 """What all benchmarks share: the machine in words, medians in one interleaved run, one table."""
 
+import argparse
 import platform
 import statistics
 import time
@@ -34,6 +35,14 @@ def measure(contenders: Mapping[str, Callable[[], object]], repetitions: int = 5
             if repetition > 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """The options that speed benchmarks share: which model, and how many repetitions."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--repetitions", type=int, default=5)
+    return parser.parse_args()
 
 
 def describe_machine(dtype: object) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
-from sda_engine.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
+from sda_engine.schema_gate import DEFINITIONS, MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
 from sda_engine.tokenization import SafeTokenizer
 
 JSON_STYLE: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -31,7 +31,6 @@ _WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the gra
 _BYTES_PER_TOKEN = 4
 _INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
 _TO_CLOSE = ("}", "]", '"', ",", *"0123456789", *"ntf-:{[<", *"abcdefghijklmnopqrstuvwxyz", " ")
-_DEFINITIONS = frozenset({"$defs", "definitions"})
 _SPEAKS_FOR_ITSELF = frozenset(
     {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf"}
 )
@@ -169,9 +168,7 @@ class TokenConstraint:
 
     def forced(self) -> Sequence[int]:
         """Tokens that must come next, whatever the model thinks; empty where there is a choice."""
-        tokens = self._matcher.compute_ff_tokens()
-        # a marker of the tokenizer's own may be spelt in a text, where its token is none of the grammar's
-        return tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
+        return _forced(self._matcher)
 
     def choose(self, token_id: int, remaining: int) -> int:
         """The token itself, or one that closes the answer where this one would leave no room to close it.
@@ -286,9 +283,7 @@ class _Vocabulary:
             path += step
             if matcher.is_accepting():
                 return path
-            step = list(matcher.compute_ff_tokens())
-            step = step[: matcher.validate_tokens(step)] if step else []
-            step = step or self._closing_step(matcher)
+            step = _forced(matcher) or self._closing_step(matcher)
             if not step:
                 return None
 
@@ -308,6 +303,12 @@ class _Vocabulary:
         return [] if found is None else [found]
 
 
+def _forced(matcher: LLMatcher) -> list[int]:
+    tokens = matcher.compute_ff_tokens()
+    # a marker of the tokenizer's own may be spelt in a text, where its token is none of the grammar's
+    return list(tokens[: matcher.validate_tokens(tokens)]) if tokens else []
+
+
 def _close_objects(schema: dict[str, object]) -> None:
     """Give objects that name their properties `additionalProperties: false`, in place.
 
@@ -320,7 +321,7 @@ def _close_objects(schema: dict[str, object]) -> None:
     parts = {id(part) for value, _ in nodes for part in _parts_of_a_whole(value)}
     combines_references = bool(parts) or any("$ref" in value and len(value) > 1 for value, _ in nodes)
     for value, within in nodes:
-        is_alone = id(value) not in parts and not (combines_references and within in _DEFINITIONS)
+        is_alone = id(value) not in parts and not (combines_references and within in DEFINITIONS)
         if isinstance(value.get("properties"), dict) and not _SPEAKS_FOR_ITSELF & set(value) and is_alone:
             value["additionalProperties"] = False
 

@@ -288,7 +288,7 @@ class SteeringEngine:
             tokenizer=self._tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             context_window=self.context_window,
-            grammar=output.grammar(answer_format, thought_is_open=prefix.endswith(answer_format.thought_begin)),
+            grammar=output.grammar(answer_format, thought_is_open=bool(prefix)),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=prefix,
         )

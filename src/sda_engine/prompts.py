@@ -107,11 +107,8 @@ def place_instruction(turns: Sequence[Message], instruction: str, placement: Pla
     if placement == "after_query" and users:
         last = users[-1]
         placed[last] = {**turns[last], "content": f"{turns[last]['content']}\n{instruction}"}
-    elif turns[0]["role"] == "system":
-        placed[0] = {**turns[0], "content": f"{turns[0]['content']}\n{instruction}"}
-    else:
-        placed.insert(0, {"role": "system", "content": instruction})
-    return placed
+        return placed
+    return _add_to_system_turn(turns, instruction, "\n")
 
 
 def _tell_of_output(turns: list[dict[str, object]], output: Output, tokenizer: SafeTokenizer) -> list[Message]:
@@ -122,11 +119,14 @@ def _tell_of_output(turns: list[dict[str, object]], output: Output, tokenizer: S
     )
     if output.schema_prompt is not None:
         texts.append(output.schema_prompt)
-    if not texts:
-        return list(turns)
+    return _add_to_system_turn(turns, "\n\n".join(texts), "\n\n") if texts else list(turns)
+
+
+def _add_to_system_turn(turns: Sequence[Message], text: str, separator: str) -> list[Message]:
+    """The turns with a text at the end of the system turn, or in a new one."""
     if turns[0]["role"] == "system":
-        return [{**turns[0], "content": "\n\n".join([str(turns[0]["content"]), *texts])}, *turns[1:]]
-    return [{"role": "system", "content": "\n\n".join(texts)}, *turns]
+        return [{**turns[0], "content": f"{turns[0]['content']}{separator}{text}"}, *turns[1:]]
+    return [{"role": "system", "content": text}, *turns]
 
 
 def _normalise(message: Message, place: int) -> dict[str, object]:

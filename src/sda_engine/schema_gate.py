@@ -18,7 +18,7 @@ from sda_engine.settings import shown
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_NODES = 2_000
-MAX_DEFINITIONS = 64
+MAXDEFINITIONS = 64
 MAX_ENUM = 1_000
 MAX_REFERENCES = 256  # a chain of thousands overflows the grammar engine's stack
 MAX_REPETITIONS = 10_000  # minItems, minLength and their kin
@@ -26,8 +26,8 @@ MAX_DIVISOR = 10_000  # multipleOf, and the least common multiple of all in a sc
 MAX_PATTERN = 1_024  # characters of a regular expression
 
 _REPETITIONS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
-_DEFINITIONS = frozenset({"$defs", "definitions"})
-_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"}) | _DEFINITIONS  # name -> schema
+DEFINITIONS = frozenset({"$defs", "definitions"})
+_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"}) | DEFINITIONS  # name -> schema
 _HUGE = "a number of more than 15 digits"
 _DATA = frozenset({"const", "default", "enum", "examples"})
 
@@ -160,8 +160,8 @@ def _check_keyword(key: str, value: object) -> None:
         raise ConstraintError("The JSON schema has 'x-guidance', which is reserved for the engine: remove it.")
     if key == "enum" and isinstance(value, (list, tuple)) and len(value) > MAX_ENUM:
         raise _too_large("values in an enum", len(value), MAX_ENUM)
-    if key in _DEFINITIONS and isinstance(value, Mapping) and len(value) > MAX_DEFINITIONS:
-        raise _too_large(f"definitions in {key!r}", len(value), MAX_DEFINITIONS)
+    if key in DEFINITIONS and isinstance(value, Mapping) and len(value) > MAXDEFINITIONS:
+        raise _too_large(f"definitions in {key!r}", len(value), MAXDEFINITIONS)
     if key in _REPETITIONS and isinstance(value, (int, float)) and value > MAX_REPETITIONS:
         raise _too_large(f"as {key!r}", value, MAX_REPETITIONS)
     if key == "pattern" and isinstance(value, str):

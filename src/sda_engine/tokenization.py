@@ -51,6 +51,7 @@ class SafeTokenizer:
             first = self._tokenizer("x", add_special_tokens=True)["input_ids"][:1]
             added = self._tokenizer.added_tokens_decoder
         self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._special_ids = frozenset(self.special_tokens.values())
         self._control_tokens = tuple(token.content for token in added.values())
         shipped = tokenizer.response_template if isinstance(tokenizer.response_template, dict) else None
         markers = {token.content: token_id for token_id, token in added.items() if _is_marker(token)}
@@ -134,8 +135,7 @@ class SafeTokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, keep: Collection[int] = ()) -> str:
         """Text of token ids, exactly as generated; of special tokens only those in `keep`, or all."""
         if skip_special_tokens and keep:
-            dropped = set(self.special_tokens.values()) - set(keep)
-            token_ids = [token_id for token_id in token_ids if token_id not in dropped]
+            token_ids = [token_id for token_id in token_ids if token_id not in self._special_ids or token_id in keep]
             skip_special_tokens = False
         with self._lock:
             return str(
