@@ -14,10 +14,11 @@ from langchain_core.tools import BaseTool
 from sda_engine import Constraint
 from sda_engine.completion import Piece
 from sda_engine.errors import ConfigError
+from sda_engine.output_keywords import OUTPUT_KEYWORDS
 from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages
-from sda_integrations.langchain.output import OUTPUT_KEYWORDS, make_output, to_json_schema, to_tool
+from sda_integrations.langchain.output import make_output, to_json_schema, to_tool
 from sda_integrations.langchain.response import to_chat_result, to_chunk
 from sda_integrations.langchain.structured import call_parser, check_method, parsed, text_parser
 

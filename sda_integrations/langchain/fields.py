@@ -22,11 +22,12 @@ from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import QuantizationConfig
+from sda_engine.output_keywords import OUTPUT_KEYWORDS
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
 from sda_integrations.langchain.logprobs import count_logprobs
-from sda_integrations.langchain.output import OUTPUT_KEYWORDS, make_output
+from sda_integrations.langchain.output import make_output
 
 _LOAD_DEFAULTS: Mapping[str, object] = {
     "revision": None,

@@ -8,6 +8,7 @@ except ModuleNotFoundError as error:
         "Install it with: pip install 'sda-integrations[llama-index]'"
     ) from error
 
+from sda_integrations.llama_index.call_settings import call_settings
 from sda_integrations.llama_index.llm import SDALLM
 
-__all__ = ["SDALLM"]
+__all__ = ["SDALLM", "call_settings"]

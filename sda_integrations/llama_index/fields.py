@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -19,8 +20,11 @@ from pydantic.json_schema import SkipJsonSchema
 from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
+from sda_engine.output_keywords import OUTPUT_KEYWORDS
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
 from sda_engine.settings import wrong_field
+from sda_integrations.llama_index.call_settings import current_settings
+from sda_integrations.llama_index.output import make_output
 
 # HTTP settings that DocumentContextExtractor sends with every call; they mean nothing to a local model
 _FOR_REMOTE_MODELS = frozenset({"extra_headers"})
@@ -149,14 +153,19 @@ class SDAFields(FunctionCallingLLM):
         return ready if ready is not None else await asyncio.to_thread(self.load)
 
     def request_settings(self, call: Mapping[str, object] | None = None) -> RequestSettings:
-        """What the fields, overridden by one call's keywords, ask of the engine.
+        """What the fields ask of the engine, overridden by the `call_settings` around, and by one call's keywords.
 
         Raises:
             ConfigError: a keyword is unknown, or a value is out of range.
+            ConstraintError: the schema of a tool or of the answer is too large.
         """
         fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
-        keywords = {name: value for name, value in (call or {}).items() if name not in _FOR_REMOTE_MODELS}
-        return RequestSettings().override(fields, owner="SDALLM").override(keywords, owner="SDALLM")
+        settings = RequestSettings().override(fields, owner="SDALLM").override(current_settings(), owner="SDALLM")
+        if not call:
+            return settings
+        elsewhere = {*_FOR_REMOTE_MODELS, *OUTPUT_KEYWORDS}
+        keywords = {name: value for name, value in call.items() if name not in elsewhere}
+        return replace(settings.override(keywords, owner="SDALLM"), output=make_output(call))
 
 
 def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:

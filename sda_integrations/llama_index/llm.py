@@ -1,7 +1,7 @@
 """SDALLM: LlamaIndex's LLM interface over the steering engine."""
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -19,16 +19,24 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import ToolSelection
 
 from sda_engine import Piece
-from sda_integrations.llama_index.fields import SDAFields
-from sda_integrations.llama_index.messages import PlainMessage, plain_messages, system_message, user_message
+from sda_integrations.llama_index.messages import (
+    PlainMessage,
+    PlainToolCall,
+    plain_messages,
+    system_message,
+    tool_calls,
+    user_message,
+)
+from sda_integrations.llama_index.output import is_answer_itself, to_tool
 from sda_integrations.llama_index.responses import Answer, chat_response, completion_response, whole_answer
 from sda_integrations.llama_index.streams import astream_responses, ends_when_closed, stream_responses
+from sda_integrations.llama_index.structured import PredictsObjects, partial_json, refuse_cut_off
 
 if TYPE_CHECKING:
     from llama_index.core.tools import BaseTool
 
 
-class SDALLM(SDAFields):
+class SDALLM(PredictsObjects):
     """A local model whose answers are steered towards an alignment while they are decoded.
 
     Everywhere in an application:
@@ -93,7 +101,7 @@ class SDALLM(SDAFields):
             context_window=self.context_window or self.load().context_window,
             num_output=self.request_settings().sampling.max_new_tokens,
             is_chat_model=True,
-            is_function_calling_model=False,
+            is_function_calling_model=True,
             model_name=self.model,
         )
 
@@ -155,8 +163,24 @@ class SDALLM(SDAFields):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Not there yet."""
-        _refuse_tools()
+        """The calls in a response; of one that is still being written, the arguments so far.
+
+        Args:
+            response: what a chat method gave.
+            error_on_no_tool_call: whether to raise where there is none.
+
+        Raises:
+            IncompleteOutputError: there is none, since the answer reached max_tokens before its call was whole.
+            ValueError: there is none, and that is an error.
+        """
+        calls = tool_calls(response.message)
+        if not calls and response.message.additional_kwargs.get("invalid_tool_calls"):
+            refuse_cut_off(response, "its tool call")
+        if not calls and error_on_no_tool_call:
+            raise ValueError(
+                f"The answer calls no tool: {response.message.content!r}. Pass tool_required=True where it has to."
+            )
+        return [_selection(call) for call in calls]
 
     def _prepare_chat_with_tools(
         self,
@@ -166,9 +190,24 @@ class SDALLM(SDAFields):
         verbose: bool = False,
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
+        tool_choice: str | dict[str, Any] | bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        _refuse_tools()
+        """The arguments of a chat method for a chat with tools.
+
+        The grammar keeps what is asked: with `tool_required` the answer is a call, with the name of a tool as
+        `tool_choice` a call of that tool, without `allow_parallel_tool_calls` at most one call.
+        """
+        asked = [ChatMessage(role=MessageRole.USER, content=user_msg)] if isinstance(user_msg, str) else [user_msg]
+        if tool_choice is None and tools and (tool_required or all(map(is_answer_itself, tools))):
+            tool_choice = "required"
+        return {
+            "messages": [*(chat_history or []), *(message for message in asked if message is not None)],
+            "tools": [to_tool(tool).as_function() for tool in tools],
+            "tool_choice": tool_choice,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
 
     def _answer(self, messages: list[PlainMessage], call: Mapping[str, object]) -> Answer:
         settings = self.request_settings(call)
@@ -214,8 +253,12 @@ def _is_system_prompt(message: ChatMessage, system_prompt: str) -> bool:
     return message.role in (MessageRole.SYSTEM, MessageRole.DEVELOPER) and message.content == system_prompt
 
 
-def _refuse_tools() -> NoReturn:
-    raise NotImplementedError(
-        "SDALLM does not call tools natively yet: that comes with a later release. Until then, a ReActAgent "
-        "asks for them in the text. AgentWorkflow and predict_and_call pick it on their own."
+def _selection(call: PlainToolCall) -> ToolSelection:
+    arguments = call["function"]["arguments"]
+    if isinstance(arguments, str):
+        arguments = partial_json(arguments)
+    return ToolSelection(
+        tool_id=str(call.get("id") or ""),
+        tool_name=str(call["function"]["name"]),
+        tool_kwargs=arguments if isinstance(arguments, dict) else {},
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from types import MappingProxyType
+from typing import NotRequired, TypedDict
 
 from llama_index.core.base.llms.types import (
     CachePoint,
@@ -21,6 +22,22 @@ from pydantic import BaseModel
 from sda_engine.errors import MessageError
 
 PlainMessage = dict[str, object]
+
+
+class PlainFunction(TypedDict):
+    """What a call asks for."""
+
+    name: object
+    arguments: object
+
+
+class PlainToolCall(TypedDict):
+    """A tool call in the chat format of transformers."""
+
+    id: NotRequired[object]
+    type: str
+    function: PlainFunction
+
 
 _ROLES: Mapping[MessageRole, str] = MappingProxyType(
     {
@@ -68,7 +85,7 @@ def _plain_message(message: ChatMessage) -> PlainMessage:
         raise MessageError(f"A message cannot be {message!r}: it must be a ChatMessage(role=..., content=...).")
     role = _ROLES[message.role]
     plain: PlainMessage = {"role": role, "content": _text(message.blocks, message.role)}
-    if role == "assistant" and (calls := _tool_calls(message)):
+    if role == "assistant" and (calls := tool_calls(message)):
         plain["tool_calls"] = calls
     if role == "tool":
         plain |= {key: message.additional_kwargs[key] for key in ("tool_call_id", "name") if _has(message, key)}
@@ -101,8 +118,14 @@ def _text(blocks: Sequence[ContentBlock], role: MessageRole) -> str:
     return "\n".join(texts)
 
 
-def _tool_calls(message: ChatMessage) -> list[PlainMessage]:
-    """The calls of an assistant turn: its ToolCallBlocks, else the older additional_kwargs["tool_calls"]."""
+def tool_calls(message: ChatMessage) -> list[PlainToolCall]:
+    """The calls of an assistant turn: its ToolCallBlocks, else the older additional_kwargs["tool_calls"].
+
+    Arguments that are no JSON object, as of a call that is still being written, stay the text that they are.
+
+    Raises:
+        MessageError: what should be a call is none.
+    """
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if blocks:
         return [_tool_call(block.tool_call_id, block.tool_name, block.tool_kwargs) for block in blocks]
@@ -118,10 +141,9 @@ def _tool_calls(message: ChatMessage) -> list[PlainMessage]:
     return calls
 
 
-def _tool_call(call_id: object, name: object, arguments: object) -> PlainMessage:
-    function = {"name": name, "arguments": _decoded(arguments)}
-    identity = {} if call_id is None else {"id": call_id}
-    return {**identity, "type": "function", "function": function}
+def _tool_call(call_id: object, name: object, arguments: object) -> PlainToolCall:
+    call: PlainToolCall = {"type": "function", "function": {"name": name, "arguments": _decoded(arguments)}}
+    return call if call_id is None else {"id": call_id, **call}
 
 
 def _decoded(arguments: object) -> object:

@@ -4,6 +4,7 @@
     ├── ConfigError            a setting is unknown or out of range (also a ValueError)
     ├── MessageError           the chat messages cannot be turned into a prompt (also a ValueError)
     ├── ConstraintError        a schema or grammar cannot be enforced, or is too large (also a ValueError)
+    ├── IncompleteOutputError  an answer ended before the object or call in it was whole (also a ValueError)
     ├── ContextLengthError     the prompt leaves no room in the model's context window
     ├── ModelLoadError         no model under that name, or one that the engine cannot run
     ├── EvaluationError        an evaluator gave no usable score; the base response is kept
@@ -29,6 +30,10 @@ class MessageError(SDAError, ValueError):
 
 class ConstraintError(SDAError, ValueError):
     """A schema, regular expression or grammar cannot be enforced, or is larger than the engine takes."""
+
+
+class IncompleteOutputError(SDAError, ValueError):
+    """An answer reached its token limit before the object or the tool call that it was to be was whole."""
 
 
 class ContextLengthError(SDAError):

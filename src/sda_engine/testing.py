@@ -1,16 +1,21 @@
-"""Test doubles for your own tests: a tiny random model that decodes in milliseconds, and scripted evaluators.
+"""Test doubles for your own tests: a tiny random model that decodes in milliseconds, and scripted engines and scores.
 
-from sda_engine.testing import ScriptedEvaluator, tiny_engine
+from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tiny_engine
 
-engine = tiny_engine()
-chat = ChatSDA(engine=engine, alignment="honesty", evaluator=ScriptedEvaluator([80]))
+chat = ChatSDA(engine=tiny_engine(), alignment="honesty", evaluator=ScriptedEvaluator([80]))
+
+engine = ScriptedEngine([call_text("add", {"a": 1, "b": 2}), "The sum is 3."])
+agent = FunctionAgent(llm=SDALLM(engine=engine), tools=[add])
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -20,10 +25,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.answer_format import CALL_BEGIN, CALL_END
+from sda_engine.config import Sampling, Steering
+from sda_engine.constraints import TokenConstraint
 from sda_engine.engine import SteeringEngine
+from sda_engine.errors import ConfigError, ConstraintError
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
+from sda_engine.output import Output
+from sda_engine.prompts import Message
+from sda_engine.request import Request
 
 Architecture = Literal["llama", "gemma3"]
+ScriptedAnswer = str | Exception | tuple[str, Exception]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -101,6 +115,136 @@ def tiny_engine(
     tokenizer = tiny_tokenizer(chat_template=chat_template)
     model = tiny_model(architecture=architecture, seed=seed, context_window=context_window, vocab_size=len(tokenizer))
     return SteeringEngine(model, tokenizer, name=f"tiny-{architecture}")
+
+
+def call_text(name: str, arguments: Mapping[str, object]) -> str:
+    """How a model without a format of its own writes a tool call; for scripts."""
+    body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"{CALL_BEGIN}{body}{CALL_END}"
+
+
+@dataclass(frozen=True)
+class ScriptedRequest:
+    """What a request asked a ScriptedEngine for: the arguments of SteeringEngine.generate and its kin."""
+
+    messages: Sequence[Message]
+    alignment: Alignment | None
+    steering: Steering
+    sampling: Sampling
+    output: Output
+
+
+class ScriptedEngine(SteeringEngine):
+    """An engine whose answers you know. Only the choice of each token is scripted: prompts, forward passes of a tiny
+    model, streams, stop strings, tool calls, usage and cancellation are real.
+
+    An answer is cut off at `max_tokens` like any other. Where a call asks for tools or for a schema, the answer has to
+    fit, as a model's would: one that does not is a ConstraintError. A base response is the same text as the answer.
+
+    Args:
+        script: one entry for each request, in the order in which they are made; the last one repeats. A text is
+            answered token by token (`call_text` writes a tool call); an exception is raised in the decoding thread, and
+            reaches the caller as SDAError; (text, exception) first answers the text.
+        context_window: tokens of prompt and answer together. A token of the tiny vocabulary is about two letters.
+        chat_template: what prompts are rendered by; one that mentions <think> makes a model that thinks.
+
+    Attributes:
+        requests: the ScriptedRequests so far.
+
+    Raises:
+        ConfigError: the script is empty, or an entry is nothing of all that.
+    """
+
+    def __init__(
+        self,
+        script: Iterable[ScriptedAnswer],
+        *,
+        context_window: int = 16_384,
+        chat_template: str | None = CHAT_TEMPLATE,
+    ) -> None:
+        self._script = [script] if isinstance(script, str) else list(script)
+        if not self._script:
+            raise ConfigError("A script cannot be empty: it needs at least one answer.")
+        self._entries = [_read_entry(entry) for entry in self._script]
+        self.requests: list[ScriptedRequest] = []
+        tokenizer = tiny_tokenizer(chat_template=chat_template)
+        model = tiny_model(context_window=context_window, vocab_size=len(tokenizer))
+        super().__init__(model, tokenizer, name="scripted")
+
+    def _request(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None,
+        steering: Steering,
+        sampling: Sampling,
+        output: Output,
+    ) -> Request:
+        request = super()._request(messages, alignment, steering, sampling, output)
+        self._compile(request)
+        request.grammar = None  # it is compiled
+        text, failure = self._entries[min(len(self.requests), len(self._entries) - 1)]
+        self.requests.append(ScriptedRequest(messages, resolve_alignment(alignment), steering, sampling, output))
+        end = min(request.eos_token_ids)
+        request.constraint = _ScriptedTokens(text, [*self.encode(text), end], failure, request.constraint)
+        return request
+
+
+def _read_entry(entry: object) -> tuple[str, Exception | None]:
+    match entry:
+        case str():
+            return entry, None
+        case Exception():
+            return "", entry
+        case (str(text), Exception() as failure):
+            return text, failure
+    raise ConfigError(f"A scripted answer cannot be {entry!r}: it must be a text, an exception, or a pair of them.")
+
+
+class _ScriptedTokens(TokenConstraint):
+    """Lets one answer through, token by token.
+
+    Args:
+        text: the answer, for errors.
+        token_ids: its tokens, and one that ends it.
+        failure: what is raised in place of the end.
+        form: what the answer has to fit.
+    """
+
+    def __init__(
+        self, text: str, token_ids: Sequence[int], failure: Exception | None, form: TokenConstraint | None
+    ) -> None:
+        self._text, self._token_ids, self._failure, self._form = text, token_ids, failure, form
+        self._place = 0
+
+    def copy(self) -> TokenConstraint:
+        return _ScriptedTokens(
+            self._text, self._token_ids, self._failure, None if self._form is None else self._form.copy()
+        )
+
+    @property
+    def complete(self) -> bool:
+        return self._form is not None and self._form.complete
+
+    def apply_mask(self, logits: Tensor) -> Tensor:
+        token_id = self._token_ids[self._place]
+        if self._failure is not None and self._place == len(self._token_ids) - 1:
+            raise self._failure
+        if self._form is not None and self._form.apply_mask(logits)[0, token_id].isinf():
+            raise ConstraintError(f"The scripted answer {self._text!r} does not fit the form that the call asks for.")
+        alone = torch.full_like(logits, float("-inf"))
+        alone[:, token_id] = logits[:, token_id]
+        return alone
+
+    def forced(self) -> Sequence[int]:
+        return ()
+
+    def choose(self, token_id: int, remaining: int) -> int:
+        return token_id
+
+    def advance(self, token_id: int) -> None:
+        self._place += 1
+        if self._form is not None:
+            self._form.advance(token_id)
 
 
 class ScriptedEvaluator:

@@ -107,7 +107,7 @@ class AnswerParser:
 
     def _read_call(self, event: Mapping[str, object]) -> Delta:
         if self._call is None:
-            self._call = _OpenCall(index=len(self.tool_calls), marker=self._marker)
+            self._call = self._open_call()
         call = self._call
         if event["type"] == "region_chunk":
             call.raw += str(event["text"])
@@ -139,10 +139,13 @@ class AnswerParser:
 
     def _give_up(self, error: ValueError) -> Delta:
         """What the model wrote as a call is none, or it was cut off in the middle."""
-        call, self._call, self._parser = self._call, None, None
-        if call is not None:
-            self.invalid_tool_calls.append(InvalidToolCall(id=call.id, name=call.name, text=call.raw, error=str(error)))
+        call = self._call or self._open_call()  # one that ends right after its marker has not been told of
+        self._call = self._parser = None
+        self.invalid_tool_calls.append(InvalidToolCall(id=call.id, name=call.name, text=call.raw, error=str(error)))
         return Delta()
+
+    def _open_call(self) -> _OpenCall:
+        return _OpenCall(index=len(self.tool_calls), marker=self._marker)
 
 
 def _delta(index: int, call_id: str | None, name: str | None, arguments: str) -> Delta:

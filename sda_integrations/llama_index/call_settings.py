@@ -1,0 +1,42 @@
+"""Settings for every SDALLM call in a block: what a query engine or an agent has no argument for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+
+from sda_engine.request_settings import RequestSettings
+
+_current: ContextVar[Mapping[str, object]] = ContextVar("the settings of this block", default=MappingProxyType({}))
+
+
+@contextmanager
+def call_settings(**settings: object) -> Iterator[None]:
+    """Give settings to every call of every SDALLM that is made in the block, however deep below it:
+
+        with call_settings(alignment="empathy"):
+            answer = query_engine.query(question)
+
+    A call's own keywords come before these, these before the fields of the SDALLM, and an inner block's before an
+    outer one's. They hold for the thread or task of the block and for the tasks that are started in it, so requests
+    that run side by side do not see each other's. Read a stream inside the block: some of LlamaIndex's call the model
+    only when they are read.
+
+    Args:
+        settings: alignment, evaluator, gain, amplification, steering, temperature, top_p, top_k, min_p, max_tokens,
+            stop, seed, logprobs and timeout, as for a single call.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range.
+    """
+    RequestSettings().override(settings, owner="call_settings")
+    token = _current.set({**_current.get(), **settings})
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_settings() -> Mapping[str, object]:
+    """What the blocks around this call have set."""
+    return _current.get()

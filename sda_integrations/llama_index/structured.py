@@ -1,0 +1,221 @@
+"""Structured prediction: pydantic objects out of answers whose form the grammar enforces, whole and growing.
+
+LlamaIndex's own programs ask for a call of a tool and differ in what they require and in what they read, from sync to
+async to streams. All four methods here constrain the text of the answer to the class's JSON schema instead.
+"""
+
+import re
+from abc import ABC
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, closing
+from typing import Any
+
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # re-exported
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictInProgressEvent,
+    LLMStructuredPredictStartEvent,
+)
+from llama_index.core.program.utils import FlexibleModel, create_flexible_model
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.types import Model, PydanticProgramMode
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from sda_engine.errors import IncompleteOutputError
+from sda_integrations.llama_index.fields import SDAFields
+
+_dispatcher = get_dispatcher(__name__)
+_OPEN_NUMBER = re.compile(r"[:\[,]\s*-?\d[-+.\deE]*$")
+_OF_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
+
+
+class PredictsObjects(SDAFields, ABC):
+    """An LLM's four methods of structured prediction over its four chat methods.
+
+    `pydantic_program_mode` other than DEFAULT leaves them to LlamaIndex's programs.
+    """
+
+    @_dispatcher.span
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """An object of a pydantic class; the grammar lets the model write nothing else.
+
+        Args:
+            output_cls: the class.
+            prompt: what to ask.
+            llm_kwargs: keywords of the call, e.g. {"alignment": None, "max_tokens": 300}.
+            prompt_args: values of the prompt's variables.
+
+        Raises:
+            IncompleteOutputError: the answer reached max_tokens before it was whole.
+            ConstraintError: the class's JSON schema cannot be enforced, or is too large.
+            ValidationError: the class has rules that its JSON schema does not tell, and the answer breaks one.
+        """
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            return found
+        messages = self._asked(output_cls, prompt, prompt_args)
+        response = self.chat(messages, **_keywords(output_cls, llm_kwargs))
+        return _told(_whole_object(response, output_cls))
+
+    @_dispatcher.span
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """`structured_predict` for an event loop."""
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            found: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            return found
+        messages = self._asked(output_cls, prompt, prompt_args)
+        response = await self.achat(messages, **_keywords(output_cls, llm_kwargs))
+        return _told(_whole_object(response, output_cls))
+
+    @_dispatcher.span
+    def stream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        """The object as it grows: with all fields optional while it lacks some, and at the end of its class.
+
+        Arguments and errors are those of `structured_predict`. Closing the stream stops the work.
+        """
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        messages = self._asked(output_cls, prompt, prompt_args)
+        return _stream_objects(self.stream_chat(messages, **_keywords(output_cls, llm_kwargs)), output_cls)
+
+    @_dispatcher.span
+    async def astream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: BasePromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """`stream_structured_predict` for an event loop: await it, then iterate."""
+        if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
+            return await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        messages = self._asked(output_cls, prompt, prompt_args)
+        responses = await self.astream_chat(messages, **_keywords(output_cls, llm_kwargs))
+        return _astream_objects(responses, output_cls)
+
+    def _asked(
+        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]
+    ) -> list[ChatMessage]:
+        _dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=dict(prompt_args))
+        )
+        return prompt.format_messages(llm=self, **prompt_args)
+
+
+def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
+    """Raise if a response ended at its token limit.
+
+    Raises:
+        IncompleteOutputError: it did.
+    """
+    raw = response.raw or {}
+    if raw.get("finish_reason") == "length":
+        tokens = raw["usage"]["completion_tokens"]
+        raise IncompleteOutputError(
+            f"The answer was cut off after {tokens} tokens, before {wanted} was whole. Give it more room with "
+            f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full."
+        )
+
+
+def partial_json(text: str) -> Any:
+    """The value of JSON text that may break off anywhere, without a number that may go on; None if there is none yet."""
+    try:
+        return from_json(_OPEN_NUMBER.sub("", text), allow_partial="trailing-strings")
+    except ValueError:
+        return None
+
+
+class _GrowingObject:
+    """Reads an object out of a JSON text that grows."""
+
+    def __init__(self, output_cls: type[BaseModel]) -> None:
+        self._output_cls = output_cls
+        self._flexible = create_flexible_model(output_cls)
+        self._value: Any = None
+
+    def read(self, text: str) -> BaseModel | None:
+        """The object so far; None where it is the same as before."""
+        value = partial_json(text)
+        if value is None or value == self._value:
+            return None
+        self._value = value
+        for model in (self._output_cls, self._flexible):
+            try:
+                return model.model_validate(value)
+            except ValidationError:
+                continue
+        return None
+
+
+def _keywords(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keywords of the chat call. What LlamaIndex's programs drop is dropped here too."""
+    given = {name: value for name, value in (llm_kwargs or {}).items() if name not in _OF_PROGRAMS}
+    return {**given, "response_format": output_cls}
+
+
+def _whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:
+    refuse_cut_off(response, f"the {output_cls.__name__}")
+    return output_cls.model_validate_json(response.message.content or "")
+
+
+def _told(output: Model) -> Model:
+    _dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+    return output
+
+
+def _stream_objects(
+    responses: Generator[ChatResponse, None, None], output_cls: type[BaseModel]
+) -> Generator[Any, None, None]:
+    growing, latest = _GrowingObject(output_cls), None
+    try:
+        with closing(responses):
+            for response in responses:
+                if (found := _object_of(response, growing, output_cls)) is not None:
+                    yield (latest := found)
+    except GeneratorExit:  # whoever reads it has enough
+        pass
+    _dispatcher.event(LLMStructuredPredictEndEvent(output=latest))
+
+
+async def _astream_objects(
+    responses: AsyncGenerator[ChatResponse, None], output_cls: type[BaseModel]
+) -> AsyncGenerator[Any, None]:
+    growing, latest = _GrowingObject(output_cls), None
+    try:
+        async with aclosing(responses):
+            async for response in responses:
+                if (found := _object_of(response, growing, output_cls)) is not None:
+                    yield (latest := found)
+    except GeneratorExit:
+        pass
+    _dispatcher.event(LLMStructuredPredictEndEvent(output=latest))
+
+
+def _object_of(response: ChatResponse, growing: _GrowingObject, output_cls: type[BaseModel]) -> BaseModel | None:
+    """What a response shows of the object: the whole one at the end, None where there is nothing new."""
+    if response.raw is not None:
+        return _whole_object(response, output_cls)
+    found = growing.read(response.message.content or "")
+    if found is not None:
+        _dispatcher.event(LLMStructuredPredictInProgressEvent(output=found))
+    return found
