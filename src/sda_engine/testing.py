@@ -230,7 +230,10 @@ class _ScriptedTokens(TokenConstraint):
         if self._failure is not None and self._place == len(self._token_ids) - 1:
             raise self._failure
         if self._form is not None and self._form.apply_mask(logits)[0, token_id].isinf():
-            raise ConstraintError(f"The scripted answer {self._text!r} does not fit the form that the call asks for.")
+            raise ConstraintError(
+                f"The scripted answer {self._text!r} does not fit the form that the call asks for. Change the script; "
+                f"JSON has a space after each ':' and ',', as json.dumps writes it."
+            )
         alone = torch.full_like(logits, float("-inf"))
         alone[:, token_id] = logits[:, token_id]
         return alone
