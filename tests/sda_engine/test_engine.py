@@ -22,7 +22,7 @@ from sda_engine.errors import (
     SDAError,
 )
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
-from sda_engine.testing import ScriptedEvaluator, tiny_engine, tiny_model, tiny_tokenizer
+from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, tiny_engine, tiny_model, tiny_tokenizer
 from tests.conftest import user
 
 QUESTION = user("what is in the library?")
@@ -282,6 +282,20 @@ async def test_many_async_requests_at_once_give_what_each_gives_alone(engine):
     assert [done.token_ids for done in together] == [
         engine.generate(q, KIND, sampling=sampling).token_ids for q in questions
     ]
+
+
+async def test_requests_on_one_event_loop_take_turns():
+    engine = ScriptedEngine(["the answer to the question is in the library"])
+    turns = []
+
+    async def read(name):
+        async for _ in engine.astream(QUESTION, KIND):
+            turns.append(name)
+
+    await asyncio.gather(read("one"), read("two"))
+    assert turns.index("two") < turns.count("one") - 5, "the second waited for the first"
+    assert turns.count("one") == turns.count("two") > 15
+    engine.close()
 
 
 def test_many_threads_at_once_give_what_each_gives_alone(engine):

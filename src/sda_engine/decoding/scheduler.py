@@ -1,7 +1,8 @@
 """The worker thread that runs every forward pass of an engine, and the ways to wait for it.
 
-Tasks come in from any thread and any event loop, and run one at a time in the order they came. The thread starts
-with the first task, and ends with the engine. Torch's inference mode and the caches never leave the thread.
+Tasks come in from any thread and any event loop, and begin in the order they came. Those that run take turns, one step
+each; what comes while as many run as may waits until one of them ends. The thread starts with the first task, and ends
+with the engine. Torch's inference mode and the caches never leave the thread.
 """
 
 import asyncio
@@ -9,13 +10,16 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 
 import torch
 
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
 from sda_engine.errors import EngineClosedError, RequestTimeoutError, SDAError
+
+_ENDED = object()
+_MOST_AT_ONCE = 4  # tasks that take turns; each keeps its caches in memory
 
 
 class Scheduler:
@@ -90,7 +94,7 @@ class _Worker:
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._running: Task | None = None
+        self._running: dict[Task, Iterator[None]] = {}
         self._closed = False
 
     def submit(self, task: Task) -> None:
@@ -105,32 +109,50 @@ class _Worker:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            if self._running is not None:
-                self._running.cancel()
+            for task in self._running:
+                task.cancel()
             self._inbox.put(None)
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    @torch.inference_mode()
     def _work(self) -> None:
-        while (task := self._inbox.get()) is not None:
-            with self._lock:
-                self._running = None if self._closed else task
-            if self._running is None:
-                task.emit(Failed(_closed()))
-            else:
-                self._run(task)
-                self._running = None
-            del task  # its caches, while the thread waits for the next one
+        while not self._closed or self._running:
+            self._let_in()
+            for task in list(self._running):
+                if next(self._running[task], _ENDED) is _ENDED:
+                    with self._lock:
+                        del self._running[task]
+                del task  # its caches, while the thread waits for the next one
+        while (waiting := self._inbox.get()) is not None:
+            waiting.emit(Failed(_closed()))
 
-    def _run(self, task: Task) -> None:
+    def _let_in(self) -> None:
+        """Let waiting tasks run while there is room. Where none runs, wait for one."""
+        while len(self._running) < _MOST_AT_ONCE:
+            try:
+                task = self._inbox.get(block=not self._running)
+            except queue.Empty:
+                return
+            if task is None:
+                self._inbox.put(None)
+                return
+            with self._lock:
+                if not self._closed:
+                    self._running[task] = self._run(task)
+            if task not in self._running:
+                task.emit(Failed(_closed()))
+
+    def _run(self, task: Task) -> Iterator[None]:
+        """Run a task, with a pause after each step. Its last event is Finished or Failed."""
         try:
-            with torch.inference_mode():
-                if not task.cancelled:
-                    task.begin(self._runner)
-                while not task.cancelled and not task.step(self._runner):
-                    pass
-                task.finish()
+            if not task.cancelled:
+                task.begin(self._runner)
+                yield
+            while not task.cancelled and not task.step(self._runner):
+                yield
+            task.finish()
             task.emit(Finished())
         except Exception as error:  # noqa: BLE001 - whatever happens here belongs to the consumer, not to the thread
             task.emit(Failed(error))

@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.scheduler import _MOST_AT_ONCE, Scheduler
 from sda_engine.decoding.tasks import Finished, Task
 from sda_engine.errors import EngineClosedError, RequestTimeoutError, SDAError
 from sda_engine.testing import tiny_model
@@ -54,23 +54,42 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def test_tasks_run_one_at_a_time_in_the_order_they_came(scheduler):
-    log, gate = [], threading.Event()
+def start(scheduler, log, names, steps):
+    """Threads that drain a task each, queued in this order behind one that waits at its gate."""
+    gate = threading.Event()
     blocker = threading.Thread(target=drain, args=(scheduler, Steps("first", log, 1, gate)))
     blocker.start()
     wait_for(lambda: ("first", "begin") in log)
-    others = []
-    for waiting, name in enumerate(("second", "third", "fourth"), start=1):
-        others.append(threading.Thread(target=drain, args=(scheduler, Steps(name, log, 2))))
-        others[-1].start()
+    threads = [blocker]
+    for waiting, name in enumerate(names, start=1):
+        threads.append(threading.Thread(target=drain, args=(scheduler, Steps(name, log, steps))))
+        threads[-1].start()
         wait_for(lambda waiting=waiting: scheduler._worker._inbox.qsize() == waiting)
     gate.set()
-    for thread in (blocker, *others):
+    for thread in threads:
         thread.join(10)
+
+
+def test_tasks_begin_in_the_order_they_came_and_take_turns(scheduler):
+    log = []
+    start(scheduler, log, ("second", "third", "fourth"), steps=2)
     assert [name for name, what in log if what == "begin"] == ["first", "second", "third", "fourth"]
-    begins = [place for place, (_, what) in enumerate(log) if what == "begin"]
-    finishes = [place for place, (_, what) in enumerate(log) if what == "finished"]
-    assert all(finish < begin for finish, begin in zip(finishes[:-1], begins[1:], strict=True))
+    turns = [name for name, what in log if what == "step" and name != "first"]
+    assert turns == ["second", "third", "fourth"] * 2
+
+
+def test_what_comes_while_as_many_run_as_may_waits_until_one_has_ended(scheduler):
+    log = []
+    names = [f"task {number}" for number in range(_MOST_AT_ONCE + 2)]
+    start(scheduler, log, names, steps=3)
+    running = set()
+    for name, what in log:
+        if what == "begin":
+            running.add(name)
+        elif what == "finished":
+            running.remove(name)
+        assert len(running) <= _MOST_AT_ONCE
+    assert [name for name, what in log if what == "finished"] == ["first", *names]
 
 
 def test_closing_the_events_cancels_the_task_and_the_next_one_runs(scheduler):
@@ -168,9 +187,10 @@ def test_closing_cancels_what_runs_and_refuses_what_waits_and_what_comes(schedul
     threads = [threading.Thread(target=run, args=("running",), kwargs={"steps": 10**9, "gate": gate})]
     threads[0].start()
     wait_for(lambda: ("running", "begin") in log)
-    threads.append(threading.Thread(target=run, args=("waiting",)))
-    threads[1].start()
-    wait_for(lambda: scheduler._worker._inbox.qsize() == 1)
+    for waiting in range(1, _MOST_AT_ONCE + 2):
+        threads.append(threading.Thread(target=run, args=(f"waiting {waiting}",)))
+        threads[-1].start()
+        wait_for(lambda waiting=waiting: scheduler._worker._inbox.qsize() == waiting)
     closer = threading.Thread(target=scheduler.close)
     closer.start()
     wait_for(lambda: scheduler._worker._closed)
@@ -179,7 +199,8 @@ def test_closing_cancels_what_runs_and_refuses_what_waits_and_what_comes(schedul
         thread.join(10)
     assert outcomes["running"] == [Finished()]
     assert ("running", "cancelled") in log
-    assert isinstance(outcomes["waiting"], EngineClosedError)
+    assert all(isinstance(outcomes[name], EngineClosedError) for name in outcomes if name != "running")
+    assert len(outcomes) == _MOST_AT_ONCE + 2
     with pytest.raises(EngineClosedError, match="load"):
         drain(scheduler, Steps("late", log))
 
