@@ -33,6 +33,7 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/constraints.py
+	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/instructions.py
 
 clean:

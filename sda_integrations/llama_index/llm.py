@@ -71,10 +71,26 @@ class SDALLM(PredictsObjects):
 
     Another alignment, strength or sampling for one call; `alignment=None` asks for a plain answer of the same
     model. The keywords are alignment, evaluator, gain, amplification, steering, temperature, top_p, top_k,
-    min_p, max_tokens, stop, seed, logprobs and timeout:
+    min_p, max_tokens, stop, seed, logprobs and timeout. What calls the LLM for you may have no argument for
+    them: `call_settings` sets them for a block.
 
         llm.complete("My cat died.", alignment="empathy", gain=3.0, temperature=0, seed=7)
         llm.complete("My cat died.", alignment=None)
+        with call_settings(alignment="empathy"):
+            index.as_query_engine().query("My cat died.")
+
+    Tools, by `chat_with_tools`, `predict_and_call` and their kin, in a FunctionAgent or an AgentWorkflow. A
+    grammar writes along, so that a call is always valid; the response's message holds it as a ToolCallBlock:
+
+        agent = FunctionAgent(llm=llm, tools=[opening_hours], allow_parallel_tool_calls=False)
+        await agent.run("When does the library open?")
+
+    Objects, always of their class. The chat methods take `response_format` (a pydantic model or a JSON schema)
+    and `constraint` (a sda_engine.Constraint) for the same, and `schema_in_prompt=False` keeps the schema from
+    the prompt:
+
+        llm.structured_predict(Person, PromptTemplate("{fact}"), fact="Ada is 36 years old.")
+        llm.as_structured_llm(Person).complete("Ada is 36 years old.").raw
 
     The model is loaded at the first call, or by `load()`, once per process however many SDALLMs name it.
     `metadata` has to load it too, to tell the context window, unless `context_window` or `engine` is given.

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing
 from typing import Any
 
-from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # re-exported
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # re-exported
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
     LLMStructuredPredictInProgressEvent,
@@ -138,7 +138,7 @@ def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
 
 
 def partial_json(text: str) -> Any:
-    """The value of JSON text that may break off anywhere, without a number that may go on; None if there is none yet."""
+    """The value of JSON text that may break off anywhere, less a number that may go on; None if there is none."""
     try:
         return from_json(_OPEN_NUMBER.sub("", text), allow_partial="trailing-strings")
     except ValueError:
