@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
 
 from sda_engine.request_settings import RequestSettings
 
-_current: ContextVar[Mapping[str, object]] = ContextVar("the settings of this block", default=MappingProxyType({}))
+_blocks: ContextVar[tuple[Mapping[str, object], ...]] = ContextVar("the settings of the blocks around", default=())
 
 
 @contextmanager
@@ -30,13 +29,13 @@ def call_settings(**settings: object) -> Iterator[None]:
         ConfigError: a name is unknown, or a value is out of range.
     """
     RequestSettings().override(settings, owner="call_settings")
-    token = _current.set({**_current.get(), **settings})
+    token = _blocks.set((*_blocks.get(), settings))
     try:
         yield
     finally:
-        _current.reset(token)
+        _blocks.reset(token)
 
 
-def current_settings() -> Mapping[str, object]:
-    """What the blocks around this call have set."""
-    return _current.get()
+def settings_around() -> tuple[Mapping[str, object], ...]:
+    """What the blocks around this call have set, the outermost first."""
+    return _blocks.get()

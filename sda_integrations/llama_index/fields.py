@@ -23,7 +23,7 @@ from sda_engine.evaluators import Evaluator
 from sda_engine.output_keywords import OUTPUT_KEYWORDS
 from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
 from sda_engine.settings import wrong_field
-from sda_integrations.llama_index.call_settings import current_settings
+from sda_integrations.llama_index.call_settings import settings_around
 from sda_integrations.llama_index.output import make_output
 
 # HTTP settings that DocumentContextExtractor sends with every call; they mean nothing to a local model
@@ -160,7 +160,9 @@ class SDAFields(FunctionCallingLLM):
             ConstraintError: the schema of a tool or of the answer is too large.
         """
         fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
-        settings = RequestSettings().override(fields, owner="SDALLM").override(current_settings(), owner="SDALLM")
+        settings = RequestSettings()
+        for given in (fields, *settings_around()):
+            settings = settings.override(given, owner="SDALLM")
         if not call:
             return settings
         elsewhere = {*_FOR_REMOTE_MODELS, *OUTPUT_KEYWORDS}

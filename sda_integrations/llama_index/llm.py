@@ -190,7 +190,7 @@ class SDALLM(PredictsObjects):
             ValueError: there is none, and that is an error.
         """
         calls = tool_calls(response.message)
-        if not calls and response.message.additional_kwargs.get("invalid_tool_calls"):
+        if not calls and (error_on_no_tool_call or response.message.additional_kwargs.get("invalid_tool_calls")):
             refuse_cut_off(response, "its tool call")
         if not calls and error_on_no_tool_call:
             raise ValueError(

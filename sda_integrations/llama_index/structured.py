@@ -20,14 +20,15 @@ from llama_index.core.instrumentation.events.llm import (
 from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import from_json
 
 from sda_engine.errors import IncompleteOutputError
 from sda_integrations.llama_index.fields import SDAFields
 
 _dispatcher = get_dispatcher(__name__)
-_OPEN_NUMBER = re.compile(r"[:\[,]\s*-?\d[-+.\deE]*$")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_NUMBER_AT_END = re.compile(r"-?\d[-+.\deE]*$")
 _OF_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 
 
@@ -139,8 +140,10 @@ def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
 
 def partial_json(text: str) -> Any:
     """The value of JSON text that may break off anywhere, less a number that may go on; None if there is none."""
+    if _STRING.sub("", text).count('"') % 2 == 0:
+        text = _NUMBER_AT_END.sub("", text)
     try:
-        return from_json(_OPEN_NUMBER.sub("", text), allow_partial="trailing-strings")
+        return from_json(text, allow_partial="trailing-strings")
     except ValueError:
         return None
 
@@ -150,27 +153,28 @@ class _GrowingObject:
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
         self._output_cls = output_cls
-        self._flexible = create_flexible_model(output_cls)
+        self._flexible = create_flexible_model(output_cls)  # which knows no aliases
+        self._names = {field.alias: name for name, field in output_cls.model_fields.items()}
         self._value: Any = None
 
     def read(self, text: str) -> BaseModel | None:
-        """The object so far; None where it is the same as before."""
+        """The object so far; None where it is the same as before, or cannot be one yet."""
         value = partial_json(text)
         if value is None or value == self._value:
             return None
         self._value = value
-        for model in (self._output_cls, self._flexible):
-            try:
-                return model.model_validate(value)
-            except ValidationError:
-                continue
-        return None
+        try:
+            return self._output_cls.model_validate(value)
+        except Exception:  # noqa: BLE001 - a class may have rules of its own, which half an object can break in any way
+            if not isinstance(value, dict):
+                return None
+        return self._flexible.model_validate({self._names.get(key, key): item for key, item in value.items()})
 
 
 def _keywords(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of the chat call. What LlamaIndex's programs drop is dropped here too."""
     given = {name: value for name, value in (llm_kwargs or {}).items() if name not in _OF_PROGRAMS}
-    return {**given, "response_format": output_cls}
+    return {**given, "response_format": output_cls.model_json_schema()}
 
 
 def _whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:

@@ -160,6 +160,17 @@ def test_a_call_that_is_none_or_was_cut_off_is_kept_as_an_invalid_one(written, t
     assert call["error"]
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_call_that_ends_right_after_its_marker_is_an_invalid_one_without_text(kind):
+    parser, delta = parse(["<tool_call>"], kind=kind)
+    assert parser.tool_calls == []
+    (call,) = parser.invalid_tool_calls
+    assert (call["text"], call["name"]) == ("", None)
+    assert call["id"]
+    assert call["error"]
+    assert (delta.text, delta.tool_calls) == ("", ())
+
+
 def test_a_call_before_the_one_that_was_cut_off_stays_valid():
     parser, _ = parse([CALL, '\n<tool_call>\n{"name": "su'])
     assert [name for name, _ in functions(parser)] == ["add"]

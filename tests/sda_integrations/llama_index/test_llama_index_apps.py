@@ -1,19 +1,21 @@
-"""SDALLM inside LlamaIndex's own parts: query engines, chat engines, structured output, agents."""
+"""SDALLM inside LlamaIndex's own parts: query engines, chat engines, agents."""
 
 import pytest
-from llama_index.core import Document, MockEmbedding, VectorStoreIndex
-from llama_index.core.agent.workflow import AgentWorkflow, ReActAgent
+from asking import OPENING
+from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.chat_engine import SimpleChatEngine
-from llama_index.core.llms import ChatMessage
-from llama_index.core.memory import ChatMemoryBuffer
-from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
-from scripted_engine import ScriptedEngine
 
+from sda_engine.errors import IncompleteOutputError
+from sda_engine.testing import call_text
 from sda_integrations.llama_index import SDALLM
 
-OPENING = "The library opens at nine."
+# llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
+of_agents = [
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
+]
 
 
 class Author(BaseModel):
@@ -22,14 +24,24 @@ class Author(BaseModel):
     name: str
 
 
+class Library:
+    """A tool that remembers how it was called."""
+
+    def __init__(self):
+        self.asked = []
+
+    def author(self, work: str) -> str:
+        """Tells who wrote a work."""
+        self.asked.append(work)
+        return f"Goethe wrote {work}"
+
+    def tools(self):
+        return [FunctionTool.from_defaults(self.author)]
+
+
 @pytest.fixture
-def index():
-    return VectorStoreIndex.from_documents([Document(text=OPENING)], embed_model=MockEmbedding(embed_dim=8))
-
-
-def memory_of(llm):
-    """A memory in place of LlamaIndex's default, which leaves a database open."""
-    return ChatMemoryBuffer.from_defaults(llm=llm)
+def library():
+    return Library()
 
 
 def test_a_query_engine_answers_from_the_documents(index, scripted):
@@ -37,10 +49,10 @@ def test_a_query_engine_answers_from_the_documents(index, scripted):
     response = index.as_query_engine(llm=llm).query("When does the library open?")
     assert str(response) == "Goethe wrote Faust."
     assert response.source_nodes[0].text == OPENING
-    system, user = scripted.asked.messages
+    system, user = scripted.requests[-1].messages
     assert system["content"].startswith("Be brief.\n\nYou are an expert Q&A system")
     assert OPENING in user["content"]
-    assert scripted.asked.alignment.name == "honesty"
+    assert scripted.requests[-1].alignment.name == "honesty"
 
 
 def test_a_streaming_query_engine_answers_from_the_documents(index, llm):
@@ -74,49 +86,95 @@ def test_the_embedded_model_answers_from_the_documents(index, smollm2):
     assert "nine" in response.response
 
 
-def test_a_chat_engine_remembers(scripted):
+def test_a_chat_engine_remembers(scripted, make_memory):
     llm = SDALLM(engine=scripted)
-    chat = SimpleChatEngine.from_defaults(llm=llm, memory=memory_of(llm), system_prompt="Be brief.")
+    chat = SimpleChatEngine.from_defaults(llm=llm, memory=make_memory(llm), system_prompt="Be brief.")
     chat.chat("Who wrote Faust?")
     assert "".join(chat.stream_chat("And when?").response_gen) == "Goethe wrote Faust."
-    assert [message["role"] for message in scripted.asked.messages] == ["system", "user", "assistant", "user"]
+    assert [message["role"] for message in scripted.requests[-1].messages] == ["system", "user", "assistant", "user"]
 
 
-async def test_structured_prediction_reads_the_text():
-    engine = ScriptedEngine('{"name": "Goethe"}')
-    llm = SDALLM(engine=engine, system_prompt="Be brief.")
-    prompt = PromptTemplate("Who wrote {work}?")
-    expected = Author(name="Goethe")
-    assert llm.structured_predict(Author, prompt, llm_kwargs={"temperature": 0}, work="Faust") == expected
-    assert engine.asked.sampling.temperature == 0
-    assert [message["role"] for message in engine.asked.messages] == ["system", "user"]
-    assert await llm.astructured_predict(Author, prompt, work="Faust") == expected
-    assert list(llm.stream_structured_predict(Author, prompt, work="Faust"))[-1].name == "Goethe"
-    stream = await llm.astream_structured_predict(Author, prompt, work="Faust")
-    assert [author async for author in stream][-1].name == "Goethe"
+class TestAgents:
+    pytestmark = of_agents
 
+    async def test_a_react_agent_uses_tools_by_text(self, scripted_llm, make_memory, library):
+        llm = scripted_llm(
+            'Thought: I need a tool.\nAction: author\nAction Input: {"work": "Faust"}',
+            "Thought: I can answer without using any more tools.\nAnswer: Goethe did.",
+        )
+        agent = ReActAgent(llm=llm, tools=library.tools())
+        assert str(await agent.run("Who wrote Faust?", memory=make_memory(llm))) == "Goethe did."
+        assert library.asked == ["Faust"]
+        assert any("Goethe wrote Faust" in message["content"] for message in llm.load().requests[-1].messages)
 
-def test_a_structured_llm_gives_json():
-    llm = SDALLM(engine=ScriptedEngine('Sure: {"name": "Goethe"}')).as_structured_llm(Author)
-    response = llm.chat([ChatMessage(content="Who wrote Faust?")])
-    assert response.raw == Author(name="Goethe")
-    assert llm.complete("Who wrote Faust?").text == '{"name":"Goethe"}'
+    @pytest.mark.parametrize("streaming", [True, False])
+    async def test_a_function_agent_calls_a_tool_and_answers_with_its_result(
+        self, scripted_llm, make_memory, library, streaming
+    ):
+        llm = scripted_llm(call_text("author", {"work": "Faust"}), "Goethe did.")
+        agent = FunctionAgent(llm=llm, tools=library.tools(), streaming=streaming)
+        result = await agent.run("Who wrote Faust?", memory=make_memory(llm))
+        assert str(result) == "Goethe did."
+        assert library.asked == ["Faust"]
+        (made,) = result.tool_calls
+        assert (made.tool_name, made.tool_kwargs) == ("author", {"work": "Faust"})
+        asked, call, answer = llm.load().requests[-1].messages
+        assert asked == {"role": "user", "content": "Who wrote Faust?"}
+        function = {"name": "author", "arguments": {"work": "Faust"}}
+        assert call["tool_calls"] == [{"id": made.tool_id, "type": "function", "function": function}]
+        assert answer == {"role": "tool", "content": "Goethe wrote Faust", "tool_call_id": made.tool_id}
 
+    async def test_a_function_agent_streams_text_thoughts_and_calls(self, scripted_llm, make_memory, library):
+        thinks = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:{# <think> #}"
+        call = call_text("author", {"work": "Faust"})
+        llm = scripted_llm(f"<think>I look.</think>{call}", "<think>I know.</think>Goethe did.", chat_template=thinks)
+        handler = FunctionAgent(llm=llm, tools=library.tools()).run("Who?", memory=make_memory(llm))
+        streamed = [event async for event in handler.stream_events() if isinstance(event, AgentStream)]
+        assert str(await handler) == "Goethe did."
+        assert "".join(event.delta for event in streamed) == "Goethe did."
+        assert "".join(event.thinking_delta or "" for event in streamed) == "I look.I know."
+        called = [event.tool_calls[0] for event in streamed if event.tool_calls]
+        assert {call.tool_name for call in called} == {"author"}
+        assert len({call.tool_id for call in called}) == 1
+        assert called[-1].tool_kwargs == {"work": "Faust"}
 
-# llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
-@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
-@pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
-async def test_agents_use_tools_by_text():
-    engine = ScriptedEngine(
-        'Thought: I need a tool.\nAction: author\nAction Input: {"work": "Faust"}',
-        "Thought: I can answer without using any more tools.\nAnswer: Goethe did.",
-    )
-    tool = FunctionTool.from_defaults(
-        lambda work: f"Goethe wrote {work}", name="author", description="Tells who wrote a work."
-    )
-    llm = SDALLM(engine=engine)
-    workflow = AgentWorkflow.from_tools_or_functions([tool], llm=llm)
-    assert isinstance(workflow.agents["Agent"], ReActAgent)
-    result = await workflow.run("Who wrote Faust?", memory=memory_of(llm))
-    assert str(result) == "Goethe did."
-    assert any("Goethe wrote Faust" in message["content"] for message in engine.asked.messages)
+    @pytest.mark.parametrize("streaming", [True, False])
+    async def test_a_function_agent_makes_several_calls_at_once(self, scripted_llm, make_memory, library, streaming):
+        calls = "\n".join(call_text("author", {"work": work}) for work in ("Faust", "Egmont"))
+        llm = scripted_llm(calls, "Goethe did.")
+        result = await FunctionAgent(llm=llm, tools=library.tools(), streaming=streaming).run(
+            "Who?", memory=make_memory(llm)
+        )
+        assert str(result) == "Goethe did."
+        assert sorted(library.asked) == ["Egmont", "Faust"]
+        results = [message for message in llm.load().requests[-1].messages if message["role"] == "tool"]
+        assert {message["content"] for message in results} == {"Goethe wrote Faust", "Goethe wrote Egmont"}
+
+    async def test_a_function_agent_makes_the_first_call_that_it_is_told_to(self, scripted_llm, make_memory, library):
+        llm = scripted_llm(call_text("author", {"work": "Faust"}), "Goethe did.")
+        agent = FunctionAgent(llm=llm, tools=library.tools(), initial_tool_choice="author")
+        await agent.run("Who wrote Faust?", memory=make_memory(llm))
+        assert [request.output.tool_choice for request in llm.load().requests] == ["author", "auto"]
+
+    async def test_a_function_agent_gives_an_object_of_its_output_class(self, scripted_llm, make_memory, library):
+        llm = scripted_llm("Goethe did.", '{"name": "Goethe"}')
+        agent = FunctionAgent(llm=llm, tools=library.tools(), output_cls=Author)
+        result = await agent.run("Who?", memory=make_memory(llm))
+        assert result.get_pydantic_model(Author) == Author(name="Goethe")
+        assert llm.load().requests[-1].output.constraint is not None
+
+    @pytest.mark.parametrize("streaming", [True, False])
+    async def test_a_call_that_is_cut_off_stops_a_function_agent_and_is_not_made(
+        self, scripted_llm, make_memory, library, streaming
+    ):
+        llm = scripted_llm(call_text("author", {"work": "Faust"}), max_tokens=30)
+        agent = FunctionAgent(llm=llm, tools=library.tools(), streaming=streaming)
+        with pytest.raises(IncompleteOutputError, match="its tool call was whole"):
+            await agent.run("Who?", memory=make_memory(llm))
+        assert library.asked == []
+
+    async def test_a_workflow_takes_it_for_a_model_that_calls_tools(self, scripted_llm, make_memory, library):
+        llm = scripted_llm(call_text("author", {"work": "Faust"}), "Goethe did.")
+        workflow = AgentWorkflow.from_tools_or_functions(library.tools(), llm=llm)
+        assert isinstance(workflow.agents["Agent"], FunctionAgent)
+        assert str(await workflow.run("Who?", memory=make_memory(llm))) == "Goethe did."

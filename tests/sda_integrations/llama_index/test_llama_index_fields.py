@@ -4,19 +4,17 @@ import copy
 import json
 import pickle
 import sys
-import time
 
 import pytest
 from llama_index.core import Settings
 from llama_index.core.llms.utils import resolve_llm
 from pydantic import ValidationError
-from scripted_engine import ScriptedEngine
 
 import sda_integrations.llama_index
 from sda_engine import Alignment, Steering, SteeringEngine
 from sda_engine.errors import ConfigError
 from sda_engine.testing import ScriptedEvaluator
-from sda_integrations.llama_index import SDALLM
+from sda_integrations.llama_index import SDALLM, call_settings
 
 
 @pytest.fixture
@@ -42,10 +40,8 @@ class SecretiveEvaluator(ScriptedEvaluator):
         return f"SecretiveEvaluator({self.api_key!r})"
 
 
-def test_construction_takes_milliseconds_and_loads_nothing(loads):
-    start = time.perf_counter()
+def test_construction_loads_nothing(loads):
     SDALLM(alignment="honesty").to_payload()
-    assert time.perf_counter() - start < 0.1
     assert not loads
 
 
@@ -66,11 +62,12 @@ def test_the_model_is_loaded_once_with_its_settings(loads, scripted):
     ]
 
 
-def test_metadata_tells_the_engines_context_window(loads):
+def test_metadata_tells_the_engines_context_window_and_that_it_calls_tools(loads, scripted):
     metadata = SDALLM(max_tokens=77).metadata
-    assert metadata.context_window == 4096
+    assert metadata.context_window == scripted.context_window
     assert metadata.num_output == 77
     assert metadata.is_chat_model
+    assert metadata.is_function_calling_model
     assert metadata.model_name == "smollm2-135m"
     assert len(loads) == 1
 
@@ -134,7 +131,7 @@ def test_an_engine_does_not_go_with_settings_to_load_another(scripted, fields):
 def test_fields_can_be_changed_later_but_not_which_model_answers(llm, scripted):
     llm.temperature = 0.1
     llm.complete("Hi")
-    assert scripted.asked.sampling.temperature == 0.1
+    assert scripted.requests[-1].sampling.temperature == 0.1
     llm.temperature = -1
     with pytest.raises(ConfigError, match="at least 0"):
         llm.complete("Hi")
@@ -158,6 +155,13 @@ def test_nothing_secret_is_written_down(scripted):
         assert "sk-secret" not in dump
     assert llm.to_dict()["evaluator"] == "SecretiveEvaluator"
     assert "engine" not in llm.to_dict()
+
+
+def test_a_payload_holds_no_secret_of_a_block_either(llm):
+    with call_settings(evaluator=SecretiveEvaluator([50]), steering=Steering(gain=3.0)):
+        payload = json.dumps(llm.to_payload())
+    assert "sk-secret" not in payload
+    assert "SecretiveEvaluator" in payload
 
 
 def test_the_payload_tells_how_answers_are_made():
@@ -208,7 +212,7 @@ def test_there_is_a_json_schema():
 
 
 def test_the_package_exports_what_it_says():
-    assert sda_integrations.llama_index.__all__ == ["SDALLM"]
+    assert sda_integrations.llama_index.__all__ == ["SDALLM", "call_settings"]
 
 
 def test_without_llama_index_core_the_import_names_the_extra(monkeypatch):
@@ -216,7 +220,3 @@ def test_without_llama_index_core_the_import_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "sda_integrations.llama_index")
     with pytest.raises(ImportError, match=r"pip install 'sda-integrations\[llama-index\]'"):
         import sda_integrations.llama_index  # noqa: F401
-
-
-def test_scripted_engines_stand_in_for_real_ones():
-    assert isinstance(ScriptedEngine(), SteeringEngine)
