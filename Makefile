@@ -16,8 +16,9 @@ $(STAMP): pyproject.toml constraints-dev.txt
 demo: setup
 	$(BIN)/sda demo
 
+# One process per core with one thread each: threads of two busy processes would wait for each other
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

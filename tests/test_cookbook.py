@@ -18,6 +18,11 @@ PRINTS = {
     "02_rag_with_per_user_alignment.py": r"found: The library is open from Tuesday to Saturday\. .*",
     "03_agent_with_tools.py": r"tool: On \w+day the library is (closed|open from 10:00 to 19:00)\.",
     "04_structured_output.py": r"regex: (19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d",
+    "05_query_engine.py": r"router picked: (books and readers|coffee and food)",
+    "06_function_agent.py": (
+        r"tool: (opening_hours \{'day': '\w+day'\} -> On \w+day the library is (closed|open from 10:00 to 19:00)\."
+        r"|late_fee \{'days': \d+\} -> The fee for \d+ days is \d+ cents\.)"
+    ),
 }
 
 

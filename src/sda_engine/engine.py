@@ -291,6 +291,7 @@ class SteeringEngine:
             grammar=output.grammar(answer_format, thought_is_open=bool(prefix)),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=prefix,
+            must_call=output.must_call,
         )
 
     def _compile(self, request: Request) -> None:

@@ -40,6 +40,7 @@ class Request:
         constraint: the grammar, once it is compiled; base response and answer each get a copy.
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
+        must_call: whether the answer has to be a tool call.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
     """
@@ -56,6 +57,7 @@ class Request:
     constraint: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
+    must_call: bool = False
     base: DecodedText | None = None
     score: Score | None = None
     _evaluation: EvaluationRequest | None = field(default=None, repr=False)
@@ -206,6 +208,7 @@ class Request:
             markers=frozenset(self.tokenizer.answer_format.special_tokens.values())
             if self.response_template
             else frozenset(),
+            must_call=self.must_call,
         )
         return DecodeTask(self.prompt, settings, self.tokenizer, keeps_prompt=keeps_prompt)
 

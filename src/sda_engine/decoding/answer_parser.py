@@ -52,14 +52,22 @@ class AnswerParser:
         prefix: what the prompt has already written of the answer, e.g. an opening "<think>".
         stop: strings that end the answer when they appear in its content.
         call_end: the marker after a call.
+        must_call: whether the answer has to be a call.
     """
 
     def __init__(
-        self, response_template: Mapping[str, object] | None, prefix: str, stop: StopChecker, *, call_end: str = ""
+        self,
+        response_template: Mapping[str, object] | None,
+        prefix: str,
+        stop: StopChecker,
+        *,
+        call_end: str = "",
+        must_call: bool = False,
     ) -> None:
         self._parser = None if response_template is None else ResponseParser(dict(response_template), prefix=prefix)
         self._stop = stop
         self._marker = call_end[:1]
+        self._must_call = must_call
         self._call: _OpenCall | None = None
         self.tool_calls: list[ToolCall] = []
         self.invalid_tool_calls: list[InvalidToolCall] = []
@@ -91,7 +99,10 @@ class AnswerParser:
                 delta = self._read(self._parser.finalize()[1])
             except ValueError as error:
                 delta = self._give_up(error)
-        return delta + Delta(text="" if self.stopped else self._stop.flush())
+        delta += Delta(text="" if self.stopped else self._stop.flush())
+        if self._must_call and not self.tool_calls and not self.invalid_tool_calls:  # its marker was cut off
+            delta = Delta(reasoning=delta.reasoning) + self._give_up(ValueError("The call did not begin."))
+        return delta
 
     def _read(self, events: list[dict[str, object]]) -> Delta:
         delta = Delta()

@@ -37,6 +37,7 @@ class DecodeSettings:
         response_template: how to sort the answer into text, reasoning and tool calls; None for text alone.
         answer_prefix: what the prompt has already written of the answer.
         markers: special tokens that the response template looks for.
+        must_call: whether the answer has to be a tool call.
     """
 
     rows: tuple[str, ...]
@@ -51,6 +52,7 @@ class DecodeSettings:
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
     markers: frozenset[int] = frozenset()
+    must_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class RowGroup:
             settings.answer_prefix,
             StopChecker(settings.stop),
             call_end=tokenizer.answer_format.call_end.strip(),
+            must_call=settings.must_call,
         )
         self._recorder = Recorder(_with_special_tokens(tokenizer), settings.sampling.logprobs)
         self._constraint = settings.constraint.copy() if settings.constraint is not None else None

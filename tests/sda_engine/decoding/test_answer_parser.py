@@ -44,10 +44,11 @@ calls_ = st.lists(st.tuples(st.sampled_from(["add", "tag.it-1", "имя"]), argu
 styles = st.sampled_from([{}, {"ensure_ascii": False}, {"separators": (",", ":")}, {"indent": 1}])
 
 
-def parse(chunks, *, kind="documented", prefix="", stop=(), with_tools=True):
+def parse(chunks, *, kind="documented", prefix="", stop=(), with_tools=True, must_call=False):
     answer_format = FORMATS[kind]
     template = answer_format.template(with_tools=with_tools)
-    parser = AnswerParser(template, prefix, StopChecker(stop), call_end=answer_format.call_end.strip())
+    end = answer_format.call_end.strip()
+    parser = AnswerParser(template, prefix, StopChecker(stop), call_end=end, must_call=must_call)
     delta = Delta()
     for chunk in chunks:
         delta += parser.push(chunk)
@@ -169,6 +170,16 @@ def test_a_call_that_ends_right_after_its_marker_is_an_invalid_one_without_text(
     assert call["id"]
     assert call["error"]
     assert (delta.text, delta.tool_calls) == ("", ())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("begun", ["", "<", "<tool_ca"])
+def test_a_forced_call_that_is_cut_off_in_its_marker_is_an_invalid_one_and_no_text(kind, begun):
+    parser, delta = parse([begun], kind=kind, must_call=True)
+    (call,) = parser.invalid_tool_calls
+    assert (call["text"], call["name"], delta.text) == ("", None, "")
+    parser, delta = parse([begun], kind=kind)
+    assert (parser.invalid_tool_calls, delta.text) == ([], begun)
 
 
 def test_a_call_before_the_one_that_was_cut_off_stays_valid():

@@ -339,6 +339,10 @@ def test_a_forced_call_that_is_cut_off_before_its_marker_is_whole_is_incomplete_
     llm = scripted_llm(CALL)
     with pytest.raises(IncompleteOutputError, match="max_tokens"):
         llm.predict_and_call(tools, "Hi", tool_required=True, max_tokens=len(llm.load().encode("<tool_")))
+    response = llm.chat_with_tools(tools, "Hi", tool_required=True, max_tokens=1)
+    assert response.message.content == ""
+    with pytest.raises(IncompleteOutputError, match="max_tokens"):
+        llm.get_tool_calls_from_response(response, error_on_no_tool_call=False)
 
 
 def test_a_whole_call_before_one_that_is_cut_off_counts(scripted_llm, tools):
