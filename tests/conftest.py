@@ -1,5 +1,8 @@
 """Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow."""
 
+import asyncio
+import inspect
+
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +23,13 @@ def one_thread_for_tiny_models(request):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_event_loop_is_left_behind(request):
+    """LlamaIndex's sync calls make an event loop and never close it, unless told that there is none."""
+    if not inspect.iscoroutinefunction(request.function):
+        asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session")

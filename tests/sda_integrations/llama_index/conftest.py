@@ -1,7 +1,5 @@
 """Fixtures of the LlamaIndex adapter's tests."""
 
-import asyncio
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,10 +15,8 @@ from sda_integrations.llama_index import SDALLM
 
 
 @pytest.fixture(autouse=True)
-def no_event_loop_is_left_behind(request):
-    """LlamaIndex's sync calls make an event loop and never close it, unless told that there is none."""
-    if not inspect.iscoroutinefunction(request.function):
-        asyncio.set_event_loop(None)
+def everywhere(no_event_loop_is_left_behind):
+    """Every test here makes sync calls of LlamaIndex, or may."""
 
 
 @pytest.fixture
