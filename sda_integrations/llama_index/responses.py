@@ -59,6 +59,10 @@ class GrowingAnswer:
             return None
         return Answer(self._model, self._so_far, piece, self._logprobs or None, piece.completion)
 
+    def so_far(self) -> Answer:
+        """The answer as it is, with nothing new."""
+        return Answer(self._model, self._so_far, Delta(), self._logprobs or None, None)
+
 
 def chat_response(answer: Answer) -> ChatResponse:
     """An answer as LlamaIndex's chat methods give it.

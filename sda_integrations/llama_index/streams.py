@@ -4,7 +4,8 @@ LlamaIndex's callback decorators wrap a method's stream in one of their own, whi
 failure: it reports an exception, sends no end event, and leaves the stream below it to the garbage collector.
 So the streams here pass a flag by the decorators: `ends_when_closed`, above them, catches the close and
 raises the flag; the stream below sees it, closes the engine's stream and ends, and the decorators report an
-ordinary end with the partial answer.
+ordinary end with the partial answer. A generator that has not begun runs nothing at its close, so the one above
+is brought to its first pause before it is handed out.
 """
 
 import inspect
@@ -45,7 +46,9 @@ def ends_when_closed(method: Callable[..., Any]) -> Callable[..., Any]:
             responses = method(*args, **kwargs)
         finally:
             _reader.reset(token)
-        return _until_closed(responses, reader)
+        stream = _until_closed(responses, reader)
+        next(stream)
+        return stream
 
     @wraps(method)
     async def open_async_stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -55,7 +58,9 @@ def ends_when_closed(method: Callable[..., Any]) -> Callable[..., Any]:
             responses = await method(*args, **kwargs)
         finally:
             _reader.reset(token)
-        return _until_closed_async(responses, reader)
+        stream = _until_closed_async(responses, reader)
+        await anext(stream)
+        return stream
 
     return open_async_stream if inspect.iscoroutinefunction(method) else open_stream
 
@@ -79,6 +84,9 @@ def _respond(
 ) -> Generator[Response, None, None]:
     growing = GrowingAnswer(model)
     with closing(pieces):
+        if reader.left:
+            yield respond(growing.so_far())
+            return
         for piece in pieces:
             if (answer := growing.add(piece)) is not None:
                 yield respond(answer)
@@ -91,6 +99,9 @@ async def _respond_async(
 ) -> AsyncGenerator[Response, None]:
     growing = GrowingAnswer(model)
     async with aclosing(pieces):
+        if reader.left:
+            yield respond(growing.so_far())
+            return
         async for piece in pieces:
             if (answer := growing.add(piece)) is not None:
                 yield respond(answer)
@@ -98,8 +109,9 @@ async def _respond_async(
                 return
 
 
-def _until_closed(responses: Generator[Response, None, None], reader: Reader) -> Generator[Response, None, None]:
+def _until_closed(responses: Generator[Response, None, None], reader: Reader) -> Generator[Response | None, None, None]:
     try:
+        yield None
         for response in responses:  # noqa: UP028 - `yield from` would hand the close on to the decorators
             yield response
     except GeneratorExit:
@@ -111,8 +123,9 @@ def _until_closed(responses: Generator[Response, None, None], reader: Reader) ->
 
 async def _until_closed_async(
     responses: AsyncGenerator[Response, None], reader: Reader
-) -> AsyncGenerator[Response, None]:
+) -> AsyncGenerator[Response | None, None]:
     try:
+        yield None
         async for response in responses:
             yield response
     except GeneratorExit:

@@ -97,7 +97,9 @@ class PredictsObjects(SDAFields, ABC):
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
-        return _stream_objects(self.stream_chat(messages, **_keywords(output_cls, llm_kwargs)), output_cls)
+        objects = _stream_objects(self.stream_chat(messages, **_keywords(output_cls, llm_kwargs)), output_cls)
+        next(objects)
+        return objects
 
     @_dispatcher.span
     async def astream_structured_predict(
@@ -112,7 +114,9 @@ class PredictsObjects(SDAFields, ABC):
             return await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
         responses = await self.astream_chat(messages, **_keywords(output_cls, llm_kwargs))
-        return _astream_objects(responses, output_cls)
+        objects = _astream_objects(responses, output_cls)
+        await anext(objects)
+        return objects
 
     def _asked(
         self, output_cls: type[BaseModel], prompt: BasePromptTemplate, prompt_args: Mapping[str, Any]
@@ -193,6 +197,7 @@ def _stream_objects(
     growing, latest = _GrowingObject(output_cls), None
     try:
         with closing(responses):
+            yield None  # up to here it is brought before it is handed out, so that a close at once ends it as well
             for response in responses:
                 if (found := _object_of(response, growing, output_cls)) is not None:
                     yield (latest := found)
@@ -207,6 +212,7 @@ async def _astream_objects(
     growing, latest = _GrowingObject(output_cls), None
     try:
         async with aclosing(responses):
+            yield None
             async for response in responses:
                 if (found := _object_of(response, growing, output_cls)) is not None:
                     yield (latest := found)

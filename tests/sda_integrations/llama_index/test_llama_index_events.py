@@ -169,6 +169,34 @@ async def test_a_stream_closed_inside_a_tool_call_ends_with_the_partial_call(scr
     assert json.dumps({"city": LONG}).startswith(call["tool_kwargs"])
 
 
+@pytest.mark.parametrize("method", STREAMING)
+async def test_a_stream_closed_before_it_was_read_ends_with_an_empty_answer_and_starts_no_work(
+    recorder, events, method
+):
+    engine = ScriptedEngine(LONG)
+    opened = open_stream(SDALLM(engine=engine, callback_manager=CallbackManager([recorder])), method)
+    if method.startswith("a"):
+        await (await opened).aclose()
+    else:
+        opened.close()
+    (ended,) = recorder.ended
+    assert text_of(ending(ended)) == ""
+    assert EventPayload.EXCEPTION not in ended
+    assert names(events)[-1] == ("LLMChatEndEvent" if "chat" in method else "LLMCompletionEndEvent")
+    assert passes_beside(engine) == 0
+
+
+@pytest.mark.parametrize("method", OBJECT_STREAMS)
+async def test_a_stream_of_objects_closed_before_it_was_read_ends(scripted_llm, events, method):
+    opened = getattr(scripted_llm('{"name": "Goethe"}'), method)(Author, PROMPT, work="Faust")
+    if method.startswith("a"):
+        await (await opened).aclose()
+    else:
+        opened.close()
+    assert the_one(events, "LLMStructuredPredictEndEvent").output is None
+    assert the_one(events, "LLMChatEndEvent").response.message.content == ""
+
+
 def test_a_stream_that_is_dropped_ends_too(recorder):
     engine = ScriptedEngine(LONG)
     llm = SDALLM(engine=engine, callback_manager=CallbackManager([recorder]))
