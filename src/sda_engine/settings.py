@@ -29,7 +29,13 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, *unnamed: object, **values: Any) -> None:
+            if unnamed:
+                known = list(type(self).model_fields)
+                raise ConfigError(
+                    f"{type(self).__name__} takes its fields by name, as in {type(self).__name__}({known[0]}=...). Its "
+                    f"fields are: {', '.join(known)}."
+                )
             try:
                 super().__init__(**values)
             except ValidationError as error:

@@ -202,3 +202,9 @@ def test_every_public_name_can_be_imported_from_where_it_lives():
     assert set(sda_engine.__all__) <= set(dir(sda_engine))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = sda_engine.Nothing
+
+
+@pytest.mark.parametrize("settings", [Steering, Sampling, Alignment])
+def test_a_field_without_its_name_is_refused_with_the_names(settings):
+    with pytest.raises(ConfigError, match=rf"{settings.__name__} takes its fields by name, as in .*Its fields are: "):
+        settings("be kind")
