@@ -8,6 +8,7 @@ engine = ScriptedEngine([call_text("add", {"a": 1, "b": 2}), "The sum is 3."])
 agent = FunctionAgent(llm=SDALLM(engine=engine), tools=[add])
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,15 +158,15 @@ class ScriptedEngine(SteeringEngine):
 
     def __init__(
         self,
-        script: Iterable[ScriptedAnswer],
+        script: str | Iterable[ScriptedAnswer],
         *,
         context_window: int = 16_384,
         chat_template: str | None = CHAT_TEMPLATE,
     ) -> None:
-        self._script = [script] if isinstance(script, str) else list(script)
-        if not self._script:
+        self._entries = [_read_entry(entry) for entry in ([script] if isinstance(script, str) else script)]
+        if not self._entries:
             raise ConfigError("A script cannot be empty: it needs at least one answer.")
-        self._entries = [_read_entry(entry) for entry in self._script]
+        self._places = itertools.count()  # whose next() two threads can share
         self.requests: list[ScriptedRequest] = []
         tokenizer = tiny_tokenizer(chat_template=chat_template)
         model = tiny_model(context_window=context_window, vocab_size=len(tokenizer))
@@ -182,7 +183,7 @@ class ScriptedEngine(SteeringEngine):
         request = super()._request(messages, alignment, steering, sampling, output)
         self._compile(request)
         request.grammar = None  # it is compiled
-        text, failure = self._entries[min(len(self.requests), len(self._entries) - 1)]
+        text, failure = self._entries[min(next(self._places), len(self._entries) - 1)]
         self.requests.append(ScriptedRequest(messages, resolve_alignment(alignment), steering, sampling, output))
         end = min(request.eos_token_ids)
         request.constraint = _ScriptedTokens(text, [*self.encode(text), end], failure, request.constraint)
