@@ -163,8 +163,7 @@ class SDAFields(FunctionCallingLLM):
         settings = RequestSettings()
         for given in (fields, *settings_around()):
             settings = settings.override(given, owner="SDALLM")
-        if not call:
-            return settings
+        call = call or {}
         elsewhere = {*_FOR_REMOTE_MODELS, *OUTPUT_KEYWORDS}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
         return replace(settings.override(keywords, owner="SDALLM"), output=make_output(call))

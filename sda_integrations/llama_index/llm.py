@@ -28,9 +28,15 @@ from sda_integrations.llama_index.messages import (
     user_message,
 )
 from sda_integrations.llama_index.output import is_answer_itself, to_tool
-from sda_integrations.llama_index.responses import Answer, chat_response, completion_response, whole_answer
+from sda_integrations.llama_index.responses import (
+    Answer,
+    chat_response,
+    completion_response,
+    refuse_cut_off,
+    whole_answer,
+)
 from sda_integrations.llama_index.streams import astream_responses, ends_when_closed, stream_responses
-from sda_integrations.llama_index.structured import PredictsObjects, partial_json, refuse_cut_off
+from sda_integrations.llama_index.structured import PredictsObjects, partial_json
 
 if TYPE_CHECKING:
     from llama_index.core.tools import BaseTool

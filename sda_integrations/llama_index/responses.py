@@ -17,6 +17,7 @@ from llama_index.core.base.llms.types import (
 
 from sda_engine import Completion
 from sda_engine.completion import Delta, GeneratedTokenLogprobs, Piece, TokenLogprob
+from sda_engine.errors import IncompleteOutputError
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,21 @@ def completion_response(answer: Answer) -> CompletionResponse:
         raw=_raw(answer),
         additional_kwargs={**_usage(answer), **_calls_as_json(answer, _call_blocks(answer))},
     )
+
+
+def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
+    """Raise if a response ended at its token limit.
+
+    Raises:
+        IncompleteOutputError: it did.
+    """
+    raw = response.raw or {}
+    if raw.get("finish_reason") == "length":
+        tokens = raw["usage"]["completion_tokens"]
+        raise IncompleteOutputError(
+            f"The answer was cut off after {tokens} tokens, before {wanted} was whole. Give it more room with "
+            f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full."
+        )
 
 
 def _text_delta(answer: Answer) -> str | None:

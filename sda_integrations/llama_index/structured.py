@@ -23,8 +23,8 @@ from llama_index.core.types import Model, PydanticProgramMode
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from sda_engine.errors import IncompleteOutputError
 from sda_integrations.llama_index.fields import SDAFields
+from sda_integrations.llama_index.responses import refuse_cut_off
 
 _dispatcher = get_dispatcher(__name__)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -125,21 +125,6 @@ class PredictsObjects(SDAFields, ABC):
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=dict(prompt_args))
         )
         return prompt.format_messages(llm=self, **prompt_args)
-
-
-def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
-    """Raise if a response ended at its token limit.
-
-    Raises:
-        IncompleteOutputError: it did.
-    """
-    raw = response.raw or {}
-    if raw.get("finish_reason") == "length":
-        tokens = raw["usage"]["completion_tokens"]
-        raise IncompleteOutputError(
-            f"The answer was cut off after {tokens} tokens, before {wanted} was whole. Give it more room with "
-            f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full."
-        )
 
 
 def partial_json(text: str) -> Any:

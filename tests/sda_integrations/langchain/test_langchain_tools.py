@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sda_engine import Constraint, Output
 from sda_engine.errors import ConfigError, ConstraintError
 from sda_integrations.langchain import ChatSDA
+from tests.tool_choices import SPELLINGS
 
 ROUTES = ["invoke", "ainvoke", "stream", "astream"]
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # the v3 event stream
@@ -78,25 +79,7 @@ def test_every_form_of_a_tool_reaches_the_engine(form, engine) -> None:
     assert types == {"city": "string", "days": "integer"}
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        (None, "auto"),
-        ("auto", "auto"),
-        ({"type": "auto"}, "auto"),
-        ("none", "none"),
-        (False, "none"),
-        ({"type": "none"}, "none"),
-        ("any", "required"),
-        ("required", "required"),
-        (True, "required"),
-        ({"type": "any"}, "required"),
-        ("weather", "weather"),
-        ({"type": "function", "function": {"name": "weather"}}, "weather"),
-        ({"type": "function", "name": "weather"}, "weather"),
-        ({"type": "tool", "name": "weather"}, "weather"),
-    ],
-)
+@pytest.mark.parametrize(("choice", "expected"), SPELLINGS)
 def test_every_spelling_of_a_choice_reaches_the_engine(choice, expected, engine) -> None:
     chat = ChatSDA(engine=engine)
     chat.bind_tools([weather], tool_choice=choice).invoke("Hi")

@@ -12,27 +12,12 @@ from pydantic import BaseModel, Field
 from sda_engine import Output
 from sda_engine.errors import ConfigError, ConstraintError, IncompleteOutputError
 from sda_engine.testing import call_text
+from tests.tool_choices import SPELLINGS
 
 WITH_TOOLS = ("chat_with_tools", "achat_with_tools", "stream_chat_with_tools", "astream_chat_with_tools")
 FORECAST = {"city": "Weimar", "days": 2}
 CALL = call_text("weather", FORECAST)
 TWO_CALLS = f"{CALL}\n{call_text('weather', {'city': 'Jena', 'days': 1})}"
-CHOICES = [
-    (None, "auto"),
-    ("auto", "auto"),
-    ({"type": "auto"}, "auto"),
-    ("none", "none"),
-    (False, "none"),
-    ({"type": "none"}, "none"),
-    ("any", "required"),
-    ("required", "required"),
-    (True, "required"),
-    ({"type": "any"}, "required"),
-    ("weather", "weather"),
-    ({"type": "function", "function": {"name": "weather"}}, "weather"),
-    ({"type": "function", "name": "weather"}, "weather"),
-    ({"type": "tool", "name": "weather"}, "weather"),
-]
 
 
 class Office:
@@ -114,7 +99,7 @@ def test_a_tool_keeps_a_name_that_openai_would_not_take(scripted_llm, office):
     assert office.asked == [("Weimar", 2)]
 
 
-@pytest.mark.parametrize(("choice", "expected"), CHOICES)
+@pytest.mark.parametrize(("choice", "expected"), SPELLINGS)
 def test_every_spelling_of_a_choice_reaches_the_engine(scripted_llm, tools, choice, expected):
     llm = scripted_llm("It rains." if expected in ("auto", "none") else CALL)
     llm.chat([ChatMessage(content="Hi")], tools=tools, tool_choice=choice)
