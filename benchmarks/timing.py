@@ -37,12 +37,17 @@ def measure(contenders: Mapping[str, Callable[[], object]], repetitions: int = 5
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def parse_arguments(description: str | None) -> argparse.Namespace:
+def make_parser(description: str | None) -> argparse.ArgumentParser:
     """The options that speed benchmarks share: which model, and how many repetitions."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--repetitions", type=int, default=5)
-    return parser.parse_args()
+    parser.add_argument("--model", default="smollm2-135m", help="an alias, a local folder or GGUF file, or a Hub id")
+    parser.add_argument("--repetitions", type=int, default=5, help="after one warm-up")
+    return parser
+
+
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """The shared options alone."""
+    return make_parser(description).parse_args()
 
 
 def describe_machine(dtype: object) -> str:
@@ -54,11 +59,11 @@ def describe_machine(dtype: object) -> str:
     )
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """One table on standard output."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], *, texts: int = 1) -> None:
+    """One table on standard output, whose first columns are `texts` and whose others are numbers."""
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right")
+        table.add_column(column, justify="left" if place < texts else "right", no_wrap=place < texts)
     for row in rows:
         table.add_row(*row)
-    Console(width=110).print(table)
+    Console(width=120).print(table)

@@ -99,7 +99,9 @@ class ChatSDA(ChatSDAFields):
 
         An evaluator that rates a base response has one decoded first. Like the reasoning of other models it
         is generated and not shown: its tokens count as output, and
-        `usage_metadata["output_token_details"]["base_response"]` says how many they are.
+        `usage_metadata["output_token_details"]["base_response"]` says how many they are. Prompt tokens that did not
+        have to be computed, since an earlier request began alike, are `["input_token_details"]["cache_read"]` of the
+        input tokens.
 
     Response metadata:
         ```python

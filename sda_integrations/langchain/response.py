@@ -5,7 +5,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages import InvalidToolCall as LangChainInvalidToolCall
 from langchain_core.messages import ToolCall as LangChainToolCall
-from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
@@ -109,12 +109,15 @@ def usage_metadata(usage: Usage) -> UsageMetadata:
 
     A base response is text that the model generated and the user does not see, as reasoning is: its tokens
     are part of `output_tokens`, and `output_token_details["base_response"]` tells how many they are.
+    `input_token_details["cache_read"]` tells how many prompt tokens an earlier request had computed.
     """
     counts = UsageMetadata(
         input_tokens=usage.prompt_tokens,
         output_tokens=usage.completion_tokens + usage.base_response_tokens,
         total_tokens=usage.total_tokens,
     )
+    if usage.cached_prompt_tokens:
+        counts["input_token_details"] = InputTokenDetails(cache_read=usage.cached_prompt_tokens)
     if usage.base_response_tokens:
         # LangChain allows keys of a provider's own here, which a TypedDict cannot say
         counts["output_token_details"] = OutputTokenDetails(

@@ -172,6 +172,7 @@ def _usage(answer: Answer) -> dict[str, int]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
+        "cached_prompt_tokens": usage.cached_prompt_tokens,
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sda_engine.config import Sampling, Steering
     from sda_engine.constraints import Constraint
     from sda_engine.engine import SteeringEngine
+    from sda_engine.engine_settings import EngineSettings
     from sda_engine.output import Output
     from sda_engine.tools import Tool
     from sda_engine.trace import Trace
@@ -30,6 +31,7 @@ __all__ = [
     "AlignmentWarning",
     "Completion",
     "Constraint",
+    "EngineSettings",
     "Output",
     "Piece",
     "Sampling",
@@ -46,6 +48,7 @@ _HOMES = {
     "AlignmentWarning": "alignment",
     "Completion": "completion",
     "Constraint": "constraints",
+    "EngineSettings": "engine_settings",
     "Output": "output",
     "Piece": "completion",
     "Sampling": "config",

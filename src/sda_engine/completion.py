@@ -19,11 +19,14 @@ class Usage:
             alignment instruction.
         completion_tokens: tokens of the answer, the end-of-sequence token included.
         base_response_tokens: tokens of the base response that was decoded to be rated; 0 where none was.
+        cached_prompt_tokens: how many of the prompt tokens did not have to be computed, since an earlier request began
+            alike.
     """
 
     prompt_tokens: int
     completion_tokens: int
     base_response_tokens: int = 0
+    cached_prompt_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -18,9 +18,11 @@ from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.completion import Completion, Piece
 from sda_engine.config import Sampling, Steering
 from sda_engine.constraints import ConstraintCompiler
-from sda_engine.decoding.kv_cache import check_cache_support
-from sda_engine.decoding.model_runner import ModelRunner, PromptState
+from sda_engine.decoding.memory import default_cache_tokens
+from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.engine_settings import EngineSettings
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.output import Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
@@ -41,13 +43,22 @@ class SteeringEngine:
         model: a causal language model of transformers, in memory.
         tokenizer: its tokenizer.
         name: what results call the model.
+        settings: how the engine shares the machine between requests.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "custom") -> None:
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)))
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "custom",
+        settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+    ) -> None:
+        check_settings(settings=settings)
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings)
 
     @classmethod
     def load(
@@ -59,6 +70,7 @@ class SteeringEngine:
         dtype: str = "auto",
         device_map: str | dict[str, int | str] | None = None,
         quantization_config: QuantizationConfig | Mapping[str, object] | None = None,
+        settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> Self:
         """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
 
@@ -73,12 +85,14 @@ class SteeringEngine:
                 or "float16".
             device_map: passed to transformers, in place of `device`.
             quantization_config: passed to transformers.
+            settings: how the engine shares the machine between requests.
 
         Raises:
             ModelLoadError: there is no such model, or the engine cannot run it.
             ConfigError: a setting is out of range or not available on this machine.
         """
-        settings = ModelSettings(
+        check_settings(settings=settings)
+        model_settings = ModelSettings(
             model=model,
             revision=revision,
             device=device,
@@ -86,23 +100,26 @@ class SteeringEngine:
             device_map=device_map,
             quantization_config=quantization_config,
         )
-        key = f"{cls.__qualname__} {settings.describe()}"
+        key = f"{cls.__qualname__} {model_settings.describe()} {settings}"
         with _loading:
             engine = _loaded.get(key)
             if engine is None:
                 engine = cls.__new__(cls)
-                engine._set_up(load_model(settings))
+                engine._set_up(load_model(model_settings), settings)
                 _loaded[key] = engine
         return cast(Self, engine)
 
-    def _set_up(self, loaded: LoadedModel) -> None:
-        check_cache_support(loaded.model.config)
+    def _set_up(self, loaded: LoadedModel, settings: EngineSettings) -> None:
+        runner = ModelRunner(loaded.model)
+        self._token_cost = runner.token_cost
+        self._settings = settings
         self._loaded_model = loaded
         self._tokenizer = SafeTokenizer(loaded.tokenizer)
         self._constraints = ConstraintCompiler(
             self._tokenizer, loaded.model.config.get_text_config(decoder=True).vocab_size, loaded.eos_token_ids
         )
-        self._scheduler = Scheduler(ModelRunner(loaded.model))
+        cache_tokens = default_cache_tokens(loaded.model) if settings.cache_tokens is None else settings.cache_tokens
+        self._scheduler = Scheduler(runner, settings, cache_tokens)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -284,10 +301,11 @@ class SteeringEngine:
             alignment=resolved,
             steering=steering,
             sampling=sampling,
-            prompt=PromptState(contexts),
+            prompt=PromptState(contexts, min(sampling.max_new_tokens, self.context_window - contexts.longest_prompt)),
             tokenizer=self._tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
-            context_window=self.context_window,
+            proposals=self._settings.proposals,
+            token_cost=self._token_cost,
             grammar=output.grammar(answer_format, thought_is_open=bool(prefix)),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=prefix,

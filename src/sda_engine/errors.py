@@ -9,6 +9,8 @@
     ├── ModelLoadError         no model under that name, or one that the engine cannot run
     ├── EvaluationError        an evaluator gave no usable score; the base response is kept
     ├── NumericalError         the model's logits contain no usable distribution
+    ├── QueueFullError         the engine has taken on as many requests as it may
+    ├── CapacityError          one request alone needs more cache memory than the engine may use
     ├── RequestTimeoutError    the request took longer than its caller allowed (also a TimeoutError)
     └── EngineClosedError      the engine was closed while, or before, the request ran
 
@@ -72,6 +74,14 @@ class EvaluationError(SDAError):
 
 class NumericalError(SDAError):
     """The model's logits hold NaN, or every token is masked: there is no distribution to sample from."""
+
+
+class QueueFullError(SDAError):
+    """The engine has taken on as many requests as it may; a later try can succeed."""
+
+
+class CapacityError(SDAError):
+    """One request alone needs more memory for its keys and values than the engine may use."""
 
 
 class RequestTimeoutError(SDAError, TimeoutError):

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.gguf_conversion import converted_folder
+from sda_engine.packed_linear import pack_linear_layers
 from sda_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     if device is not None and settings.quantization_config is None:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)
+    pack_linear_layers(model)
     return wrap_model(model, tokenizer, settings)
 
 

@@ -11,7 +11,8 @@ from sda_engine.alignment import Alignment
 from sda_engine.completion import Completion, Piece, ToolCallDelta, Usage
 from sda_engine.config import Sampling, Steering
 from sda_engine.constraints import TokenConstraint
-from sda_engine.decoding.model_runner import PromptState
+from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
 from sda_engine.errors import EngineClosedError, EvaluationError
@@ -36,6 +37,8 @@ class Request:
     """The state of a request between its stages. It decides what to do next; the engine does it.
 
     Attributes:
+        proposals: how many tokens at most are proposed at a time.
+        token_cost: what one more of them costs, as a fraction of a forward pass.
         grammar: what base response and answer must look like, for llguidance; None for free text.
         constraint: the grammar, once it is compiled; base response and answer each get a copy.
         response_template: how to sort them into text, reasoning and tool calls.
@@ -52,7 +55,8 @@ class Request:
     prompt: PromptState
     tokenizer: SafeTokenizer
     eos_token_ids: frozenset[int]
-    context_window: int
+    proposals: int = 0
+    token_cost: float = 0.0
     grammar: str | None = None
     constraint: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
@@ -133,6 +137,11 @@ class Request:
             self.score = verdict.score
         except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
             self.score = self._fallback(error)
+        except BaseException:  # cancelled while it waited
+            self.prompt.release()
+            raise
+        if self.accepted:
+            self.prompt.release()
 
     def steered_task(self) -> DecodeTask:
         """The decoding of the answer itself."""
@@ -170,6 +179,7 @@ class Request:
             usage=Usage(
                 prompt_tokens=self.prompt.contexts.prompt_tokens(BASE),
                 completion_tokens=len(answer.token_ids),
+                cached_prompt_tokens=self.prompt.cached_tokens,
                 base_response_tokens=len(self.base.token_ids) if self.base is not None else 0,
             ),
             trace=Trace(
@@ -200,7 +210,7 @@ class Request:
             steering=self.steering,
             sampling=self.sampling,
             stop=(*self.sampling.stop, *contexts.stop),
-            max_new_tokens=min(self.sampling.max_new_tokens, self.context_window - contexts.longest_prompt),
+            max_new_tokens=self.prompt.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
             constraint=self.constraint,
             response_template=self.response_template,
@@ -210,7 +220,17 @@ class Request:
             else frozenset(),
             must_call=self.must_call,
         )
-        return DecodeTask(self.prompt, settings, self.tokenizer, keeps_prompt=keeps_prompt)
+        prompt = (*contexts.shared, *contexts.tails[BASE])
+        sources = [prompt] if self.base is None else [self.base.token_ids, prompt]
+        proposer = Proposer(sources, most=self.proposals, cost=len(rows) * self.token_cost)
+        return DecodeTask(
+            self.prompt,
+            settings,
+            self.tokenizer,
+            proposer,
+            keeps_prompt=keeps_prompt,
+            continues=self.base is not None,
+        )
 
     def _answer_tokens(self, answer: DecodedText) -> tuple[int, ...]:
         """The tokens of an answer without its end-of-sequence token."""
@@ -222,6 +242,7 @@ class Request:
         base_response = self.base.text if self.base is not None else None
         choice = self.steering.on_evaluator_error
         if choice == "raise":
+            self.prompt.release()
             reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
             raise EvaluationError(
                 f"{name} gave no score: {reason} To go on without one, set "

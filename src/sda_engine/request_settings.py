@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.config import Sampling, Steering
+from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.output import Output
 from sda_engine.settings import unknown_name
@@ -29,7 +30,9 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_SETTINGS: Mapping[str, type] = MappingProxyType({"steering": Steering, "sampling": Sampling, "output": Output})
+_SETTINGS: Mapping[str, type] = MappingProxyType(
+    {"steering": Steering, "sampling": Sampling, "output": Output, "settings": EngineSettings}
+)
 
 REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
@@ -118,14 +121,14 @@ def check_settings(**settings: object) -> None:
     """Refuse anything that is not what its name says.
 
     Args:
-        settings: `steering`, `sampling` and `output` by name, as far as they are given.
+        settings: `steering`, `sampling`, `output` and an engine's `settings` by name, as far as they are given.
 
     Raises:
         ConfigError: one of them is of another type.
     """
     for name, value in settings.items():
         expected = _SETTINGS[name]
-        article = "an" if expected is Output else "a"
+        article = "an" if expected in (Output, EngineSettings) else "a"
         if not isinstance(value, expected):
             raise ConfigError(
                 f"{name} cannot be {value!r}: it must be {article} {expected.__name__}, e.g. {expected.__name__}()."

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-_CANDIDATES = 1024  # sorting this many is eight times cheaper than a vocabulary of 49k, and nearly always enough
+_CANDIDATES = (64, 1024)  # that many are tried before the whole vocabulary is sorted; the first is nearly always enough
+_BLOCK = 64  # tokens whose largest is looked at first, where few of many are wanted
 
 
 def make_generator(seed: int | None) -> torch.Generator:
@@ -39,8 +40,8 @@ def sample(
         (batch,) token ids.
     """
     vocab = logprobs.shape[-1]
-    for size in (min(_CANDIDATES, vocab), vocab):
-        best, token_ids = logprobs.topk(size, dim=-1)  # sorted, best first
+    for size in (*(size for size in _CANDIDATES if size < vocab), vocab):
+        best, token_ids = top_tokens(logprobs, size)
         probabilities = best.double().exp()
         kept = _kept(probabilities, top_k=top_k, top_p=top_p, min_p=min_p)
         if size == vocab or not bool(kept[:, -1].any()):
@@ -50,6 +51,34 @@ def sample(
     place = torch.searchsorted(cumulative, threshold, right=True)
     place = torch.minimum(place, kept.sum(dim=-1, keepdim=True) - 1)  # rounding must not pass the last kept token
     return token_ids.gather(-1, place).squeeze(-1)
+
+
+def top_tokens(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most likely tokens of each row, best first: what torch.topk gives, in a fraction of its time for few of many.
+
+    The largest of each block of tokens is found first: no token outside the `count` blocks with the largest ones can be
+    among the `count` largest. Where tokens are equally likely, any of them may be taken.
+
+    Args:
+        logprobs: (batch, vocab).
+        count: from 1 to vocab.
+
+    Returns:
+        Their log-probabilities and their token ids, (batch, count) each.
+    """
+    vocab = logprobs.shape[-1]
+    blocks = vocab // _BLOCK
+    if 4 * count > blocks:
+        best = logprobs.topk(count, dim=-1)
+        return best.values, best.indices
+    in_blocks = logprobs[:, : blocks * _BLOCK].reshape(-1, blocks, _BLOCK)
+    chosen = in_blocks.amax(dim=-1).topk(count, dim=-1).indices  # (batch, count)
+    places = torch.arange(_BLOCK, device=logprobs.device)
+    token_ids = (chosen.unsqueeze(-1) * _BLOCK + places).flatten(1)  # (batch, count * _BLOCK)
+    rest = torch.arange(blocks * _BLOCK, vocab, device=logprobs.device).expand(len(logprobs), -1)
+    token_ids = torch.cat([token_ids, rest], dim=-1)
+    best = logprobs.gather(-1, token_ids).topk(count, dim=-1)
+    return best.values, token_ids.gather(-1, best.indices)
 
 
 def _kept(probabilities: Tensor, *, top_k: Tensor | None, top_p: Tensor | None, min_p: Tensor | None) -> Tensor:

@@ -31,8 +31,10 @@ def steering_vector(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tenso
         (batch, vocab), nats, float32.
     """
     base, instructed = _at_least_float32(base_logprobs), _at_least_float32(instructed_logprobs)
-    masked = (base == NEGATIVE_INFINITY) | (instructed == NEGATIVE_INFINITY)
-    return (instructed - base).masked_fill(masked, 0.0)
+    vector = instructed - base
+    if not (_may_hold_masked(base) or _may_hold_masked(instructed)):
+        return vector
+    return vector.masked_fill((base == NEGATIVE_INFINITY) | (instructed == NEGATIVE_INFINITY), 0.0)
 
 
 def steer(
@@ -59,10 +61,10 @@ def steer(
         (batch, vocab), float32.
     """
     instructed = _at_least_float32(instructed_logprobs)
-    steered = instructed + _per_row(strength, instructed) * steering_vector(base_logprobs, instructed)
+    steered = torch.addcmul(instructed, _per_row(strength, instructed), steering_vector(base_logprobs, instructed))
     if avoided_logprobs is not None:
         away = steering_vector(base_logprobs, avoided_logprobs)
-        steered = steered - _per_row(avoid_strength, instructed) * away
+        steered = torch.addcmul(steered, _per_row(avoid_strength, instructed), away, value=-1)
     return steered
 
 
@@ -217,11 +219,12 @@ def steered_step(
     other = avoided if instructed_logits is None and avoided is not None else instructed
 
     divergence = js_divergence(base, other) if other is not base else base.new_zeros(base.shape[0])
+    start = base_logits.double()
     # steering multiplies rounding errors, so it starts from the logits again, in float64; normalising drops the
     # constants by which logits and log-probabilities differ
     steered = steer(
-        base_logits.double(),
-        (base_logits if instructed_logits is None else instructed_logits).double(),
+        start,
+        start if instructed_logits is None else instructed_logits.double(),
         strength,
         avoided_logprobs=None if avoided_logits is None else avoided_logits.double(),
         avoid_strength=avoid_strength,
@@ -230,7 +233,7 @@ def steered_step(
     used = schedule(
         TemperatureSignals(
             divergence=divergence,
-            critical=base.argmax(dim=-1) != other.argmax(dim=-1),
+            critical=_differ_in_best(base, other, schedule),
             temperature=_as_vector(temperature, divergence),
             sensitivity=_as_vector(sensitivity, divergence),
             min_temperature=_as_vector(min_temperature, divergence),
@@ -278,9 +281,22 @@ def apply_temperature(logprobs: Tensor, temperature: Tensor) -> Tensor:
     return torch.where(greedy, limit, scaled)
 
 
+def _differ_in_best(base: Tensor, other: Tensor, schedule: TemperatureSchedule) -> Tensor:
+    """(batch,) bool: whether the most likely tokens differ; not looked up for the schedules that do not ask."""
+    if schedule in (divergence_schedule, constant_schedule):
+        return torch.zeros(base.shape[0], dtype=torch.bool, device=base.device)
+    return base.argmax(dim=-1) != other.argmax(dim=-1)
+
+
+def _may_hold_masked(logprobs: Tensor) -> bool:
+    """Whether a token may be masked. On a CPU it is cheap to look; elsewhere the answer would have to be waited for."""
+    return logprobs.device.type != "cpu" or bool((logprobs.amin(dim=-1) == NEGATIVE_INFINITY).any())
+
+
 def _kl_terms(logprobs: Tensor, mixture: Tensor) -> Tensor:
     """P * (log P - log M) per token; 0 where P is 0."""
-    return torch.where(logprobs == NEGATIVE_INFINITY, 0.0, logprobs.exp() * (logprobs - mixture))
+    terms = logprobs.exp() * (logprobs - mixture)
+    return terms.masked_fill(logprobs == NEGATIVE_INFINITY, 0.0) if _may_hold_masked(logprobs) else terms
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

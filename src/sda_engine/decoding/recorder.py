@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob
+from sda_engine.sampling import top_tokens
 from sda_engine.steering import SteeredStep
 from sda_engine.trace import Candidate, TraceToken
 
@@ -65,10 +65,10 @@ class Recorder:
 
     def _top(self, logprobs: Tensor, count: int) -> list[TokenLogprob]:
         """The most likely tokens, best first; masked ones are left out."""
-        values, token_ids = torch.topk(logprobs, min(count, logprobs.shape[-1]))
+        values, token_ids = top_tokens(logprobs.unsqueeze(0), min(count, len(logprobs)))
         return [
             TokenLogprob(token_id, self._text_of(token_id), value)
-            for value, token_id in zip(values.tolist(), token_ids.tolist(), strict=True)
+            for value, token_id in zip(values[0].tolist(), token_ids[0].tolist(), strict=True)
             if value > float("-inf")
         ]
 

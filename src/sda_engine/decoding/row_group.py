@@ -113,7 +113,7 @@ class RowGroup:
         step = self._steer(dict(zip(self._settings.rows, logits.unsqueeze(1), strict=True)))
         token_id = self._draw(step)
         if self._constraint is not None and token_id not in self._settings.eos_token_ids:
-            token_id = self._constraint.choose(token_id, self._remaining() - 1)
+            token_id = self._constraint.choose(token_id, self.remaining - 1)
         return self._append(token_id, step)
 
     def forced(self) -> list[DecodedToken]:
@@ -157,7 +157,7 @@ class RowGroup:
         reason: FinishReason | None = None
         if ended or complete or self._parser.stopped:
             reason = "stop"
-        elif self._remaining() <= 0:
+        elif self.remaining <= 0:
             reason = "length"
         if reason is not None:
             delta += self._flush()
@@ -165,7 +165,9 @@ class RowGroup:
         self._answer += delta
         return DecodedToken(token_id, delta, reason, tuple(self._recorder.generated[-1:]))
 
-    def _remaining(self) -> int:
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be appended."""
         return self._settings.max_new_tokens - len(self._token_ids)
 
     def _final(self, reason: FinishReason) -> FinishReason:
@@ -192,7 +194,7 @@ class RowGroup:
         )
 
     def _draw(self, step: SteeredStep) -> int:
-        if bool(step.logprobs.isnan().any()):
+        if bool(step.logprobs.sum().isnan()):
             raise NumericalError(
                 f"The model's logits hold NaN or nothing but -inf at token {len(self._token_ids)} of the answer, so "
                 f"there is nothing to sample from. Load the model with dtype='float32', and check its weights."

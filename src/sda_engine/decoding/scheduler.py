@@ -1,8 +1,8 @@
 """The worker thread that runs every forward pass of an engine, and the ways to wait for it.
 
-Tasks come in from any thread and any event loop, and begin in the order they came. Those that run take turns, one step
-each; what comes while as many run as may waits until one of them ends. The thread starts with the first task, and ends
-with the engine. Torch's inference mode and the caches never leave the thread.
+Tasks come in from any thread and any event loop. They join the running batch in the order they came, as soon as there
+is room; one that goes on with a request comes before those that are new. The thread starts with the first task, and
+ends with the engine. Torch's inference mode and the rows never leave the thread.
 """
 
 import asyncio
@@ -10,23 +10,31 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Generator
 
 import torch
 
 from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.running_batch import RunningBatch
 from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
-from sda_engine.errors import EngineClosedError, RequestTimeoutError, SDAError
+from sda_engine.engine_settings import EngineSettings
+from sda_engine.errors import CapacityError, EngineClosedError, QueueFullError, RequestTimeoutError, SDAError
 
-_ENDED = object()
-_MOST_AT_ONCE = 4  # tasks that take turns; each keeps its caches in memory
+_MEMORY_POLL = 0.02  # seconds, while everything that could run waits for the memory of requests between two tasks
 
 
 class Scheduler:
-    """Runs tasks on a model in a thread of its own."""
+    """Runs tasks on a model in a thread of its own.
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self._worker = _Worker(runner)
+    Args:
+        runner: runs the model.
+        settings: how much runs at once, and how much may wait.
+        cache_tokens: tokens whose keys and values may be held.
+    """
+
+    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+        self._worker = _Worker(runner, settings, cache_tokens)
         self._finalizer = weakref.finalize(self, self._worker.close)  # at collection, or at exit
 
     def submit(self, task: Task) -> None:
@@ -34,6 +42,8 @@ class Scheduler:
 
         Raises:
             EngineClosedError: the engine has been closed.
+            QueueFullError: as many wait as may.
+            CapacityError: the task alone needs more memory than there may be.
         """
         self._worker.submit(task)
 
@@ -87,75 +97,65 @@ class Scheduler:
 
 
 class _Worker:
-    """The thread and its inbox; knows nothing of the Scheduler, so that a forgotten one can be collected."""
+    """The thread and its queue; knows nothing of the Scheduler, so that a forgotten one can be collected."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self._runner = runner
-        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+        self._settings = settings
+        self._cache_tokens = cache_tokens
+        self._batch = RunningBatch(runner, settings, cache_tokens)
+        self._waiting: deque[Task] = deque()
+        self._changed = threading.Condition()  # guards the queue and what is below
         self._thread: threading.Thread | None = None
-        self._running: dict[Task, Iterator[None]] = {}
         self._closed = False
 
     def submit(self, task: Task) -> None:
-        with self._lock:
+        if task.prompt.tokens > self._cache_tokens:
+            raise _too_large(task.prompt.tokens, self._cache_tokens)
+        with self._changed:
             if self._closed:
                 raise _closed()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
                 self._thread.start()
-            self._inbox.put(task)
+            if task.continues:
+                self._waiting.appendleft(task)
+            elif self._requests() >= self._settings.max_requests:
+                raise _queue_full(self._settings.max_requests)
+            else:
+                self._waiting.append(task)
+            self._changed.notify()
+
+    def _requests(self) -> int:
+        return sum(not task.cancelled for task in (*self._batch.tasks, *self._waiting))
 
     def close(self) -> None:
-        with self._lock:
+        with self._changed:
             self._closed = True
-            for task in self._running:
+            for task in self._batch.tasks:
                 task.cancel()
-            self._inbox.put(None)
+            self._changed.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while not self._closed or self._running:
-            self._let_in()
-            for task in list(self._running):
-                if next(self._running[task], _ENDED) is _ENDED:
-                    with self._lock:
-                        del self._running[task]
-                del task  # its caches, while the thread waits for the next one
-        while (waiting := self._inbox.get()) is not None:
-            waiting.emit(Failed(_closed()))
+        while self._let_in():
+            self._batch.step()
+        for task in self._waiting:
+            task.emit(Failed(_closed()))
+        self._waiting.clear()
+        self._batch.clear()
 
-    def _let_in(self) -> None:
-        """Let waiting tasks run while there is room. Where none runs, wait for one."""
-        while len(self._running) < _MOST_AT_ONCE:
-            try:
-                task = self._inbox.get(block=not self._running)
-            except queue.Empty:
-                return
-            if task is None:
-                self._inbox.put(None)
-                return
-            with self._lock:
-                if not self._closed:
-                    self._running[task] = self._run(task)
-            if task not in self._running:
-                task.emit(Failed(_closed()))
-
-    def _run(self, task: Task) -> Iterator[None]:
-        """Run a task, with a pause after each step. Its last event is Finished or Failed."""
-        try:
-            if not task.cancelled:
-                task.begin(self._runner)
-                yield
-            while not task.cancelled and not task.step(self._runner):
-                yield
-            task.finish()
-            task.emit(Finished())
-        except Exception as error:  # noqa: BLE001 - whatever happens here belongs to the consumer, not to the thread
-            task.emit(Failed(error))
+    def _let_in(self) -> bool:
+        """Let waiting tasks join while there is room. Where none runs, wait for one; False at the end."""
+        with self._changed:
+            while True:
+                while self._waiting and not self._closed and self._batch.has_room(self._waiting[0]):
+                    self._batch.add(self._waiting.popleft())
+                if self._batch.tasks or self._closed:
+                    return bool(self._batch.tasks)
+                self._changed.wait(_MEMORY_POLL if self._waiting else None)
 
 
 def _loop_sink(task: Task, inbox: asyncio.Queue[Event]) -> Sink:
@@ -191,3 +191,18 @@ def _timed_out() -> RequestTimeoutError:
 
 def _closed() -> EngineClosedError:
     return EngineClosedError("The engine has been closed. Load a new one with SteeringEngine.load(...).")
+
+
+def _queue_full(most: int) -> QueueFullError:
+    return QueueFullError(
+        f"This engine has taken on {most} requests already. Try again later, send fewer at a time, or allow more with "
+        f"EngineSettings(max_requests=...)."
+    )
+
+
+def _too_large(tokens: int, most: int) -> CapacityError:
+    return CapacityError(
+        f"The request may come to hold {tokens} tokens in its rows, its prompts and max_new_tokens counted once per "
+        f"row, and this engine may hold {most}. Ask for fewer new tokens, shorten the messages, or allow more with "
+        f"EngineSettings(cache_tokens=...) if the memory is there."
+    )

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from sda_engine.completion import FinishReason
-from sda_engine.decoding.model_runner import ModelRunner, PromptState, RowBatch
+from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.prefix_store import PrefixStore
+from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSettings, RowGroup
+from sda_engine.decoding.rows import Row
 from sda_engine.tokenization import SafeTokenizer
 
 
@@ -37,13 +41,35 @@ Event = Token | Finished | Failed
 Sink = Callable[[Event], None]
 
 
-class Task(ABC):
-    """Something that the worker thread does in steps, between which it can be cancelled.
+@dataclass(frozen=True)
+class PassLimits:
+    """What one task may add to the next forward pass.
 
-    The last event of a task is Finished or Failed, and there is always one.
+    Attributes:
+        prompt_tokens: tokens of a prompt, or of a text to be scored.
+        proposals: proposed tokens per row.
     """
 
-    def __init__(self) -> None:
+    prompt_tokens: int
+    proposals: int
+
+
+class Task(ABC):
+    """Something that takes part in forward passes, between which it can be cancelled.
+
+    The last event of a task is Finished or Failed, and there is always one.
+
+    Args:
+        prompt: where its rows come from.
+        row_names: the rows it runs, the base row first.
+        continues: whether it goes on with a prompt of which an earlier task has run; such a task need not queue again.
+    """
+
+    def __init__(self, prompt: PromptState, row_names: Sequence[str], *, continues: bool = False) -> None:
+        self.prompt = prompt
+        self.row_names = tuple(row_names)
+        self.continues = continues
+        self._begun = False
         self._cancelled = threading.Event()
         self._sink: Sink | None = None
 
@@ -52,7 +78,7 @@ class Task(ABC):
         self._sink = sink
 
     def cancel(self) -> None:
-        """Ask the worker to stop before the next step; safe from any thread, any number of times."""
+        """Ask the worker to stop before the next pass; safe from any thread, any number of times."""
         self._cancelled.set()
 
     @property
@@ -60,108 +86,193 @@ class Task(ABC):
         """Whether somebody asked to stop."""
         return self._cancelled.is_set()
 
+    @property
+    def prefilling(self) -> bool:
+        """Whether its prompts are not complete, or nothing has been made of them yet."""
+        return not self._begun
+
     def emit(self, event: Event) -> None:
-        """Hand an event to the consumer."""
+        """Send an event to the consumer."""
         if self._sink is not None:
             self._sink(event)
 
-    @abstractmethod
-    def begin(self, runner: ModelRunner) -> None:
-        """What comes before the first step."""
+    def plan(self, limits: PassLimits, store: PrefixStore) -> list[Segment]:
+        """What it wants the next forward pass to do; nothing where it waits, or needs no pass to go on."""
+        if self._begun:
+            return self._plan(limits)
+        return self.prompt.plan(self.row_names, limits.prompt_tokens, store)
+
+    def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool:
+        """Go on with what the pass gave, per planned segment (keep, vocab); nothing where it did not take part.
+
+        Returns:
+            Whether the task has reached its end.
+        """
+        if self._begun:
+            return bool(logits) and self._take(torch.stack(list(logits)))
+        self.prompt.take(logits, store)
+        if not self.prompt.is_ready(self.row_names):
+            return False
+        self._begun = True
+        return self._begin(self.prompt.rows(self.row_names), self.prompt.last_logits(self.row_names))
 
     @abstractmethod
-    def step(self, runner: ModelRunner) -> bool:
-        """One step; whether it was the last."""
-
-    @abstractmethod
-    def finish(self) -> None:
+    def finish(self, store: PrefixStore) -> None:
         """Make the result of what there is, and free everything else; `cancelled` tells whether it is whole."""
+
+    @abstractmethod
+    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
+        """Go on once the prompts are complete: their rows, and the logits after them, (rows, 1, vocab)."""
+
+    @abstractmethod
+    def _plan(self, limits: PassLimits) -> list[Segment]:
+        """`plan`, from then on: segments of equal length, one per row."""
+
+    @abstractmethod
+    def _take(self, logits: Tensor) -> bool:
+        """`take`, from then on: (rows, keep, vocab)."""
 
 
 class DecodeTask(Task):
-    """Decode one answer from a prompt: prefill its rows, then one forward pass over all of them per token.
+    """Decode one answer from a prompt: all its rows go through every forward pass together.
 
     Args:
         prompt: where the rows come from.
         settings: what decides the tokens.
         tokenizer: turns them into text.
-        keeps_prompt: whether a later task needs the prompt's caches; if not, they are freed before decoding.
+        proposer: guesses how the answer goes on.
+        keeps_prompt: whether a later task needs the prompt's rows.
+        continues: see Task.
     """
 
     def __init__(
-        self, prompt: PromptState, settings: DecodeSettings, tokenizer: SafeTokenizer, *, keeps_prompt: bool = False
+        self,
+        prompt: PromptState,
+        settings: DecodeSettings,
+        tokenizer: SafeTokenizer,
+        proposer: Proposer,
+        *,
+        keeps_prompt: bool = False,
+        continues: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(prompt, settings.rows, continues=continues)
         self._keeps_prompt = keeps_prompt
-        self._prompt = prompt
-        self._settings = settings
         self._group = RowGroup(settings, tokenizer)
-        self._batch: RowBatch | None = None
-        self._logits: Tensor | None = None  # (rows, vocab)
+        self._proposer = proposer
+        self._rows: list[Row] = []
+        self._pending: list[int] = []  # tokens of the answer that no row holds yet
+        self._proposed: list[int] = []
         self._finish_reason: FinishReason | None = None
         self._result: DecodedText | None = None
-        self._started = False
-
-    def begin(self, runner: ModelRunner) -> None:
-        """Prefill the rows, each only as far as no earlier task of this prompt did."""
-        states = [runner.prefill(self._prompt, row) for row in self._settings.rows]
-        self._logits = torch.stack([state.logits for state in states])
-        self._batch = runner.make_batch(states)
-        if not self._keeps_prompt:
-            self._prompt.release()
-
-    def step(self, runner: ModelRunner) -> bool:
-        """Choose one token, append those that a constraint forces after it, and forward them all in every row."""
-        assert self._logits is not None, "begin() comes first"
-        assert self._batch is not None, "begin() comes first"
-        tokens = self._group.forced() if not self._started else []
-        self._started = True
-        if not tokens:
-            tokens = [self._group.advance(self._logits)]
-            if tokens[0].finish_reason is None:
-                tokens += self._group.forced()
-        for token in tokens:
-            self.emit(Token(token))
-        self._finish_reason = tokens[-1].finish_reason
-        if self._finish_reason is None:
-            ids = torch.tensor([[token.token_id for token in tokens]], device=self._logits.device)
-            self._logits = runner.decode(self._batch, ids.expand(len(self._settings.rows), -1))[:, -1]
-        return self._finish_reason is not None
-
-    def finish(self) -> None:
-        """The answer as far as it got."""
-        self._batch = self._logits = None
-        self._result = self._group.result(self._finish_reason or "cancelled")
 
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""
         assert self._result is not None, "the task has not finished"
         return self._result
 
+    def finish(self, store: PrefixStore) -> None:
+        """The answer as far as it got; its rows go into the store where no later answer takes its place."""
+        self._result = self._group.result(self._finish_reason or "cancelled")
+        if self._keeps_prompt and not self.cancelled:
+            return
+        for row in self._rows:
+            store.insert(row.token_ids, row.states())
+        self._rows = []
+        self.prompt.release()
+
+    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
+        self._rows = rows
+        self._pending = self._accept(self._group.forced())
+        return self._finish_reason is not None if self._pending else self._take(logits)
+
+    def _plan(self, limits: PassLimits) -> list[Segment]:
+        self._proposed = self._proposer.propose(min(limits.proposals, self._group.remaining - 1))
+        fed = (*self._pending, *self._proposed)
+        return [Segment(row, fed, keep=1 + len(self._proposed)) for row in self._rows]
+
+    def _take(self, logits: Tensor) -> bool:
+        """Choose a token, and go on for as long as the choice is what was proposed.
+
+        A proposal is never drawn from: each token is chosen from the steered distribution, with the random number that
+        it would have been chosen with anyhow, and only where it equals the proposal are the logits behind it of use.
+
+        Args:
+            logits: (rows, 1 + proposed tokens, vocab).
+        """
+        right = 0
+        self._pending = []
+        while not self._pending and self._finish_reason is None:
+            tokens = self._accept([self._group.advance(logits[:, right])])
+            if self._finish_reason is None:
+                tokens += self._accept(self._group.forced())
+            same = _common(tokens, self._proposed[right:])
+            right += same
+            self._pending = tokens[same:]
+        self._drop_wrong(right)
+        return self._finish_reason is not None
+
+    def _drop_wrong(self, right: int) -> None:
+        """Keep as many of the proposed tokens as were right."""
+        if self._proposed:
+            self._proposer.learn(right)
+            for row in self._rows:
+                row.truncate(row.length - len(self._proposed) + right)
+            self._proposed = []
+
+    def _accept(self, tokens: Sequence[DecodedToken]) -> list[int]:
+        for token in tokens:
+            self._proposer.append(token.token_id)
+            self.emit(Token(token))
+            self._finish_reason = token.finish_reason
+        return [token.token_id for token in tokens]
+
 
 class ScoreTask(Task):
-    """Log-probabilities of a given text under several rows of a prompt, in one forward pass."""
+    """Log-probabilities of a given text under several rows of a prompt: one forward pass, or few for a long text."""
 
-    def __init__(self, prompt: PromptState, rows: Sequence[str], token_ids: Sequence[int]) -> None:
-        super().__init__()
-        self._prompt = prompt
-        self._rows = rows
-        self._token_ids = token_ids
-        self._result: Mapping[str, Tensor] = {}
-
-    def begin(self, runner: ModelRunner) -> None:
-        """Prefill the rows that have not been."""
-        for row in self._rows:
-            runner.prefill(self._prompt, row)
-
-    def step(self, runner: ModelRunner) -> bool:
-        """The one forward pass."""
-        self._result = runner.score(self._prompt, self._rows, self._token_ids)
-        return True
-
-    def finish(self) -> None:
-        """Nothing to free."""
+    def __init__(self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int]) -> None:
+        super().__init__(prompt, row_names, continues=True)
+        self._token_ids = tuple(token_ids)
+        self._rows: list[Row] = []
+        self._logprobs: list[Tensor] = []  # (rows, tokens) each
 
     def result(self) -> Mapping[str, Tensor]:
-        """Row -> (tokens,) float32, nats, after the Finished event; empty after a cancellation."""
-        return self._result
+        """Row -> (tokens,) float32, nats, after the Finished event."""
+        scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(self.row_names), 0))
+        return {name: scored[place] for place, name in enumerate(self.row_names)}
+
+    def finish(self, store: PrefixStore) -> None:
+        """The rows stay, for the answer that follows."""
+        self._rows = []
+        if self.cancelled:
+            self.prompt.release()
+
+    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
+        self._rows = rows
+        return self._take(logits)
+
+    def _plan(self, limits: PassLimits) -> list[Segment]:
+        done = self._scored
+        piece = self._token_ids[done - 1 : min(done - 1 + limits.prompt_tokens, len(self._token_ids) - 1)]
+        return [Segment(row, piece, keep=len(piece)) for row in self._rows] if piece else []
+
+    def _take(self, logits: Tensor) -> bool:
+        """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
+        wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
+        logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
+        self._logprobs.append(
+            logprobs.gather(-1, wanted.expand(len(self.row_names), -1).unsqueeze(-1)).squeeze(-1).cpu()
+        )
+        return self._scored == len(self._token_ids)
+
+    @property
+    def _scored(self) -> int:
+        return sum(logprobs.shape[1] for logprobs in self._logprobs)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many elements two sequences begin with in common."""
+    return next(
+        (place for place, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]),
+        min(len(left), len(right)),
+    )

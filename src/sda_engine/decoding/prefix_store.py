@@ -1,0 +1,160 @@
+"""A bounded store of the key-value states of token prefixes, for later prompts that begin with the same tokens.
+
+The store is a radix tree: a node holds a run of tokens and, for every layer, their keys and values. The states of a
+token depend on the tokens up to it alone, so the beginning of whatever is stored can serve any prompt that shares it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sda_engine.decoding.rows import KeyValues
+
+_Ids = npt.NDArray[np.int64]
+
+
+class PrefixStore:
+    """The key-value states of the token prefixes used last, for one model and one thread.
+
+    Args:
+        max_tokens: the most tokens held at any time; 0 stores nothing.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._tokens = 0
+        self._root = _Node(_as_array(()), ())
+        # Every node but the root with its parent, the least recently used first. Children come before their parents,
+        # so the first is always a leaf.
+        self._parents: OrderedDict[_Node, _Node] = OrderedDict()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held now, never more than max_tokens."""
+        return self._tokens
+
+    def match(self, token_ids: Sequence[int]) -> int:
+        """Tokens in the longest stored prefix of token_ids; does not count as a use."""
+        return sum(count for _, count in self._path(_as_array(token_ids)))
+
+    def read(self, token_ids: Sequence[int], length: int) -> list[KeyValues]:
+        """The states of the first tokens in pieces, which then count as recently used.
+
+        Args:
+            token_ids: tokens whose beginning is stored.
+            length: how many of them to read, 0..match(token_ids).
+
+        Returns:
+            Consecutive runs of tokens that add up to length, as views into the store: copy them before its next change.
+        """
+        path = self._path(_as_array(token_ids[:length]))
+        assert sum(count for _, count in path) == length
+        self._touch([node for node, _ in path])
+        return [_sliced(node.states, 0, count) for node, count in path]
+
+    def insert(self, token_ids: Sequence[int], states: KeyValues) -> None:
+        """Store the states of a prefix, of one too long its beginning, in place of the least recently used.
+
+        Args:
+            token_ids: tokens of the prefix, of which those already stored count as recently used.
+            states: keys and values of all these tokens; what is new of them is copied.
+        """
+        ids = _as_array(token_ids)
+        assert all(keys.shape[1] == values.shape[1] == len(ids) for keys, values in states)
+        path = self._path(ids)
+        nodes = [node for node, _ in path]
+        held = sum(count for _, count in path)
+        added = min(len(ids), self._max_tokens) - held
+        if added <= 0:
+            self._touch(nodes)
+            return
+        if path and path[-1][1] < len(nodes[-1].token_ids):
+            nodes[-1] = self._split(*path[-1])
+        self._touch(nodes)  # before anything is evicted, so that these go last
+        self.shrink(self._max_tokens - added)
+        leaf = _Node(ids[held : held + added].copy(), _copied(states, held, held + added))
+        self._attach(leaf, nodes[-1] if nodes else self._root)
+        self._tokens += added
+        self._touch([*nodes, leaf])
+
+    def shrink(self, max_tokens: int) -> None:
+        """Evict the least recently used leaves until at most so many tokens are held; the capacity stays."""
+        while self._parents and self._tokens > max_tokens:
+            leaf, parent = self._parents.popitem(last=False)
+            del parent.children[int(leaf.token_ids[0])]
+            self._tokens -= len(leaf.token_ids)
+
+    def clear(self) -> None:
+        """Evict everything."""
+        self.shrink(0)
+
+    def _path(self, ids: _Ids) -> list[tuple["_Node", int]]:
+        """The nodes along the longest stored prefix of ids, and how many tokens of each belong to it."""
+        path: list[tuple[_Node, int]] = []
+        node, start = self._root, 0
+        while start < len(ids) and (child := node.children.get(int(ids[start]))) is not None:
+            count = _common_length(child.token_ids, ids[start:])
+            path.append((child, count))
+            if count < len(child.token_ids):
+                break
+            node, start = child, start + count
+        return path
+
+    def _split(self, node: "_Node", length: int) -> "_Node":
+        """Cut a node in two and return the first half, a node of its own; the second is as recently used as before."""
+        total = len(node.token_ids)
+        first = _Node(node.token_ids[:length].copy(), _copied(node.states, 0, length))
+        rest = _copied(node.states, length, total)  # both copies before any change: memory may run out
+        self._attach(first, self._parents[node])
+        node.token_ids, node.states = node.token_ids[length:].copy(), rest
+        self._attach(node, first)
+        return first
+
+    def _attach(self, node: "_Node", parent: "_Node") -> None:
+        """Hang a node under a parent, in place of one that begins with the same token."""
+        parent.children[int(node.token_ids[0])] = node
+        self._parents[node] = parent
+
+    def _touch(self, path: Sequence["_Node"]) -> None:
+        """Make a path from the root the most recently used, its deepest node first."""
+        for node in reversed(path):
+            self._parents.move_to_end(node)
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """A run of tokens after those of its parents, with tensors that share no memory with any other."""
+
+    token_ids: _Ids
+    states: KeyValues
+    children: "dict[int, _Node]" = field(default_factory=dict)  # by their first token
+
+
+def _as_array(token_ids: Sequence[int]) -> _Ids:
+    return np.asarray(token_ids, dtype=np.int64)
+
+
+def _common_length(one: _Ids, other: _Ids) -> int:
+    """How many tokens two runs begin with in common."""
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _sliced(states: KeyValues, start: int, stop: int) -> KeyValues:
+    """Views of the tokens start..stop of every layer."""
+    return [(keys[:, start:stop], values[:, start:stop]) for keys, values in states]
+
+
+def _copied(states: KeyValues, start: int, stop: int) -> KeyValues:
+    """Contiguous copies of the tokens start..stop of every layer."""
+    return [(_clone(keys), _clone(values)) for keys, values in _sliced(states, start, stop)]
+
+
+def _clone(state: Tensor) -> Tensor:
+    return state.detach().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,113 @@
+"""The prompt of a request on its way into the rows: what is stored is read, what rows share is computed once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.prefix_store import PrefixStore
+from sda_engine.decoding.rows import Row
+from sda_engine.prompts import BASE, Contexts
+
+
+class PromptState:
+    """The rows of a request, as far as they have been prefilled. The stages of a request share one.
+
+    The worker thread alone touches the rows; `released` and the counts may be read from anywhere.
+
+    Args:
+        contexts: the prompts.
+        max_new_tokens: tokens that each row may grow by.
+
+    Attributes:
+        cached_tokens: tokens of the base prompt that were read from the prefix store.
+        logits: row name -> (vocab,) logits after its whole prompt, once it is complete.
+        released: whether the rows have been let go of.
+    """
+
+    def __init__(self, contexts: Contexts, max_new_tokens: int) -> None:
+        self.contexts = contexts
+        self.max_new_tokens = max_new_tokens
+        self.cached_tokens = 0
+        self.logits: dict[str, Tensor] = {}
+        self.released = False
+        self._rows: dict[str, Row] = {}
+        self._planned: list[str] = []
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose keys and values the rows may come to hold; 0 once they have been released."""
+        if self.released:
+            return 0
+        return sum(self.contexts.prompt_tokens(name) + self.max_new_tokens for name in self.contexts.tails)
+
+    def is_ready(self, names: Sequence[str]) -> bool:
+        """Whether these rows hold their whole prompts."""
+        return all(name in self.logits for name in names)
+
+    def rows(self, names: Sequence[str]) -> list[Row]:
+        """Rows that are ready, cut back to their prompts."""
+        for name in names:
+            self._rows[name].truncate(self.contexts.prompt_tokens(name))
+        return [self._rows[name] for name in names]
+
+    def last_logits(self, names: Sequence[str]) -> Tensor:
+        """(rows, 1, vocab): the logits after the prompts of rows that are ready."""
+        return torch.stack([self.logits[name] for name in names]).unsqueeze(1)
+
+    def plan(self, names: Sequence[str], most: int, store: PrefixStore) -> list[Segment]:
+        """The next pieces of the prompts of these rows, the base row's first, of `most` tokens together."""
+        self._planned = []
+        segments = []
+        for name in names:
+            row = None if name in self.logits or most == 0 else self._open(name, store)
+            if row is not None:
+                prompt = self._token_ids(name)
+                piece = prompt[row.length : row.length + most]
+                most -= len(piece)
+                segments.append(Segment(row, piece))
+                self._planned.append(name)
+        return segments
+
+    def take(self, logits: Sequence[Tensor], store: PrefixStore) -> None:
+        """Take note of the pass that was planned; complete prompts go into the store.
+
+        Args:
+            logits: per planned segment (1, vocab).
+        """
+        for name, last in zip(self._planned, logits, strict=True):
+            row = self._rows[name]
+            if row.length == self.contexts.prompt_tokens(name):
+                self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
+                if not bool(last.isnan().any()):  # it would spoil every prompt that begins alike
+                    store.insert(row.token_ids, row.states())
+
+    def release(self) -> None:
+        """Let go of the rows: no later stage will need them."""
+        self.released = True
+        self._rows.clear()
+        self.logits.clear()
+
+    def _open(self, name: str, store: PrefixStore) -> Row | None:
+        """The row, made where it is new; None where it has to wait for what it shares with the base row."""
+        if name in self._rows:
+            return self._rows[name]
+        prompt = self._token_ids(name)
+        capacity = len(prompt) + self.max_new_tokens
+        stored = min(store.match(prompt), len(prompt) - 1)  # the last token is forwarded for its logits
+        shared = len(self.contexts.shared)
+        if name != BASE and stored < shared:
+            base = self._rows[BASE]
+            if base.length < shared:
+                return None
+            self._rows[name] = base.fork(shared, capacity)
+        else:
+            self._rows[name] = Row(capacity)
+            self._rows[name].load(prompt[:stored], store.read(prompt, stored))
+        if name == BASE:
+            self.cached_tokens = stored
+        return self._rows[name]
+
+    def _token_ids(self, name: str) -> tuple[int, ...]:
+        return (*self.contexts.shared, *self.contexts.tails[name])

@@ -1,0 +1,96 @@
+"""Row: one sequence of the running batch, with the keys and values of its tokens in every layer."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+KeyValues = Sequence[tuple[Tensor, Tensor]]
+"""The (keys, values) of each layer, both (heads, tokens, size); layers may differ in heads, size and dtype."""
+
+
+class Row:
+    """Tokens and their key-value states, in buffers that have room for more.
+
+    A forward pass writes the states of new tokens behind those that are there, and `append` makes them count once the
+    pass has succeeded: one that fails leaves the row as it was.
+
+    Args:
+        capacity: tokens that the buffers have room for when they are made; they grow where that is not enough.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.token_ids: list[int] = []
+        self._capacity = capacity
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    @property
+    def length(self) -> int:
+        """Tokens in the row."""
+        return len(self.token_ids)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the states of new tokens behind the row's own.
+
+        Args:
+            layer: layers come in order, from 0.
+            keys, values: (1, heads, new tokens, size).
+
+        Returns:
+            Views of all keys and values of the layer, (1, heads, length + new tokens, size).
+        """
+        start, new = self.length, keys.shape[2]
+        if layer == len(self._keys):
+            self._keys.append(_buffer(keys, max(self._capacity, start + new)))
+            self._values.append(_buffer(values, max(self._capacity, start + new)))
+        elif start + new > self._keys[layer].shape[2]:
+            self._grow(layer, start + new)
+        all_keys, all_values = self._keys[layer], self._values[layer]
+        all_keys.narrow(2, start, new).copy_(keys)
+        all_values.narrow(2, start, new).copy_(values)
+        return all_keys.narrow(2, 0, start + new), all_values.narrow(2, 0, start + new)
+
+    def append(self, token_ids: Iterable[int]) -> None:
+        """Take in tokens whose states have been written."""
+        self.token_ids.extend(token_ids)
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on."""
+        del self.token_ids[length:]
+
+    def fork(self, length: int, capacity: int) -> "Row":
+        """A row of its own that begins with this row's first tokens."""
+        forked = Row(capacity)
+        forked.load(self.token_ids[:length], [self.states(length)])
+        return forked
+
+    def load(self, token_ids: Sequence[int], pieces: Iterable[KeyValues]) -> None:
+        """Append tokens whose states are known already.
+
+        Args:
+            pieces: the states of one run of tokens after the other, in order: per layer (keys, values), each of
+                (heads, tokens, size). They are copied.
+        """
+        place = 0
+        for piece in pieces:
+            tokens = piece[0][0].shape[1]
+            for layer, (keys, values) in enumerate(piece):
+                self.write(layer, keys.unsqueeze(0), values.unsqueeze(0))
+            self.append(token_ids[place : place + tokens])
+            place += tokens
+
+    def states(self, length: int | None = None) -> KeyValues:
+        """Views of the states of the first tokens (default: all): per layer (keys, values)."""
+        end = self.length if length is None else length
+        return [(keys[0, :, :end], values[0, :, :end]) for keys, values in zip(self._keys, self._values, strict=True)]
+
+    def _grow(self, layer: int, needed: int) -> None:
+        for buffers in (self._keys, self._values):
+            small = buffers[layer]
+            buffers[layer] = _buffer(small, max(needed, small.shape[2] * 3 // 2))
+            buffers[layer][:, :, : self.length] = small[:, :, : self.length]
+
+
+def _buffer(like: Tensor, capacity: int) -> Tensor:
+    """(1, heads, capacity, size), not initialised: memory that is never written costs nothing on a CPU."""
+    return like.new_empty((1, like.shape[1], capacity, like.shape[3]))

@@ -1,0 +1,124 @@
+"""The running batch: tasks that go through the same forward passes, and join and leave between them."""
+
+from collections.abc import Mapping, Sequence
+from weakref import WeakSet
+
+from torch import Tensor
+
+from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.prefix_store import PrefixStore
+from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.tasks import Failed, Finished, PassLimits, Task
+from sda_engine.engine_settings import EngineSettings
+
+_ALONE = 1024  # tokens of a prompt in one pass where nobody waits for it
+_MOST_VERIFIED = 16  # tokens of a pass up to which proposing more of them is worth a thought
+
+
+class RunningBatch:
+    """Runs tasks together, one forward pass at a time. The worker thread alone touches it.
+
+    Decoding tasks take part in every pass. Prompts are prefilled in the order in which they came, in pieces: small ones
+    while others decode. A task that fails leaves the others as they are.
+
+    Args:
+        runner: runs the model.
+        settings: how much runs at once.
+        cache_tokens: tokens whose keys and values may be held, those of stored prefixes included.
+    """
+
+    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+        self._runner = runner
+        self._settings = settings
+        self._cache_tokens = cache_tokens
+        self._store = PrefixStore(cache_tokens // 2 if settings.prefix_cache else 0)
+        self._tasks: list[Task] = []
+        self._prompts: WeakSet[PromptState] = WeakSet()  # of running tasks, and of requests between two tasks
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """What runs, in the order in which it came."""
+        return tuple(self._tasks)
+
+    def has_room(self, task: Task) -> bool:
+        """Whether a task may join now."""
+        rows = sum(len(running.row_names) for running in self._tasks)
+        if self._tasks and rows + len(task.row_names) > self._settings.max_rows:
+            return False
+        return task.prompt in self._prompts or self._held() + task.prompt.tokens <= self._cache_tokens
+
+    def add(self, task: Task) -> None:
+        """Let a task take part from the next pass on; stored prefixes make room for its rows."""
+        self._prompts.add(task.prompt)
+        self._store.shrink(max(0, self._cache_tokens - self._held()))
+        self._tasks.append(task)
+
+    def clear(self) -> None:
+        """Forget the stored prefixes."""
+        self._store.clear()
+
+    def step(self) -> None:
+        """One forward pass over everything that wants one, and what follows from it for each task."""
+        for task in [task for task in self._tasks if task.cancelled]:
+            self._finish(task)
+        planned = self._plan()
+        logits = self._forward({task: segments for task, segments in planned.items() if segments})
+        for task in planned:
+            if task in self._tasks:
+                self._take(task, logits.get(task, []))
+
+    def _plan(self) -> dict[Task, list[Segment]]:
+        decoding = [task for task in self._tasks if not task.prefilling]
+        prompt_tokens = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
+        rows = sum(len(task.row_names) for task in decoding)
+        proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
+        planned: dict[Task, list[Segment]] = {}
+        for task in list(self._tasks):
+            try:
+                planned[task] = task.plan(PassLimits(prompt_tokens, proposals), self._store)
+            except Exception as error:  # noqa: BLE001 - what happens to one task must not reach the others
+                self._fail(task, error)
+                continue
+            if task.prefilling:
+                prompt_tokens -= sum(len(segment.token_ids) for segment in planned[task])
+        return planned
+
+    def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
+        """Run what is planned in one pass; where that fails, each task in a pass of its own."""
+        if not planned:
+            return {}
+        try:
+            logits = iter(self._runner.forward([segment for segments in planned.values() for segment in segments]))
+        except Exception as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
+            if len(planned) > 1:
+                return {task: alone for task in planned for alone in self._forward({task: planned[task]}).values()}
+            self._fail(next(iter(planned)), error)
+            return {}
+        return {task: [next(logits) for _ in segments] for task, segments in planned.items()}
+
+    def _take(self, task: Task, logits: Sequence[Tensor]) -> None:
+        try:
+            if task.take(logits, self._store):
+                self._finish(task)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._fail(task, error)
+
+    def _finish(self, task: Task) -> None:
+        self._tasks.remove(task)
+        try:
+            task.finish(self._store)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._fail(task, error)
+        else:
+            task.emit(Finished())
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
+        task.prompt.release()
+        task.emit(Failed(error))
+
+    def _held(self) -> int:
+        """Tokens that the rows of all requests may come to hold."""
+        return sum(prompt.tokens for prompt in self._prompts)

@@ -1,0 +1,31 @@
+"""EngineSettings: how one engine shares its machine between requests."""
+
+from pydantic import Field
+
+from sda_engine.settings import Settings
+
+
+class EngineSettings(Settings):
+    """How many requests run at once, what they may keep in memory, and how decoding is sped up.
+
+    None of it changes what a greedy request answers in float32.
+
+    Attributes:
+        max_rows: rows that share a forward pass; a steered request has two, or three with `avoid`. Requests that come
+            while there are as many wait.
+        max_requests: requests that run or wait; one more is refused with QueueFullError.
+        cache_tokens: tokens whose keys and values the engine may hold, those of waiting scores and of stored prefixes
+            included. None: what fits in half of the memory that is free when the engine is made. A request counts with
+            its prompts and its `max_new_tokens`.
+        prefix_cache: whether keys and values of prompts and answers are kept for prompts that begin alike. They take
+            at most half of `cache_tokens`, and the least recently used go first.
+        proposals: how many tokens at most are proposed from the prompt and verified in one forward pass; 0 for none.
+        prefill_chunk: tokens of new prompts that a forward pass takes while others decode.
+    """
+
+    max_rows: int = Field(default=64, ge=3, description="a whole number of at least 3")
+    max_requests: int = Field(default=1024, ge=1, description="a whole number of at least 1")
+    cache_tokens: int | None = Field(default=None, ge=1, description="a whole number of at least 1, or None")
+    prefix_cache: bool = Field(default=True, description="True or False")
+    proposals: int = Field(default=8, ge=0, le=64, description="a whole number from 0 to 64")
+    prefill_chunk: int = Field(default=128, ge=1, description="a whole number of at least 1")
