@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
 
-WORDS = "the quick brown fox jumps over a lazy dog and asks what is in the library of the user".split()
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over a lazy dog", "and asks", "what is", "in the library")
 ALIGNMENTS = (
     None,
     "be kind",
@@ -34,7 +35,7 @@ ALIGNMENTS = (
 )
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}, "n": {"type": "integer"}}, "required": ["yes"]}
 REQUESTS, CANCELLED = 32, 8
-SEEDS = 100
+QUICK = range(10)  # of the 100 seeds that we promise
 
 # what none of these may change: how much runs at once, what is kept, how prompts are cut up, what is proposed
 SETTINGS = (
@@ -66,6 +67,10 @@ class Ask:
         }
 
 
+def dice(seed: int | str) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - no secret
+
+
 def make_ask(rng: random.Random, *, max_words: int, max_new_tokens: int) -> Ask:
     """A request of any kind, mostly a short one."""
     size = 1 + int((max_words - 1) * rng.random() ** 3)
@@ -79,7 +84,7 @@ def make_ask(rng: random.Random, *, max_words: int, max_new_tokens: int) -> Ask:
         top_k=rng.choice([None, 5]),
         min_p=rng.choice([None, 0.05]),
         seed=rng.randrange(1000),
-        max_new_tokens=rng.randint(1, max_new_tokens),
+        max_new_tokens=1 + int(max_new_tokens * rng.random() ** 3),
         stop=rng.choice([(), (), ("e",), ("th", "xyz")]),
         logprobs=rng.choice([None, None, 0, 3]),
     )
@@ -128,14 +133,13 @@ def stored_tokens(engine: SteeringEngine) -> int:
 def wait_until_idle(engine: SteeringEngine) -> None:
     """Until the worker has finished what was cancelled."""
     deadline = time.monotonic() + 30
-    while worker(engine)._batch.tasks or worker(engine)._waiting:
+    while worker(engine)._batch.tasks or worker(engine)._waiting or reserved_tokens(engine):
         assert time.monotonic() < deadline, "tasks are left"
         time.sleep(0.001)
 
 
 def check_nothing_is_left(engine: SteeringEngine) -> None:
     wait_until_idle(engine)
-    gc.collect()
     assert reserved_tokens(engine) == 0
     settings = engine._settings
     if not settings.prefix_cache:
@@ -248,16 +252,23 @@ class Alone:
         return self._answers[id(ask)]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_left(architecture):
+@pytest.mark.parametrize(
+    ("architecture", "seeds"),
+    [
+        ("llama", QUICK),
+        ("gemma3", QUICK),
+        pytest.param("llama", range(10, 100), marks=pytest.mark.slow),
+    ],
+)
+def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_left(architecture, seeds):
     before = count_rows()
-    rng = random.Random(architecture)
+    rng = dice(architecture)
     tokenizer = tiny_tokenizer()
-    pool = [make_ask(rng, max_words=120, max_new_tokens=40) for _ in range(80)]
+    pool = [make_ask(rng, max_words=120, max_new_tokens=40) for _ in range(48)]
     alone = Alone(tiny_model(architecture=architecture), tokenizer)
     engines = [SteeringEngine(tiny_model(architecture=architecture), tokenizer, settings=s) for s in SETTINGS]
-    for seed in range(SEEDS // 2):
-        rng = random.Random(seed)
+    for seed in seeds:
+        rng = dice(seed)
         company = Company(engines[seed % len(engines)], rng.sample(pool, REQUESTS), rng, CANCELLED)
         company.run()
         assert company.results.keys() >= set(range(REQUESTS)) - company.cancelled
@@ -266,5 +277,183 @@ def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_l
         check_nothing_is_left(company.engine)
     for engine in engines:
         engine.close()
-    company = engine = None
     assert count_rows() == before
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32):
+    loaded = smollm2_float32
+    rng = dice(5)
+    asks = [make_ask(rng, max_words=120, max_new_tokens=12) for _ in range(10)]
+    asks += [Ask("Where is the library?", "honesty", sampling=Sampling(temperature=0, max_new_tokens=12, logprobs=3))]
+    asks += [Ask("Tell me about foxes.", ALIGNMENTS[4], sampling=Sampling(max_new_tokens=12, seed=3))]
+    alone = Alone(loaded.model, loaded.tokenizer)
+    expected = [alone.answer(ask) for ask in asks]  # before the company: engines of one model take turns here
+    for seed in range(3):
+        with SteeringEngine(loaded.model, loaded.tokenizer) as engine:
+            company = Company(engine, asks, dice(seed), 3)
+            company.run()
+            for number, completion in company.results.items():
+                check_same(completion, expected[number])
+            check_nothing_is_left(engine)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_thousand_closed_streams_leave_no_row_and_no_reserved_token(architecture):
+    before = count_rows()
+    settings = EngineSettings(cache_tokens=4000)
+    with SteeringEngine(tiny_model(architecture=architecture), tiny_tokenizer(), settings=settings) as engine:
+        for number in range(1000):
+            sampling = Sampling(max_new_tokens=400, temperature=2.0, top_p=None, seed=number)
+            alignment = ALIGNMENTS[number % 3]
+            stream = engine.stream(user(f"question {number % 50}"), alignment, sampling=sampling)
+            for _ in range(number % 3):
+                next(stream)
+            stream.close()
+        check_nothing_is_left(engine)
+        assert count_rows() == before
+        assert stored_tokens(engine) <= 2000
+        assert engine.generate(user("and now?"), sampling=Sampling(max_new_tokens=3, temperature=0)).token_ids
+
+
+async def test_a_request_that_is_cancelled_at_any_moment_frees_its_rows_without_the_garbage_collector():
+    """At every turn of the event loop, through base response, its score, the evaluator and the steered answer."""
+    before = count_rows()
+    sampling = Sampling(max_new_tokens=4, temperature=0)
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        outcomes: Counter[bool] = Counter()
+        gc.collect()
+        gc.disable()
+        try:
+            for turns in range(150):
+                request = engine.agenerate(
+                    user("who?"), "be kind", steering=Steering(evaluator=ContrastiveEvaluator()), sampling=sampling
+                )
+                task = asyncio.create_task(request)
+                for _ in range(turns // 3):
+                    await asyncio.sleep(0.0002 if turns % 3 else 0)
+                task.cancel()
+                (result,) = await asyncio.gather(task, return_exceptions=True)
+                outcomes[isinstance(result, Completion)] += 1
+                del task, result, request
+                wait_until_idle(engine)
+        finally:
+            gc.enable()
+        assert outcomes[False] > 25
+        assert count_rows() == before
+
+
+@pytest.mark.parametrize("stage", ["the evaluator", "decoding"])
+def test_an_error_that_is_kept_keeps_no_rows(stage):
+    before = count_rows()
+    errors = []
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        broken = {
+            "the evaluator": Steering(evaluator=ScriptedEvaluator([ValueError("no score")])),
+            "decoding": Steering(temperature_schedule=lambda signals: 1 / 0),
+        }[stage]
+        for _ in range(3):
+            with pytest.raises((EvaluationError, SDAError)) as raised:
+                engine.generate(user("who?"), "be kind", steering=broken, sampling=Sampling(max_new_tokens=4))
+            errors.append(raised.value)
+        check_nothing_is_left(engine)
+        assert count_rows() == before
+    assert len(errors) == 3
+
+
+def test_two_engines_on_one_model_at_once_answer_what_each_answers_alone():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    attention = model.config._attn_implementation
+    questions = [f"question {number} about foxes and dogs" for number in range(30)]
+    sampling = Sampling(temperature=0, max_new_tokens=15)
+    with SteeringEngine(model, tokenizer) as one, SteeringEngine(model, tokenizer) as other:
+        alone = [one.generate(user(question), "be kind", sampling=sampling).token_ids for question in questions]
+        answers: dict[str, list[tuple[int, ...] | Exception]] = {"one": [], "other": []}
+
+        def ask(name: str, engine: SteeringEngine) -> None:
+            for question in questions:
+                try:
+                    answers[name].append(engine.generate(user(question), "be kind", sampling=sampling).token_ids)
+                except SDAError as error:
+                    answers[name].append(error)
+
+        threads = [threading.Thread(target=ask, args=pair) for pair in (("one", one), ("other", other))]
+        with eager_threads():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+        assert answers["one"] == alone
+        assert answers["other"] == alone
+    assert model.config._attn_implementation == attention
+
+
+@contextmanager
+def eager_threads():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+# --- the adapters
+
+
+@contextmanager
+def count_passes(engine: SteeringEngine):
+    passes: list[int] = []
+    handle = engine.model.register_forward_hook(lambda module, args, output: passes.append(1))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.fixture
+def company_engine():
+    """No proposals, which would save passes too, and no end of sequence: each answer has all its tokens."""
+    model = tiny_model()
+    model.generation_config.eos_token_id = []
+    with SteeringEngine(model, tiny_tokenizer(), settings=EngineSettings(proposals=0)) as engine:
+        yield engine
+
+
+QUESTIONS = [f"{number}: what is in the library?" for number in range(8)]
+
+
+def check_shared(passes: list[int], sizes: list[int]) -> None:
+    assert sizes == [12] * 8
+    assert len(passes) < 48, "8 requests of 12 tokens one after the other take 96 passes and more"
+
+
+def test_a_langchain_batch_shares_its_passes(company_engine):
+    chat = ChatSDA(engine=company_engine, alignment="honesty", temperature=0, max_tokens=12)
+    chat.invoke("warm up")
+    with count_passes(company_engine) as passes:
+        answers = chat.batch(QUESTIONS)
+    check_shared(passes, [answer.usage_metadata["output_tokens"] for answer in answers])
+    assert [answer.content for answer in answers] == [chat.invoke(question).content for question in QUESTIONS]
+
+
+async def test_a_langchain_abatch_and_concurrent_ainvoke_share_their_passes(company_engine):
+    chat = ChatSDA(engine=company_engine, alignment="honesty", temperature=0, max_tokens=12)
+    await chat.ainvoke("warm up")
+    with count_passes(company_engine) as passes:
+        batch = await chat.abatch(QUESTIONS)
+    check_shared(passes, [answer.usage_metadata["output_tokens"] for answer in batch])
+    with count_passes(company_engine) as passes:
+        answers = await asyncio.gather(*(chat.ainvoke([HumanMessage(question)]) for question in QUESTIONS))
+    check_shared(passes, [answer.usage_metadata["output_tokens"] for answer in answers])
+    assert [answer.content for answer in answers] == [answer.content for answer in batch]
+
+
+async def test_concurrent_achats_of_llama_index_share_their_passes(company_engine):
+    llm = SDALLM(engine=company_engine, alignment="honesty", temperature=0, max_tokens=12)
+    await llm.acomplete("warm up")
+    with count_passes(company_engine) as passes:
+        chats = [llm.achat([ChatMessage(role="user", content=question)]) for question in QUESTIONS]
+        answers = await asyncio.gather(*chats)
+    check_shared(passes, [answer.raw["usage"]["completion_tokens"] for answer in answers])

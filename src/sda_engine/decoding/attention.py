@@ -45,18 +45,19 @@ class ForwardPass:
     """The segments of one forward pass, and the masks that its layers share."""
 
     segments: Sequence[Segment]
-    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int | None, torch.device], Tensor] = field(default_factory=dict)
 
     def mask(self, place: int, window: int | None, device: torch.device) -> Tensor:
         """(tokens, keys) bool: which keys each token of a segment sees: itself and what is before it, or its window."""
-        if (place, window) not in self._masks:
+        kind = (place, window, device)
+        if kind not in self._masks:
             segment = self.segments[place]
             start, tokens = segment.row.length, len(segment.token_ids)
             keys = torch.arange(start + tokens, device=device)
             queries = torch.arange(start, start + tokens, device=device).unsqueeze(-1)
             seen = keys <= queries
-            self._masks[place, window] = seen if window is None else seen & (keys > queries - window)
-        return self._masks[place, window]
+            self._masks[kind] = seen if window is None else seen & (keys > queries - window)
+        return self._masks[kind]
 
 
 def check_attention(model: PreTrainedModel) -> None:

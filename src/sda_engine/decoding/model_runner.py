@@ -39,7 +39,7 @@ class ModelRunner:
             segments: of different rows.
 
         Returns:
-            Per segment (keep, vocab): the logits of what follows each of its last `keep` tokens.
+            Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
         """
         device = self._model.device
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
@@ -55,7 +55,8 @@ class ModelRunner:
             )
         for segment in segments:
             segment.row.append(segment.token_ids)
-        logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
+        # one transfer for all rows: from here on nothing waits for an accelerator, however many values are looked at
+        logits = cast(Tensor, output.logits)[0].cpu()  # (kept tokens of all segments, vocab)
         return list(torch.split(logits, [segment.keep for segment in segments]))
 
 

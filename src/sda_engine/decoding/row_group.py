@@ -203,7 +203,7 @@ class RowGroup:
         limits = {"top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p}
         tensors = {name: None if limit is None else torch.tensor([limit]) for name, limit in limits.items()}
         uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
-        return int(sample(step.logprobs.cpu(), uniform, **tensors))
+        return int(sample(step.logprobs, uniform, **tensors))
 
     def _flush(self) -> Delta:
         """What is still held back at the end; a stop string may be complete only with the last of it."""

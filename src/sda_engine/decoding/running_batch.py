@@ -51,8 +51,8 @@ class RunningBatch:
     def add(self, task: Task) -> None:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
         self._prompts.add(task.prompt)
-        self._store.shrink(max(0, self._cache_tokens - self._held()))
         self._tasks.append(task)
+        self._make_room()
 
     def clear(self) -> None:
         """Forget the stored prefixes."""
@@ -67,6 +67,7 @@ class RunningBatch:
         for task in planned:
             if task in self._tasks:
                 self._take(task, logits.get(task, []))
+        self._make_room()
 
     def _plan(self) -> dict[Task, list[Segment]]:
         decoding = [task for task in self._tasks if not task.prefilling]
@@ -118,6 +119,10 @@ class RunningBatch:
             self._tasks.remove(task)
         task.prompt.release()
         task.emit(Failed(error))
+
+    def _make_room(self) -> None:
+        """Forget stored prefixes where the rows of requests may need their memory."""
+        self._store.shrink(max(0, self._cache_tokens - self._held()))
 
     def _held(self) -> int:
         """Tokens that the rows of all requests may come to hold."""

@@ -143,6 +143,7 @@ class _Worker:
         while self._let_in():
             self._batch.step()
         for task in self._waiting:
+            task.prompt.release()
             task.emit(Failed(_closed()))
         self._waiting.clear()
         self._batch.clear()

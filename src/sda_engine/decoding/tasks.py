@@ -63,13 +63,16 @@ class Task(ABC):
         prompt: where its rows come from.
         row_names: the rows it runs, the base row first.
         continues: whether it goes on with a prompt of which an earlier task has run; such a task need not queue again.
+
+    Attributes:
+        prefilling: whether its prompts are not complete yet.
     """
 
     def __init__(self, prompt: PromptState, row_names: Sequence[str], *, continues: bool = False) -> None:
         self.prompt = prompt
         self.row_names = tuple(row_names)
         self.continues = continues
-        self._begun = False
+        self.prefilling = True
         self._cancelled = threading.Event()
         self._sink: Sink | None = None
 
@@ -86,11 +89,6 @@ class Task(ABC):
         """Whether somebody asked to stop."""
         return self._cancelled.is_set()
 
-    @property
-    def prefilling(self) -> bool:
-        """Whether its prompts are not complete, or nothing has been made of them yet."""
-        return not self._begun
-
     def emit(self, event: Event) -> None:
         """Send an event to the consumer."""
         if self._sink is not None:
@@ -98,9 +96,9 @@ class Task(ABC):
 
     def plan(self, limits: PassLimits, store: PrefixStore) -> list[Segment]:
         """What it wants the next forward pass to do; nothing where it waits, or needs no pass to go on."""
-        if self._begun:
-            return self._plan(limits)
-        return self.prompt.plan(self.row_names, limits.prompt_tokens, store)
+        if self.prefilling:
+            return self.prompt.plan(self.row_names, limits.prompt_tokens, store)
+        return self._plan(limits)
 
     def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool:
         """Go on with what the pass gave, per planned segment (keep, vocab); nothing where it did not take part.
@@ -108,12 +106,12 @@ class Task(ABC):
         Returns:
             Whether the task has reached its end.
         """
-        if self._begun:
+        if not self.prefilling:
             return bool(logits) and self._take(torch.stack(list(logits)))
         self.prompt.take(logits, store)
         if not self.prompt.is_ready(self.row_names):
             return False
-        self._begun = True
+        self.prefilling = False
         return self._begin(self.prompt.rows(self.row_names), self.prompt.last_logits(self.row_names))
 
     @abstractmethod
