@@ -118,7 +118,9 @@ class SteeringEngine:
         self._constraints = ConstraintCompiler(
             self._tokenizer, loaded.model.config.get_text_config(decoder=True).vocab_size, loaded.eos_token_ids
         )
-        cache_tokens = default_cache_tokens(loaded.model) if settings.cache_tokens is None else settings.cache_tokens
+        cache_tokens = settings.cache_tokens
+        if cache_tokens is None:
+            cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
         self._scheduler = Scheduler(runner, settings, cache_tokens)
 
     @property

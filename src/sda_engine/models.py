@@ -13,7 +13,13 @@ import httpx
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from pydantic import Field, SkipValidation
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.gguf_conversion import converted_folder
@@ -243,7 +249,16 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The model's own limit; the tokenizer's where the model states none."""
     config = model.config.get_text_config(decoder=True)
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        if isinstance(limit := getattr(config, name, None), int):
-            return limit
-    return int(tokenizer.model_max_length)
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+    limits = (getattr(config, name, None) for name in names)
+    stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer.model_max_length))
+    return min(stated, _longrope_window(config) or stated)
+
+
+def _longrope_window(config: PreTrainedConfig) -> int | None:
+    """Where a model's rotary frequencies change for the whole text (Phi 3); rows of one pass must stay on one side."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") != "longrope":
+        return None
+    window = parameters.get("original_max_position_embeddings")
+    return window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)

@@ -79,9 +79,11 @@ def js_divergence(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
         (batch,), nats, float32, clamped to [0, ln 2]: rounding can push an exact 0 slightly below.
     """
     base, instructed = _at_least_float32(base_logprobs), _at_least_float32(instructed_logprobs)
-    mixture = torch.logaddexp(base, instructed) - LOG_2
-    divergence = 0.5 * (_kl_terms(base, mixture) + _kl_terms(instructed, mixture)).sum(dim=-1)
-    return divergence.clamp(0.0, LOG_2)
+    p1, p2 = base.exp(), instructed.exp()
+    smallest = torch.finfo(base.dtype).tiny  # where both are 0, so that 0 is multiplied with a number
+    mixture = ((p1 + p2) / 2).clamp_min(smallest).log()
+    terms = _kl_terms(p1, base, mixture) + _kl_terms(p2, instructed, mixture)
+    return (terms.sum(dim=-1) / 2).clamp(0.0, LOG_2)
 
 
 def divergence_temperature(
@@ -268,17 +270,23 @@ def apply_temperature(logprobs: Tensor, temperature: Tensor) -> Tensor:
         temperature: (batch,), at least 0.
 
     Returns:
-        (batch, vocab), normalised. A row with NaN stays NaN.
+        (batch, vocab), normalised. A row with NaN keeps one.
     """
     greedy = (temperature == 0).unsqueeze(-1)
+    if bool(greedy.all()):
+        return _only_the_best(logprobs)
     centred = logprobs - logprobs.amax(dim=-1, keepdim=True)  # so that a tiny temperature cannot overflow the best
     scaled = torch.log_softmax(centred / torch.where(greedy, 1.0, temperature.unsqueeze(-1)), dim=-1)
     if not bool(greedy.any()):
         return scaled
+    return torch.where(greedy, _only_the_best(logprobs), scaled)
+
+
+def _only_the_best(logprobs: Tensor) -> Tensor:
+    """0 at the argmax and -inf elsewhere; NaN at the argmax of a row with NaN, or with nothing but -inf."""
+    most = logprobs.amax(dim=-1, keepdim=True)
     best = logprobs.argmax(dim=-1, keepdim=True)
-    limit = torch.full_like(scaled, NEGATIVE_INFINITY).scatter(-1, best, 0.0)
-    limit = torch.where(scaled.isnan().any(dim=-1, keepdim=True), scaled, limit)
-    return torch.where(greedy, limit, scaled)
+    return torch.full_like(logprobs, NEGATIVE_INFINITY).scatter(-1, best, most - most)
 
 
 def _differ_in_best(base: Tensor, other: Tensor, schedule: TemperatureSchedule) -> Tensor:
@@ -293,9 +301,9 @@ def _may_hold_masked(logprobs: Tensor) -> bool:
     return logprobs.device.type != "cpu" or bool((logprobs.amin(dim=-1) == NEGATIVE_INFINITY).any())
 
 
-def _kl_terms(logprobs: Tensor, mixture: Tensor) -> Tensor:
+def _kl_terms(probabilities: Tensor, logprobs: Tensor, mixture: Tensor) -> Tensor:
     """P * (log P - log M) per token; 0 where P is 0."""
-    terms = logprobs.exp() * (logprobs - mixture)
+    terms = probabilities * (logprobs - mixture)
     return terms.masked_fill(logprobs == NEGATIVE_INFINITY, 0.0) if _may_hold_masked(logprobs) else terms
 
 

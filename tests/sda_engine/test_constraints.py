@@ -9,11 +9,12 @@ import torch
 from llguidance import LLMatcher
 from pydantic import BaseModel
 
-from sda_engine import Alignment, Constraint, Output, Sampling, Steering
+from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.constraints import JSON_STYLE, ConstraintCompiler, TokenConstraint
-from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.tasks import DecodeTask
 from sda_engine.errors import ConstraintError
 from sda_engine.prompts import make_contexts
+from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.oracles import js_divergence64
 
@@ -401,11 +402,15 @@ def test_a_trace_shows_only_tokens_that_the_constraint_allows_in_any_row(engine)
 
 @pytest.fixture
 def decodes(monkeypatch):
-    """The shape of every forward pass after the prompt."""
-    seen, decode = [], ModelRunner.decode
-    monkeypatch.setattr(
-        ModelRunner, "decode", lambda runner, batch, ids: seen.append(tuple(ids.shape)) or decode(runner, batch, ids)
-    )
+    """How many rows go through each forward pass after the prompt."""
+    seen, plan = [], DecodeTask._plan
+
+    def record(task, limits):
+        segments = plan(task, limits)
+        seen.append(len(segments))
+        return segments
+
+    monkeypatch.setattr(DecodeTask, "_plan", record)
     return seen
 
 
@@ -418,12 +423,13 @@ def test_an_answer_without_a_choice_makes_no_forward_pass_and_does_not_diverge(e
     assert done.usage.completion_tokens == len(done.token_ids) == len(done.trace.tokens) == len(done.logprobs)
 
 
-def test_forced_tokens_share_the_forward_pass_of_the_choice_before_them(engine, decodes):
-    tokens, _, choices = masked_loop(engine, PERSON, 0.0, 400)
-    done, _ = json_answer(engine, PERSON, GREEDY, KIND, steering=Steering(amplification=0.0))
+def test_forced_tokens_share_the_forward_pass_of_the_choice_before_them(decodes):
+    with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=EngineSettings(proposals=0)) as engine:
+        tokens, _, choices = masked_loop(engine, PERSON, 0.0, 400)
+        done, _ = json_answer(engine, PERSON, GREEDY, KIND, steering=Steering(amplification=0.0))
     assert list(done.token_ids) == tokens
     assert len(decodes) == choices < 0.7 * len(tokens)
-    assert {rows for rows, _ in decodes} == {2}
+    assert set(decodes) == {2}
 
 
 def test_strength_0_gives_the_instructed_context_under_the_same_mask(engine):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import BaseModel
 
-from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
+from sda_engine import Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import ConfigError, ConstraintError, ContextLengthError, RequestTimeoutError, SDAError
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, ScriptedEvaluator, call_text
@@ -172,17 +172,25 @@ def test_a_request_that_is_refused_takes_no_answer_from_the_script():
 
 
 def test_closing_a_stream_stops_the_work():
-    engine = ScriptedEngine("Goethe wrote Faust. " * 50)
-    passes = []
-    stream = engine.stream(user("Hi"), sampling=Sampling(max_new_tokens=2_000))
+    engine = ScriptedEngine("Goethe wrote Faust. " * 400)
+    forwarded = []
+    engine.model.register_forward_hook(
+        lambda model, args, given, output: forwarded.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+
+    def tokens_meanwhile():
+        forwarded.clear()
+        engine.generate(user("Hi"), sampling=Sampling(max_new_tokens=24))
+        return sum(forwarded)
+
+    tokens_meanwhile()  # from here on the prompt is stored
+    alone = tokens_meanwhile()
+    stream = engine.stream(user("Hi"), sampling=Sampling(max_new_tokens=8_000))
     next(stream)
-    engine.model.register_forward_hook(lambda *_: passes.append(1))
-    engine.generate(user("Hi"), sampling=Sampling(max_new_tokens=12))
-    assert len(passes) > 12 + 4  # both took turns
+    most_in_one_pass = 1 + EngineSettings().proposals
+    assert tokens_meanwhile() > alone + most_in_one_pass  # both take part in the passes
     stream.close()
-    passes.clear()
-    engine.generate(user("Hi"), sampling=Sampling(max_new_tokens=12))
-    assert len(passes) <= 12 + 2  # one pass may have been in hand
+    assert tokens_meanwhile() <= alone + most_in_one_pass  # one pass may have been in hand
 
 
 # --- tools, schemas, thoughts

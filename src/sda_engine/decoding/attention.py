@@ -6,23 +6,28 @@ model's layers can be given another attention function, and keyword arguments fo
 transformers' own continuous batching stands.
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from sda_engine.decoding.rows import Row
 from sda_engine.errors import ModelLoadError
 
-ROWS = "sda_rows"
+ROWS_INSTEAD_OF_SDPA, ROWS_INSTEAD_OF_EAGER = "sda_rows_sdpa", "sda_rows_eager"
 _SDPA: Callable[..., object] = sdpa_attention_forward
+_locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -42,9 +47,14 @@ class Segment:
 
 @dataclass
 class ForwardPass:
-    """The segments of one forward pass, and the masks that its layers share."""
+    """The segments of one forward pass, and the masks that its layers share.
+
+    Attributes:
+        windows: the sliding windows of the layers that it went through; None for full attention.
+    """
 
     segments: Sequence[Segment]
+    windows: set[int | None] = field(default_factory=set)
     _masks: dict[tuple[int, int | None, torch.device], Tensor] = field(default_factory=dict)
 
     def mask(self, place: int, window: int | None, device: torch.device) -> Tensor:
@@ -61,39 +71,46 @@ class ForwardPass:
 
 
 def check_attention(model: PreTrainedModel) -> None:
-    """Refuse a model whose attention cannot be told apart by rows.
+    """Refuse a model of which it is known beforehand that its attention cannot be told apart by rows.
 
     Raises:
         ModelLoadError: its attention function cannot be replaced, or it keeps other states than keys and values.
     """
     config = model.config.get_text_config(decoder=True)
-    others = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
-    recurrent = bool(getattr(model, "_is_stateful", False))
-    if others or recurrent:
-        kind = ", ".join(sorted(others)) or "recurrent states"
-        raise ModelLoadError(
-            f"Models of type {config.model_type!r} have layers of {kind}, and the engine runs only full and "
-            f"sliding-window attention. Load a model with attention layers alone."
-        )
-    shared = getattr(config, "num_kv_shared_layers", 0)
-    if shared or not model._supports_attention_backend:
-        raise ModelLoadError(
-            f"Models of type {config.model_type!r} do not let their attention function be replaced, which the engine "
-            f"needs in order to decode several rows in one pass. Load a model of another type, such as Llama, Qwen, "
-            f"Mistral or Gemma 3."
-        )
+    reasons = {
+        "recurrent states": getattr(model, "_is_stateful", False),
+        "layers other than full and sliding-window attention": set(getattr(config, "layer_types", None) or ())
+        - _LAYER_TYPES,
+        "layers that share keys and values": getattr(config, "num_kv_shared_layers", 0),
+        "attention that depends on how long the text is": getattr(config, "attn_temperature_tuning", False),
+        "an attention function that cannot be replaced": not model._supports_attention_backend,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise unsupported_model(model, found[0])
+
+
+def unsupported_model(model: PreTrainedModel, reason: str) -> ModelLoadError:
+    """The error for a model that the engine would run wrongly."""
+    return ModelLoadError(
+        f"Models of type {model.config.model_type!r} have {reason}, and the engine cannot decode several rows of them "
+        f"in one pass. Load a model of another type, such as Llama, Qwen, Mistral, Phi or Gemma 3."
+    )
 
 
 @contextmanager
 def row_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model attends by rows; a forward pass of somebody else goes on as with "sdpa"."""
+    """Within the block the model attends by rows in passes of ours; those of somebody else go on as they always do.
+
+    One block at a time per model: what waits is a pass of another engine that runs the same one.
+    """
     config = model.config.get_text_config(decoder=True)
-    usual = config._attn_implementation
-    config._attn_implementation = ROWS
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
+    with _locks.setdefault(model, threading.Lock()):
+        usual = config._attn_implementation
+        config._attn_implementation = ROWS_INSTEAD_OF_EAGER if usual == "eager" else ROWS_INSTEAD_OF_SDPA
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
 
 
 def attend_rows(
@@ -103,6 +120,7 @@ def attend_rows(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
+    usual: Callable[[nn.Module], Callable[..., object]],
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -115,16 +133,18 @@ def attend_rows(
         query: (1, heads, tokens of all segments, size).
         key, value: (1, key-value heads, tokens of all segments, size).
         attention_mask: left alone.
-        forward_pass: the segments; without it, this is transformers' own "sdpa".
+        usual: module -> the attention function for passes that are not ours.
+        forward_pass: the segments; without them, the pass is not ours.
 
     Returns:
         (1, tokens of all segments, heads, size), and None for the attention weights.
     """
     if forward_pass is None:
         options |= {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
-        return cast(tuple[Tensor, None], _SDPA(module, query, key, value, attention_mask, **options))
+        return cast(tuple[Tensor, None], usual(module)(module, query, key, value, attention_mask, **options))
     if options.get("s_aux") is not None:
         raise ModelLoadError("The engine does not run models with attention sinks. Load a model of another type.")
+    forward_pass.windows.add(sliding_window)
     layer = module.layer_idx
     assert isinstance(layer, int)
     attend = scaled_dot_product_attention if softcap is None else _capped_attention(softcap)
@@ -149,7 +169,7 @@ def attend_rows(
             )
         )
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return output.transpose(1, 2), None
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _capped_attention(softcap: float) -> Callable[..., Tensor]:
@@ -178,5 +198,12 @@ def _capped_attention(softcap: float) -> Callable[..., Tensor]:
     return attend
 
 
-AttentionInterface.register(ROWS, attend_rows)
-AttentionMaskInterface.register(ROWS, sdpa_mask)
+def _eager(module: nn.Module) -> Callable[..., object]:
+    """The attention function that a model's own file defines for "eager"."""
+    return cast(Callable[..., object], sys.modules[type(module).__module__].eager_attention_forward)
+
+
+AttentionInterface.register(ROWS_INSTEAD_OF_SDPA, partial(attend_rows, usual=lambda _: _SDPA))
+AttentionMaskInterface.register(ROWS_INSTEAD_OF_SDPA, sdpa_mask)
+AttentionInterface.register(ROWS_INSTEAD_OF_EAGER, partial(attend_rows, usual=_eager))
+AttentionMaskInterface.register(ROWS_INSTEAD_OF_EAGER, eager_mask)

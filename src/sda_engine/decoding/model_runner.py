@@ -8,12 +8,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
+from sda_engine.decoding.self_test import run_self_test
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 
 
 class ModelRunner:
     """Runs one model. Its methods belong to the worker thread.
+
+    Attributes:
+        bytes_per_token: bytes that the keys and values of one token take in all layers.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
@@ -22,7 +26,9 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel) -> None:
         check_attention(model)
         self._model = model
-        self._no_mask = torch.empty((1, 1, 1, 1), device=model.device)  # a mask of four axes is taken as it is
+        self._no_mask = torch.zeros((1, 1, 1, 1), device=model.device)  # a mask of four axes is taken as it is
+        with torch.inference_mode():
+            self.bytes_per_token = run_self_test(model, self._run)
 
     @property
     def token_cost(self) -> float:
@@ -41,7 +47,10 @@ class ModelRunner:
         Returns:
             Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
         """
-        device = self._model.device
+        return self._run(ForwardPass(segments))
+
+    def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
+        device, segments = self._model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
         with row_attention(self._model):
@@ -51,7 +60,7 @@ class ModelRunner:
                 attention_mask=self._no_mask,
                 use_cache=False,
                 logits_to_keep=torch.tensor(_kept(segments), device=device),
-                forward_pass=ForwardPass(segments),
+                forward_pass=forward_pass,
             )
         for segment in segments:
             segment.row.append(segment.token_ids)

@@ -76,14 +76,19 @@ class PrefixStore:
         if path and path[-1][1] < len(nodes[-1].token_ids):
             nodes[-1] = self._split(*path[-1])
         self._touch(nodes)  # before anything is evicted, so that these go last
-        self.shrink(self._max_tokens - added)
+        self._evict_to(self._max_tokens - added)
         leaf = _Node(ids[held : held + added].copy(), _copied(states, held, held + added))
         self._attach(leaf, nodes[-1] if nodes else self._root)
         self._tokens += added
         self._touch([*nodes, leaf])
 
-    def shrink(self, max_tokens: int) -> None:
-        """Evict the least recently used leaves until at most so many tokens are held; the capacity stays."""
+    def resize(self, max_tokens: int) -> None:
+        """Hold at most so many tokens, now and from now on."""
+        self._max_tokens = max_tokens
+        self._evict_to(max_tokens)
+
+    def _evict_to(self, max_tokens: int) -> None:
+        """Evict the least recently used leaves until at most so many tokens are held."""
         while self._parents and self._tokens > max_tokens:
             leaf, parent = self._parents.popitem(last=False)
             del parent.children[int(leaf.token_ids[0])]
@@ -91,7 +96,7 @@ class PrefixStore:
 
     def clear(self) -> None:
         """Evict everything."""
-        self.shrink(0)
+        self._evict_to(0)
 
     def _path(self, ids: _Ids) -> list[tuple["_Node", int]]:
         """The nodes along the longest stored prefix of ids, and how many tokens of each belong to it."""

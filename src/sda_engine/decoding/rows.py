@@ -41,8 +41,10 @@ class Row:
         """
         start, new = self.length, keys.shape[2]
         if layer == len(self._keys):
-            self._keys.append(_buffer(keys, max(self._capacity, start + new)))
-            self._values.append(_buffer(values, max(self._capacity, start + new)))
+            capacity = max(self._capacity, start + new)
+            buffers = _buffer(keys, capacity), _buffer(values, capacity)  # both or, out of memory, none
+            self._keys.append(buffers[0])
+            self._values.append(buffers[1])
         elif start + new > self._keys[layer].shape[2]:
             self._grow(layer, start + new)
         all_keys, all_values = self._keys[layer], self._values[layer]

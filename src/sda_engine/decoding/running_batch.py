@@ -32,7 +32,8 @@ class RunningBatch:
         self._runner = runner
         self._settings = settings
         self._cache_tokens = cache_tokens
-        self._store = PrefixStore(cache_tokens // 2 if settings.prefix_cache else 0)
+        self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
+        self._store = PrefixStore(self._most_stored)
         self._tasks: list[Task] = []
         self._prompts: WeakSet[PromptState] = WeakSet()  # of running tasks, and of requests between two tasks
 
@@ -52,7 +53,11 @@ class RunningBatch:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
         self._prompts.add(task.prompt)
         self._tasks.append(task)
-        self._make_room()
+        self._share_memory()
+
+    def drop(self, task: Task) -> None:
+        """End a cancelled task that never joined."""
+        self._finish(task)
 
     def clear(self) -> None:
         """Forget the stored prefixes."""
@@ -67,7 +72,7 @@ class RunningBatch:
         for task in planned:
             if task in self._tasks:
                 self._take(task, logits.get(task, []))
-        self._make_room()
+        self._share_memory()
 
     def _plan(self) -> dict[Task, list[Segment]]:
         decoding = [task for task in self._tasks if not task.prefilling]
@@ -106,7 +111,8 @@ class RunningBatch:
             self._fail(task, error)
 
     def _finish(self, task: Task) -> None:
-        self._tasks.remove(task)
+        if task in self._tasks:
+            self._tasks.remove(task)
         try:
             task.finish(self._store)
         except Exception as error:  # noqa: BLE001 - see above
@@ -120,9 +126,9 @@ class RunningBatch:
         task.prompt.release()
         task.emit(Failed(error))
 
-    def _make_room(self) -> None:
-        """Forget stored prefixes where the rows of requests may need their memory."""
-        self._store.shrink(max(0, self._cache_tokens - self._held()))
+    def _share_memory(self) -> None:
+        """Leave stored prefixes what the rows of requests do not need."""
+        self._store.resize(max(0, min(self._most_stored, self._cache_tokens - self._held())))
 
     def _held(self) -> int:
         """Tokens that the rows of all requests may come to hold."""

@@ -152,6 +152,9 @@ class _Worker:
         """Let waiting tasks join while there is room. Where none runs, wait for one; False at the end."""
         with self._changed:
             while True:
+                for task in [task for task in self._waiting if task.cancelled]:
+                    self._waiting.remove(task)
+                    self._batch.drop(task)
                 while self._waiting and not self._closed and self._batch.has_room(self._waiting[0]):
                     self._batch.add(self._waiting.popleft())
                 if self._batch.tasks or self._closed:
