@@ -143,7 +143,7 @@ def attend_rows(
         options |= {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         return cast(tuple[Tensor, None], usual(module)(module, query, key, value, attention_mask, **options))
     if options.get("s_aux") is not None:
-        raise ModelLoadError("The engine does not run models with attention sinks. Load a model of another type.")
+        raise ValueError("attention sinks are not supported")
     forward_pass.windows.add(sliding_window)
     layer = module.layer_idx
     assert isinstance(layer, int)

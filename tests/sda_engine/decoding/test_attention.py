@@ -139,13 +139,6 @@ RIGHT_OR_REFUSED = {
     ),
     "roberta, positions that begin behind the padding": partial(tiny, "roberta", is_decoder=True),
     "bert, not causal": partial(tiny, "bert"),
-    "dynamic positions": partial(tiny, "llama", max_position_embeddings=16, **rope("dynamic", factor=4.0)),
-    "positions that depend on the longest row": partial(
-        tiny,
-        "phi3",
-        original_max_position_embeddings=16,
-        **rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8),
-    ),
     "afmoe": partial(tiny, "afmoe", **WINDOWED, num_shared_experts=1),
     "jetmoe": partial(tiny, "jetmoe", kv_channels=16),
 }
