@@ -1,7 +1,7 @@
 """The cases of speed.py: which requests, and who competes.
 
-Every request begins with a mark of its own, right behind what the chat template puts first, so that no contender
-has seen its prompt before. What a case asks twice, it asks on purpose.
+Every request begins with a mark of its own, a few words behind what the chat template puts first, so that no contender
+has seen more than that of its prompt before. What a case asks twice, it asks on purpose.
 """
 
 import json
@@ -108,10 +108,10 @@ def short_chat(mark: str, cut: Cutter) -> tuple[Request, ...]:
 
 
 def summaries(mark: str, cut: Cutter) -> tuple[Request, ...]:
-    """Two dialogues to summarise."""
+    """Three dialogues to summarise."""
     return tuple(
-        _ask(f"Dialogue {mark}-{place}\n\n{dialogue}\n\nSummarise the dialogue.", SUMMARY)
-        for place, dialogue in enumerate(dialogues(2))
+        _ask(f"This is call {mark}-{place}.\n\n{dialogue}\n\nWrite a summary of this dialogue.", SUMMARY)
+        for place, dialogue in enumerate(dialogues(3))
     )
 
 
@@ -145,7 +145,7 @@ def agent_loop(mark: str, cut: Cutter) -> tuple[Request, ...]:
     for name in PASSAGES[:AGENT_TURNS]:
         call = {"type": "function", "id": name, "function": {"name": "look_up", "arguments": {"topic": name}}}
         messages += [
-            {"role": "assistant", "content": f"I look up {name} next.", "tool_calls": [call]},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": name, "content": cut(topics[name], 100)},
         ]
         requests.append(Request(tuple(messages), HONESTY))

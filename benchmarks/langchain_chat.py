@@ -26,7 +26,7 @@ def chat_hugging_face(source: Source) -> Contender:
 
     def answer(request: Request, tokens: int) -> int:
         options = {"max_new_tokens": tokens, "do_sample": False, "return_full_text": False}
-        chat.invoke(as_text(request.messages), pipeline_kwargs=options)
+        chat.invoke(list(map(dict, as_text(request.messages))), pipeline_kwargs=options)
         return tokens  # it does not tell; the model has no end-of-sequence token
 
     return one_after_the_other(answer)
@@ -39,7 +39,7 @@ def chat_sda(source: Source) -> Contender:
     chat = _chat_sda(source)
 
     def answer(request: Request, tokens: int) -> int:
-        return _decoded(chat.invoke(list(request.messages), alignment=alignment(request), max_tokens=tokens))
+        return _decoded(chat.invoke(list(map(dict, request.messages)), alignment=alignment(request), max_tokens=tokens))
 
     return one_after_the_other(answer)
 
@@ -54,7 +54,7 @@ def chat_sda_batch(source: Source) -> Contender:
         gc.collect()
         start = time.perf_counter()
         answers = chat.batch(
-            [list(request.messages) for request in requests],
+            [list(map(dict, request.messages)) for request in requests],
             [
                 {"configurable": {"sda_alignment": alignment(request)}, "max_concurrency": len(requests)}
                 for request in requests

@@ -125,8 +125,8 @@ def _turn_as_text(message: Message) -> Message:
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
     calls = message.get("tool_calls", ())
     assert isinstance(calls, Sequence)
-    lines = [str(message["content"]), *map(_call_as_text, calls)]
-    return {"role": message["role"], "content": "\n".join(lines)}
+    lines = (str(message["content"]), *map(_call_as_text, calls))
+    return {"role": message["role"], "content": "\n".join(line for line in lines if line)}
 
 
 def _call_as_text(call: Mapping[str, object]) -> str:

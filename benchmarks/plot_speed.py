@@ -1,6 +1,8 @@
 """Draw what speed.py kept: how many times as fast as plain `generate` each contender is.
 
 python benchmarks/plot_speed.py FILE.json FILE.svg
+
+`python benchmarks/speed.py --save FILE.json` keeps the figures.
 """
 
 import sys
@@ -38,14 +40,25 @@ def plot(results: Sequence[Result], path: Path) -> None:
         for result in (result for result in shown if result.case == case):
             times = plain / result.seconds_per_token
             axes.barh(place, times, height=BAR, color=OURS_COLOUR if is_sda(result) else PEER_COLOUR)
-            axes.text(times, place, f" {times:.2f}", va="center", fontsize=8, color=TEXT_COLOUR)
+            axes.annotate(
+                f"{times:.2f}",
+                (times, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=TEXT_COLOUR,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
             labels[place] = result.contender
             place += 1
         place += GAP
     axes.axvline(1, color=TEXT_COLOUR, linewidth=1, linestyle="--", zorder=0)
     axes.set_yticks(list(labels), list(labels.values()), fontsize=8)
     axes.set_ylim(place - GAP, -1.6)
-    axes.set_xlabel("times as fast as transformers' generate with one context (dashed line), higher is better")
+    axes.set_xlabel(
+        "times as fast as transformers' generate with one context (dashed line), higher is better", fontsize=9
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +20,7 @@ class Result:
         is_ours: whether the case's other contenders are compared with this one.
         is_plain: whether the plot calls this one 1.
         first_token: whether the figure is the time to the first token.
-        tokens: decoded tokens of all requests of one run, the median.
-        base_tokens: tokens of base responses beside them.
-        seconds: of each repetition.
-        seconds_per_token: the median.
+        samples: its repetitions.
         peak: peak of the resident set, MB, if it was measured.
     """
 
@@ -32,26 +29,25 @@ class Result:
     is_ours: bool
     is_plain: bool
     first_token: bool
-    tokens: float
-    base_tokens: float
-    seconds: tuple[float, ...]
-    seconds_per_token: float
+    samples: tuple[Sample, ...]
     peak: float | None = None
+
+    @property
+    def seconds_per_token(self) -> float:
+        """The median."""
+        return statistics.median(sample.seconds / sum(sample.tokens) for sample in self.samples)
+
+    @property
+    def tokens(self) -> str:
+        """Decoded tokens of all requests of one run, and those of base responses beside them; medians."""
+        decoded = statistics.median(sum(sample.tokens) for sample in self.samples)
+        hidden = statistics.median(sample.base_tokens for sample in self.samples)
+        return f"{decoded:g}" + (f" (+ {hidden:g})" if hidden else "")
 
     @property
     def speed(self) -> str:
         """Tokens per second, or seconds to the first token."""
         return f"{self.seconds_per_token:.3f} s" if self.first_token else f"{1 / self.seconds_per_token:.1f} tokens/s"
-
-
-def medians(samples: Sequence[Sample]) -> Mapping[str, object]:
-    """The figures of a Result that come from its repetitions."""
-    return {
-        "tokens": statistics.median(sum(sample.tokens) for sample in samples),
-        "base_tokens": statistics.median(sample.base_tokens for sample in samples),
-        "seconds": tuple(sample.seconds for sample in samples),
-        "seconds_per_token": statistics.median(sample.seconds / sum(sample.tokens) for sample in samples),
-    }
 
 
 def table_rows(results: Sequence[Result]) -> list[list[str]]:
@@ -61,7 +57,7 @@ def table_rows(results: Sequence[Result]) -> list[list[str]]:
         [
             result.case if result.is_ours else "",
             result.contender,
-            f"{result.tokens:g}" + (f" (+ {result.base_tokens:g})" if result.base_tokens else ""),
+            result.tokens,
             result.speed,
             "" if result.is_ours else f"{result.seconds_per_token / ours[result.case]:.2f}",
             "" if result.peak is None else f"{result.peak:.0f}",
@@ -78,4 +74,6 @@ def save(path: Path, machine: str, results: Sequence[Result]) -> None:
 def load(path: Path) -> tuple[str, list[Result]]:
     """The machine and the results of a file."""
     saved = json.loads(path.read_text())
-    return saved["machine"], [Result(**{**row, "seconds": tuple(row["seconds"])}) for row in saved["results"]]
+    return saved["machine"], [
+        Result(**{**row, "samples": tuple(Sample(**sample) for sample in row["samples"])}) for row in saved["results"]
+    ]

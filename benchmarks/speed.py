@@ -7,8 +7,8 @@ Peers are transformers' `generate` (plain, with guidance_scale, with prompt look
 token, ChatHuggingFace and HuggingFaceLLM. All have the same weights in the same dtype, decode greedily, and decode as
 many tokens as ours did just before; where answers of ours end early, the figures are per token. The contenders of a
 case take turns, so that drift hits all alike; figures are medians after one warm-up, and the ratios are what to
-compare. Every run has prompts that nobody has seen (cases.py), but for the default system turn of the chat template.
-Only the second question of the first-token case and the turns of the agent loop repeat what came before them.
+compare. Every run has prompts that nobody has seen (cases.py), but for the thirty tokens or so that the chat template
+puts first. Only the second question of the first-token case and the turns of the agent loop repeat what came before.
 
 Steered answers have the strength 1, which is guidance_scale=2. `generate`, ChatHuggingFace and HuggingFaceLLM answer
 from the base context alone, unsteered. They have no end-of-sequence token, so they decode on behind the answer.
@@ -26,7 +26,7 @@ from contenders import Contender, Request, Sample, Source, build
 from memory import measure_peak
 from ours import check_prompts
 from plot_speed import plot
-from results import COLUMNS, Result, medians, save, table_rows
+from results import COLUMNS, Result, save, table_rows
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from texts import quiet, text_cutter
@@ -93,8 +93,8 @@ def measure_case(name: str, source: Source, marks: Iterator[str], arguments: arg
             is_ours=contender == case.ours,
             is_plain=contender == case.plain,
             first_token=case.first_token,
+            samples=tuple(samples[contender] for samples in taken[1:]),  # the first round warms up
             peak=peaks.get(contender),
-            **medians([samples[contender] for samples in taken[1:]]),  # the first round warms up
         )
         for contender in contenders
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import random
 import sys
 import threading
@@ -12,12 +13,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 from langchain_core.messages import HumanMessage
 from llama_index.core.llms import ChatMessage
 
 from sda_engine import Alignment, Completion, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.decoding.rows import Row
-from sda_engine.errors import EvaluationError, SDAError
+from sda_engine.errors import EvaluationError, NumericalError, SDAError
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from sda_integrations.langchain import ChatSDA
@@ -34,6 +36,7 @@ ALIGNMENTS = (
     Alignment(avoid="be rude", name="not rude"),
 )
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}, "n": {"type": "integer"}}, "required": ["yes"]}
+GREEDY = Sampling(temperature=0, max_new_tokens=10)
 REQUESTS, CANCELLED = 32, 8
 QUICK = range(10)  # of the 100 seeds that we promise
 
@@ -341,6 +344,54 @@ async def test_a_request_that_is_cancelled_at_any_moment_frees_its_rows_without_
             gc.enable()
         assert outcomes[False] > 25
         assert count_rows() == before
+
+
+POISON = "z"  # a letter that nobody else uses
+
+
+async def ask_beside_seven_others(engine: SteeringEngine, poisoned: Ask) -> BaseException:
+    """The error of one request; seven more at the same time, and one after it, answer what they answer alone."""
+    asks = [Ask(f"question {number}", ALIGNMENTS[number % 5], sampling=GREEDY) for number in range(7)]
+    alone = Alone(tiny_model(), tiny_tokenizer())
+    for _ in range(3):
+        tasks = [engine.agenerate(**ask.arguments()) for ask in (*asks[:3], poisoned, *asks[3:])]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        error = results.pop(3)
+        for ask, completion in zip(asks, results, strict=True):
+            check_same(completion, alone.answer(ask))
+        alignment = poisoned.alignment and poisoned.alignment.replace(POISON, "x")
+        begins_alike = Ask(poisoned.text.replace(POISON, "x"), alignment, sampling=GREEDY)
+        check_same(await engine.agenerate(**begins_alike.arguments()), alone.answer(begins_alike))
+    assert isinstance(error, SDAError)
+    check_nothing_is_left(engine)
+    return error
+
+
+@pytest.mark.parametrize("alignment", [None, "be kind", f"be a {POISON}"])
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("CUDA out of memory")])
+async def test_a_forward_pass_that_fails_on_one_request_fails_that_one_alone(alignment, error):
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        (poison,) = engine.encode(POISON)
+
+        def fail(module, args, kwargs):
+            if (kwargs["input_ids"] == poison).any():
+                raise error
+
+        engine.model.register_forward_pre_hook(fail, with_kwargs=True)
+        text = "question 3" if alignment and POISON in alignment else f"question 3 {POISON}"
+        raised = await ask_beside_seven_others(engine, Ask(text, alignment, sampling=GREEDY))
+        assert raised.__cause__ is error
+
+
+@pytest.mark.parametrize("alignment", [None, "be kind", f"be a {POISON}"])
+async def test_nan_in_one_request_fails_that_one_alone_and_is_not_stored(alignment):
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        (poison,) = engine.encode(POISON)
+        with torch.no_grad():
+            engine.model.model.embed_tokens.weight[poison] = math.nan
+        text = "question 3" if alignment and POISON in alignment else f"question 3 {POISON}"
+        raised = await ask_beside_seven_others(engine, Ask(text, alignment, sampling=GREEDY))
+        assert isinstance(raised, NumericalError)
 
 
 @pytest.mark.parametrize("stage", ["the evaluator", "decoding"])

@@ -17,6 +17,7 @@ from sda_engine.gguf_conversion import cache_folder, converted_folder
 from sda_engine.models import ModelSettings, load_model, resolve_device, resolve_dtype
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.sda_engine.decoding.architectures import tiny
 
 CPU = torch.device("cpu")
 
@@ -201,3 +202,23 @@ def test_a_failing_conversion_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ModelLoadError, match=r"broken\.gguf"):
         load_model(ModelSettings(model=str(gguf)))
     assert [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()] == []
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "llama"])
+def test_a_longrope_model_has_the_context_window_it_was_first_trained_with(model_type):
+    """Beyond it the frequencies of all positions change, in every row of a forward pass."""
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    original = {"original_max_position_embeddings": 64}
+    if model_type == "phi3":  # whose config has it a second time, which counts
+        model = tiny("phi3", rope_parameters=rope, **original)
+    else:
+        model = tiny("llama", rope_parameters={**rope, **original, "factor": 4.0})
+    assert model.config.max_position_embeddings == 256
+    with SteeringEngine(model, tiny_tokenizer()) as engine:
+        assert engine.context_window == 64
+
+
+def test_other_scaled_positions_have_the_whole_context_window():
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    with SteeringEngine(tiny("llama", rope_parameters=rope), tiny_tokenizer()) as engine:
+        assert engine.context_window == 256

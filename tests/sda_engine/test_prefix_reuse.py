@@ -238,6 +238,22 @@ def test_a_base_response_and_the_steered_answer_share_their_prompt_within_one_re
         assert done.usage.base_response_tokens == 8
         prompts = len(base) + len(other) - common(base, other)
         assert tokens <= prompts + 7 + 2 * 8 + 2 * 7
+        with counting_engine(WITHOUT) as other_engine:  # which never has a base response in its rows
+            direct = Steering(amplification=done.amplification)
+            expected, _ = other_engine.of(ask("who?"), KIND, steering=direct, sampling=GREEDY)
+        assert done.token_ids == expected.token_ids
+        assert done.trace.divergence == pytest.approx(expected.trace.divergence, abs=1e-4)
+
+
+def test_the_score_of_a_base_response_that_fits_a_pass_takes_one_pass():
+    passes: list[int] = []
+    sampling = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=300)
+    with counting_engine() as counting:
+        counting.engine.model.register_forward_hook(lambda *_: passes.append(1))
+        steering = Steering(evaluator=ContrastiveEvaluator())
+        done = counting.engine.generate(user("x"), KIND, steering=steering, sampling=sampling)
+    assert done.usage.base_response_tokens == done.usage.completion_tokens == 300
+    assert len(passes) <= 2 + 299 + 1 + 299, "two for the prompts, and one for the score"
 
 
 def test_a_plain_question_after_a_score_guided_one_forwards_one_token_of_the_prompt():

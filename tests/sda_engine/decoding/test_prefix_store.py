@@ -186,11 +186,11 @@ def test_a_match_is_no_use():
 
 def test_a_prefix_that_others_go_on_from_outlives_them():
     store = filled(10, [1, 1, 2], [1, 1, 3])
-    store.shrink(3)
+    store.resize(3)
     assert [store.match(ids) for ids in ([1, 1, 2], [1, 1, 3])] == [2, 3]
-    store.shrink(2)
+    store.resize(2)
     assert store.match([1, 1, 3]) == store.tokens == 2
-    store.shrink(1)
+    store.resize(1)
     assert store.tokens == 0
 
 
@@ -220,12 +220,16 @@ def test_a_store_of_no_tokens_stores_nothing():
     assert store.tokens == store.match([1, 2, 3]) == 0
 
 
-def test_the_capacity_is_the_same_after_shrinking():
+def test_resizing_evicts_at_once_and_sets_the_capacity_from_then_on():
     store = filled(4, [1, 1], [2, 2])
-    store.shrink(2)
+    store.resize(2)
     assert [store.match(ids) for ids in ([1, 1], [2, 2])] == [0, 2]
     insert(store, [3, 3])
-    assert store.tokens == 4
+    assert [store.match(ids) for ids in ([2, 2], [3, 3])] == [0, 2]
+    store.resize(6)
+    assert store.tokens == 2
+    insert(store, [4, 4, 4])
+    assert [store.match(ids) for ids in ([3, 3], [4, 4, 4])] == [2, 3]
 
 
 def test_clearing_evicts_everything():
@@ -242,7 +246,7 @@ def test_what_is_evicted_is_freed_at_once():
     held = [weakref.ref(state) for node in nodes_of(store) for layer in node.states for state in layer]
     gc.disable()
     try:
-        store.shrink(3)
+        store.resize(3)
         assert sum(state() is not None for state in held) == 2 * 2 * len(LAYERS)  # of [1, 1] and of [4]
         del store
         assert all(state() is None for state in held)
@@ -305,17 +309,21 @@ class Oracle:
     def insert(self, ids):
         held = ids[: self.match(ids)]
         added = min(len(ids), self.max_tokens) - len(held)
-        if added == 0:
+        if added <= 0:
             self.use(held)
             return
         if held:
             self.used.setdefault(held, 0)
             self.use(held)
-        self.shrink(self.max_tokens - added)
+        self.evict_to(self.max_tokens - added)
         self.used[ids[: len(held) + added]] = -1
         self.use(ids[: len(held) + added])
 
-    def shrink(self, max_tokens):
+    def resize(self, max_tokens):
+        self.max_tokens = max_tokens
+        self.evict_to(max_tokens)
+
+    def evict_to(self, max_tokens):
         while len(self.prefixes()) > max_tokens:
             leaves = [end for end in self.used if sum(other[: len(end)] == end for other in self.used) == 1]
             del self.used[min(leaves, key=self.used.__getitem__)]
@@ -325,7 +333,7 @@ TOKENS = st.lists(st.integers(0, 2), max_size=9).map(tuple)
 STEPS = st.one_of(
     st.tuples(st.just("insert"), TOKENS),
     st.tuples(st.just("read"), TOKENS, st.floats(0, 1)),
-    st.tuples(st.just("shrink"), st.integers(0, 25)),
+    st.tuples(st.just("resize"), st.integers(0, 25)),
 )
 
 
@@ -336,14 +344,14 @@ def test_any_sequence_of_uses_leaves_what_a_plain_list_of_prefixes_would_hold(ma
         if kind == "insert":
             insert(store, argument)
             oracle.insert(argument)
-        elif kind == "shrink":
-            store.shrink(argument)
-            oracle.shrink(argument)
+        elif kind == "resize":
+            store.resize(argument)
+            oracle.resize(argument)
         else:
             length = round(share[0] * store.match(argument))
             assert_reads(store, argument, length)
             oracle.use(argument[:length])
-        assert store.tokens == len(oracle.prefixes()) <= max_tokens
+        assert store.tokens == len(oracle.prefixes()) <= oracle.max_tokens
         assert [store.match(ids) for ids in probes] == [oracle.match(ids) for ids in probes]
         assert_accounts_are_exact(store)
     for prefix in oracle.prefixes():

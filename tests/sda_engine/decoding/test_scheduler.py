@@ -3,44 +3,39 @@ import gc
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 
 import pytest
 
+from sda_engine import EngineSettings
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.scheduler import _MOST_AT_ONCE, Scheduler
-from sda_engine.decoding.tasks import Finished, Task
-from sda_engine.errors import EngineClosedError, RequestTimeoutError, SDAError
+from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.tasks import Finished, Token
+from sda_engine.errors import CapacityError, EngineClosedError, QueueFullError, RequestTimeoutError, SDAError
 from sda_engine.testing import tiny_model
+from tests.sda_engine.decoding.greedy import POISON, Greedy, greedy_alone, make_prompt
+
+ENDLESS = 100_000
 
 
-class Steps(Task):
-    """A task of a given number of steps that logs what happens to it."""
-
-    def __init__(self, name, log, steps=3, gate=None, error=None):
-        super().__init__()
-        self.name, self.log, self.left, self.gate, self.error = name, log, steps, gate, error
-
-    def begin(self, runner):
-        self.log.append((self.name, "begin"))
-
-    def step(self, runner):
-        if self.gate is not None:
-            self.gate.wait(10)
-        if self.error is not None:
-            raise self.error
-        self.log.append((self.name, "step"))
-        self.left -= 1
-        return self.left == 0
-
-    def finish(self):
-        self.log.append((self.name, "cancelled" if self.cancelled else "finished"))
+def make_scheduler(model=None, cache_tokens=10**9, **settings):
+    return Scheduler(ModelRunner(model or tiny_model()), EngineSettings(**settings), cache_tokens)
 
 
 @pytest.fixture
 def scheduler():
-    scheduler = Scheduler(ModelRunner(tiny_model()))
+    scheduler = make_scheduler()
     yield scheduler
     scheduler.close()
+
+
+@contextmanager
+def closing_scheduler(*args, **settings):
+    scheduler = make_scheduler(*args, **settings)
+    try:
+        yield scheduler
+    finally:
+        scheduler.close()
 
 
 def drain(scheduler, task, deadline=None):
@@ -54,93 +49,225 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def start(scheduler, log, names, steps):
-    """Threads that drain a task each, queued in this order behind one that waits at its gate."""
-    gate = threading.Event()
-    blocker = threading.Thread(target=drain, args=(scheduler, Steps("first", log, 1, gate)))
-    blocker.start()
-    wait_for(lambda: ("first", "begin") in log)
-    threads = [blocker]
-    for waiting, name in enumerate(names, start=1):
-        threads.append(threading.Thread(target=drain, args=(scheduler, Steps(name, log, steps))))
-        threads[-1].start()
-        wait_for(lambda waiting=waiting: scheduler._worker._inbox.qsize() == waiting)
-    gate.set()
-    for thread in threads:
-        thread.join(10)
+class Consumers:
+    """Threads that drain a task each, and what became of it."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.outcomes = {}
+        self.threads = []
+
+    def run(self, *tasks):
+        """Start with tasks in this order."""
+        for task in tasks:
+            thread = threading.Thread(target=self._drain, args=(task,))
+            self.threads.append(thread)
+            before = len(self.scheduler._worker._waiting)
+            thread.start()
+            if self.gate_is_closed:
+                wait_for(lambda before=before: len(self.scheduler._worker._waiting) == before + 1)
+
+    def _drain(self, task):
+        try:
+            self.outcomes[task.name] = drain(self.scheduler, task)
+        except SDAError as error:
+            self.outcomes[task.name] = error
+
+    gate_is_closed = False
+
+    @contextmanager
+    def behind_a_gate(self, log, **settings):
+        """Within the block a task stops the worker, and others queue; after it all have ended."""
+        gate = threading.Event()
+        self.run(Greedy("first", log, gate=gate, **{"steps": 1, **settings}))
+        wait_for(lambda: ("first", "begin") in log)
+        self.gate_is_closed = True
+        try:
+            yield
+        finally:
+            gate.set()
+            self.join()
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
-def test_tasks_begin_in_the_order_they_came_and_take_turns(scheduler):
-    log = []
-    start(scheduler, log, ("second", "third", "fourth"), steps=2)
-    assert [name for name, what in log if what == "begin"] == ["first", "second", "third", "fourth"]
-    turns = [name for name, what in log if what == "step" and name != "first"]
-    assert turns == ["second", "third", "fourth"] * 2
+def names(log, what):
+    return [name for name, happened in log if happened == what]
 
 
-def test_what_comes_while_as_many_run_as_may_waits_until_one_has_ended(scheduler):
-    log = []
-    names = [f"task {number}" for number in range(_MOST_AT_ONCE + 2)]
-    start(scheduler, log, names, steps=3)
-    running = set()
+# --- who runs when
+
+
+def test_a_task_tells_each_token_and_its_end(scheduler):
+    task = Greedy(steps=3)
+    *tokens, end = drain(scheduler, task)
+    assert end == Finished()
+    assert all(isinstance(event, Token) for event in tokens)
+    assert [event.decoded.token_id for event in tokens] == task.tokens
+    assert task.tokens == greedy_alone(tiny_model(), task.prompt.contexts, 3)
+
+
+def test_tasks_join_in_the_order_they_came_and_share_every_pass(scheduler):
+    log, consumers = [], Consumers(scheduler)
+    with consumers.behind_a_gate(log):
+        consumers.run(*(Greedy(name, log, steps=3) for name in ("second", "third", "fourth")))
+    assert names(log, "begin") == ["first", "second", "third", "fourth"]
+    assert names(log, "token") == ["first", *["second", "third", "fourth"] * 3]
+    assert names(log, "finished") == ["first", "second", "third", "fourth"]
+
+
+def test_tasks_that_go_on_with_a_request_come_before_new_ones_in_their_own_order():
+    with closing_scheduler(max_rows=3) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        with consumers.behind_a_gate(log, prompt=make_prompt(tails=(2, 2, 2))):
+            consumers.run(
+                Greedy("new", log),
+                Greedy("another", log),
+                Greedy("goes on", log, continues=True),
+                Greedy("goes on too", log, continues=True),
+            )
+    assert names(log, "begin") == ["first", "goes on", "goes on too", "new", "another"]
+
+
+@pytest.mark.parametrize(("rows", "most_at_once"), [(1, 5), (2, 2), (3, 1)])
+def test_no_more_rows_run_than_may(rows, most_at_once):
+    with closing_scheduler(max_rows=5) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        waiting = [f"task {number}" for number in range(8)]
+        with consumers.behind_a_gate(log):
+            consumers.run(*(Greedy(name, log, prompt=make_prompt(tails=(2,) * rows)) for name in waiting))
+    running, most = set(), 0
     for name, what in log:
         if what == "begin":
             running.add(name)
         elif what == "finished":
             running.remove(name)
-        assert len(running) <= _MOST_AT_ONCE
-    assert [name for name, what in log if what == "finished"] == ["first", *names]
+        most = max(most, len(running))
+    assert most == most_at_once
+    assert names(log, "finished") == ["first", *waiting]
 
 
-def test_closing_the_events_cancels_the_task_and_the_next_one_runs(scheduler):
-    log, gate = [], threading.Event()
-    task = Steps("first", log, steps=10**9)
-    events = scheduler.events(task)
-    starter = threading.Thread(target=lambda: next(events, None))
-    starter.start()
-    wait_for(lambda: len(log) > 3)
-    task.cancel()
-    starter.join(10)
-    assert log[-1] == ("first", "cancelled")
-    gate.set()
-    drain(scheduler, Steps("second", log, 1, gate))
-    assert log[-1] == ("second", "finished")
+# --- what is too much
 
 
-def test_an_error_in_a_task_reaches_its_consumer_alone(scheduler):
+def test_one_request_more_than_may_run_and_wait_is_refused_at_once():
+    with closing_scheduler(max_requests=2) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        with consumers.behind_a_gate(log):
+            consumers.run(Greedy("second", log))
+            with pytest.raises(QueueFullError, match=r"2 requests.*max_requests"):
+                scheduler.submit(Greedy("third", log))
+            consumers.run(Greedy("goes on", log, continues=True))  # that one has been taken on already
+        assert sorted(names(log, "finished")) == ["first", "goes on", "second"]
+        assert drain(scheduler, Greedy("third", log))[-1] == Finished()
+
+
+def test_requests_that_were_cancelled_do_not_count():
+    with closing_scheduler(max_requests=2) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        with consumers.behind_a_gate(log):
+            second = Greedy("second", log)
+            consumers.run(second)
+            second.cancel()
+            consumers.run(Greedy("third", log))
+    assert log[-1] == ("third", "finished")
+    assert names(log, "cancelled") == ["second"]
+
+
+def test_a_request_larger_than_the_memory_is_refused_at_once():
+    with closing_scheduler(cache_tokens=29) as scheduler:
+        with pytest.raises(CapacityError, match=r"30 tokens.*may hold 29.*cache_tokens"):
+            scheduler.submit(Greedy(prompt=make_prompt(shared=5, tails=(5, 5), max_new_tokens=5)))
+        assert drain(scheduler, Greedy(prompt=make_prompt(shared=5, tails=(4, 4), max_new_tokens=5)))[-1] == Finished()
+
+
+def test_a_task_waits_until_the_memory_of_a_request_between_two_tasks_is_released():
+    with closing_scheduler(cache_tokens=30) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        first = Greedy("first", log, prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
+        drain(scheduler, first)
+        consumers.run(Greedy("second", log, prompt=make_prompt(max_new_tokens=15)))
+        time.sleep(0.1)
+        assert names(log, "begin") == ["first"]
+        consumers.run(Greedy("goes on", log, prompt=first.prompt, continues=True))  # this one has its memory already
+        consumers.join()
+        assert names(log, "begin") == ["first", "goes on", "second"]
+
+
+def test_a_request_that_is_forgotten_between_two_tasks_gives_its_memory_back():
+    with closing_scheduler(cache_tokens=30) as scheduler:
+        first = Greedy(prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
+        drain(scheduler, first)
+        del first
+        assert drain(scheduler, Greedy(prompt=make_prompt(max_new_tokens=15)))[-1] == Finished()
+
+
+def test_a_cancelled_task_at_the_head_of_the_queue_does_not_block_those_behind_it():
+    with closing_scheduler(cache_tokens=30) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        keeper = Greedy("first", log, prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
+        drain(scheduler, keeper)
+        large = Greedy("large", log, prompt=make_prompt(max_new_tokens=15))
+        consumers.run(large)
+        wait_for(lambda: large in scheduler._worker._waiting)
+        consumers.run(Greedy("small", log, prompt=make_prompt(max_new_tokens=5)))
+        time.sleep(0.1)
+        assert names(log, "begin") == ["first"]
+        large.cancel()
+        consumers.join()
+        assert names(log, "begin") == ["first", "small"]
+        assert consumers.outcomes["large"] == [Finished()]
+        assert large.prompt.released
+
+
+# --- who stops
+
+
+def test_closing_the_events_cancels_the_task_and_frees_its_rows(scheduler):
     log = []
-    error = SDAError("broken")
-    with pytest.raises(SDAError, match="broken"):
-        drain(scheduler, Steps("first", log, error=error))
-    with pytest.raises(SDAError, match="Decoding failed: ZeroDivisionError: oops") as raised:
-        drain(scheduler, Steps("second", log, error=ZeroDivisionError("oops")))
-    assert isinstance(raised.value.__cause__, ZeroDivisionError)
-    assert drain(scheduler, Steps("third", log)) == [Finished()]
+    task = Greedy("first", log, steps=ENDLESS, prompt=make_prompt())
+    events = scheduler.events(task)
+    next(events)
+    events.close()
+    wait_for(lambda: ("first", "cancelled") in log)
+    assert task.prompt.released
+    assert drain(scheduler, Greedy("second", log))[-1] == Finished()
 
 
 def test_a_deadline_raises_and_cancels(scheduler):
-    log, gate = [], threading.Event()
-    task = Steps("first", log, 5, gate)
+    log = []
+    task = Greedy("first", log, steps=ENDLESS, prompt=make_prompt())
     with pytest.raises(RequestTimeoutError, match="timeout"):
         drain(scheduler, task, time.monotonic() + 0.05)
     assert task.cancelled
-    gate.set()
     wait_for(lambda: ("first", "cancelled") in log)
 
 
 async def test_a_deadline_in_an_event_loop_raises_and_cancels(scheduler):
-    gate = threading.Event()
-    task = Steps("first", [], 5, gate)
-    with pytest.raises(RequestTimeoutError):
+    log = []
+    task = Greedy("first", log, steps=ENDLESS, prompt=make_prompt())
+    with pytest.raises(RequestTimeoutError, match="timeout"):
         async for _ in scheduler.aevents(task, time.monotonic() + 0.05):
             pass
     assert task.cancelled
-    gate.set()
+    while ("first", "cancelled") not in log:
+        await asyncio.sleep(0.001)
+
+
+def test_a_deadline_counts_while_a_task_waits(scheduler):
+    log, consumers = [], Consumers(scheduler)
+    with consumers.behind_a_gate(log), pytest.raises(RequestTimeoutError):
+        drain(scheduler, Greedy("second", log), time.monotonic() + 0.05)
+    wait_for(lambda: names(log, "cancelled") == ["second"])
+    assert names(log, "begin") == ["first"]
 
 
 async def test_the_event_loop_goes_on_while_a_task_runs_and_cancelling_stops_the_task(scheduler):
-    log, gate = [], threading.Event()
-    task = Steps("first", log, 5, gate)
+    log = []
+    task = Greedy("first", log, steps=ENDLESS, prompt=make_prompt())
 
     async def consume():
         async for _ in scheduler.aevents(task):
@@ -156,58 +283,63 @@ async def test_the_event_loop_goes_on_while_a_task_runs_and_cancelling_stops_the
     with pytest.raises(asyncio.CancelledError):
         await consumer
     assert task.cancelled
-    gate.set()
+    while ("first", "cancelled") not in log:
+        await asyncio.sleep(0.001)
 
 
 def test_a_consumer_whose_event_loop_is_gone_does_not_kill_the_worker(scheduler):
     log, gate = [], threading.Event()
-    task = Steps("first", log, 2, gate)
+    task = Greedy("first", log, steps=ENDLESS, prompt=make_prompt(), gate=gate)
+    abandoned = []
 
     async def submit_and_leave():
         events = scheduler.aevents(task)
+        abandoned.append(events)
         starter = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0.01)
         starter.cancel()
 
     asyncio.run(submit_and_leave())
     gate.set()
-    assert drain(scheduler, Steps("second", log, 1)) == [Finished()]
+    assert drain(scheduler, Greedy("second", log))[-1] == Finished()
+    wait_for(lambda: ("first", "cancelled") in log)
 
 
-def test_closing_cancels_what_runs_and_refuses_what_waits_and_what_comes(scheduler):
-    log, gate = [], threading.Event()
-    outcomes = {}
-
-    def run(name, **kwargs):
-        try:
-            outcomes[name] = drain(scheduler, Steps(name, log, **kwargs))
-        except EngineClosedError as error:
-            outcomes[name] = error
-
-    threads = [threading.Thread(target=run, args=("running",), kwargs={"steps": 10**9, "gate": gate})]
-    threads[0].start()
+def test_closing_cancels_what_runs_and_refuses_what_waits_and_what_comes():
+    scheduler = make_scheduler(max_rows=3)
+    log, gate, consumers = [], threading.Event(), Consumers(scheduler)
+    running = Greedy("running", log, steps=ENDLESS, prompt=make_prompt(tails=(2, 2, 2)), gate=gate)
+    consumers.run(running)
     wait_for(lambda: ("running", "begin") in log)
-    for waiting in range(1, _MOST_AT_ONCE + 2):
-        threads.append(threading.Thread(target=run, args=(f"waiting {waiting}",)))
-        threads[-1].start()
-        wait_for(lambda waiting=waiting: scheduler._worker._inbox.qsize() == waiting)
+    consumers.gate_is_closed = True
+    waiting = [Greedy(f"waiting {number}", log) for number in range(3)]
+    consumers.run(*waiting)
     closer = threading.Thread(target=scheduler.close)
     closer.start()
     wait_for(lambda: scheduler._worker._closed)
     gate.set()
-    for thread in (*threads, closer):
-        thread.join(10)
-    assert outcomes["running"] == [Finished()]
+    closer.join(10)
+    consumers.join()
+    assert consumers.outcomes.pop("running")[-1] == Finished()
     assert ("running", "cancelled") in log
-    assert all(isinstance(outcomes[name], EngineClosedError) for name in outcomes if name != "running")
-    assert len(outcomes) == _MOST_AT_ONCE + 2
+    assert len(consumers.outcomes) == 3
+    assert all(isinstance(error, EngineClosedError) for error in consumers.outcomes.values())
+    assert all(task.prompt.released for task in (running, *waiting))
     with pytest.raises(EngineClosedError, match="load"):
-        drain(scheduler, Steps("late", log))
+        drain(scheduler, Greedy("late", log))
+    scheduler.close()  # once more does no harm
+
+
+def test_a_scheduler_that_never_ran_can_be_closed():
+    scheduler = make_scheduler()
+    scheduler.close()
+    with pytest.raises(EngineClosedError):
+        scheduler.submit(Greedy())
 
 
 def test_a_forgotten_scheduler_ends_its_thread():
-    scheduler = Scheduler(ModelRunner(tiny_model()))
-    drain(scheduler, Steps("only", []))
+    scheduler = make_scheduler()
+    drain(scheduler, Greedy())
     thread = scheduler._worker._thread
     gone = weakref.ref(scheduler)
     del scheduler
@@ -215,3 +347,78 @@ def test_a_forgotten_scheduler_ends_its_thread():
     assert gone() is None
     thread.join(10)
     assert not thread.is_alive()
+
+
+# --- who fails
+
+
+def test_an_error_in_a_task_reaches_its_consumer_alone(scheduler):
+    log, consumers = [], Consumers(scheduler)
+    broken, cause = SDAError("broken"), ZeroDivisionError("oops")
+    failing = [Greedy("broken", log, error=broken), Greedy("oops", log, error=cause)]
+    others = [Greedy(f"other {number}", log, steps=6, prompt=make_prompt(start=number)) for number in range(2)]
+    with consumers.behind_a_gate(log):
+        consumers.run(others[0], *failing, others[1])
+    assert consumers.outcomes["broken"] is broken
+    assert str(consumers.outcomes["oops"]) == "Decoding failed: ZeroDivisionError: oops"
+    assert consumers.outcomes["oops"].__cause__ is cause
+    assert all(task.prompt.released for task in failing)
+    for task in others:
+        assert consumers.outcomes[task.name][-1] == Finished()
+        assert task.tokens == greedy_alone(tiny_model(), task.prompt.contexts, 6)
+
+
+def test_an_error_while_a_result_is_made_reaches_the_consumer(scheduler):
+    class NoResult(Greedy):
+        def finish(self, store):
+            raise ZeroDivisionError("no result")
+
+    task = NoResult()
+    with pytest.raises(SDAError, match="no result"):
+        drain(scheduler, task)
+    assert task.prompt.released
+    assert drain(scheduler, Greedy())[-1] == Finished()
+
+
+def poison(model):
+    """Let every pass of a model fail that has a poisoned token in it."""
+
+    def check(module, args, kwargs):
+        if POISON in kwargs["input_ids"]:
+            raise MemoryError("poisoned")
+
+    return model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_pass_that_fails_for_one_task_fails_that_one_and_the_others_go_on_as_if_alone(architecture, rows):
+    model = tiny_model(architecture=architecture)
+    prompts = [make_prompt(shared=12, tails=(3, 5)[:rows], start=number) for number in range(4)]
+    expected = [greedy_alone(model, prompt.contexts, 8) for prompt in prompts]
+    with closing_scheduler(model) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        poison(model)
+        tasks = [Greedy(f"task {n}", log, steps=8, prompt=prompt) for n, prompt in enumerate(prompts)]
+        tasks[1].poisoned = True
+        with consumers.behind_a_gate(log):
+            consumers.run(*tasks)
+    assert str(consumers.outcomes["task 1"]) == "Decoding failed: MemoryError: poisoned"
+    assert tasks[1].prompt.released
+    assert tasks[1].tokens == expected[1][:1]
+    for number in (0, 2, 3):
+        assert tasks[number].tokens == expected[number]
+
+
+def test_a_prompt_that_fails_while_others_decode_fails_alone():
+    model = tiny_model()
+    with closing_scheduler(model) as scheduler:
+        log, consumers = [], Consumers(scheduler)
+        poison(model)
+        prompt = make_prompt()
+        object.__setattr__(prompt.contexts, "shared", (3, POISON, 5))
+        other = Greedy("other", log, steps=6)
+        with consumers.behind_a_gate(log):
+            consumers.run(other, Greedy("failing", log, prompt=prompt))
+    assert isinstance(consumers.outcomes["failing"], SDAError)
+    assert other.tokens == greedy_alone(tiny_model(), other.prompt.contexts, 6)

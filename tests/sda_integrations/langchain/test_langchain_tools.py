@@ -156,7 +156,8 @@ async def test_a_forced_call_is_valid_and_the_same_on_every_route(choice, route,
         jsonschema.validate(call["args"], {**PARAMETERS, "required": ["city"], "additionalProperties": False})
     assert (answer.text, answer.invalid_tool_calls) == ("", [])
     assert answer.response_metadata["finish_reason"] == "tool_calls"
-    assert answer.usage_metadata == whole.usage_metadata
+    known = {"input_token_details": {"cache_read": whole.usage_metadata["input_tokens"] - 1}}
+    assert answer.usage_metadata == whole.usage_metadata | known
 
 
 @pytest.mark.parametrize("route", ROUTES)

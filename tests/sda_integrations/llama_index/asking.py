@@ -47,9 +47,14 @@ def text_of(response):
 
 
 def passes_beside(engine, tokens=12):
-    """How many forward passes an engine makes for other requests during one of ours: it serves all in turns."""
-    passes = []
-    hook = engine.model.register_forward_hook(lambda *_: passes.append(1))
+    """How many forward passes of a request of ours some other request shares."""
+    shared = []
+
+    def look(model, args, given, output):
+        positions = given["position_ids"][0]  # those of a row follow one another
+        shared.append(bool((positions.diff() != 1).any()))
+
+    hook = engine.model.register_forward_hook(look, with_kwargs=True)
     engine.generate([{"role": "user", "content": "Are you busy?"}], sampling=Sampling(max_new_tokens=tokens))
     hook.remove()
-    return len(passes) - tokens
+    return sum(shared)

@@ -15,7 +15,7 @@ from sda_engine.errors import RequestTimeoutError, SDAError
 from sda_engine.testing import ScriptedEngine, call_text
 from sda_integrations.llama_index import SDALLM
 
-LONG = "Goethe wrote Faust. " * 40
+LONG = "Goethe wrote Faust. " + " ".join(str(number**3) for number in range(40))  # which cannot be guessed
 IN_HAND = 2  # passes that may still be made when a stream is closed
 PROMPT = PromptTemplate("Who wrote {work}?")
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}

@@ -1,0 +1,274 @@
+import pytest
+import torch
+
+from sda_engine import EngineSettings
+from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.running_batch import RunningBatch
+from sda_engine.decoding.tasks import Failed, Finished, Token
+from sda_engine.testing import tiny_model
+from tests.sda_engine.decoding.greedy import Greedy, greedy_alone, make_prompt
+
+ARCHITECTURES = pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+
+
+class Batch(RunningBatch):
+    """A running batch that remembers the size of each segment of each of its passes."""
+
+    def __init__(self, model=None, cache_tokens=10**6, **settings):
+        self.model = model or tiny_model()
+        runner = ModelRunner(self.model)
+        super().__init__(runner, EngineSettings(**settings), cache_tokens)
+        self.passes = []
+        forward = runner.forward
+
+        def counted(segments):
+            self.passes.append([len(segment.token_ids) for segment in segments])
+            return forward(segments)
+
+        runner.forward = counted
+
+    @torch.inference_mode()
+    def step(self):
+        super().step()
+
+    def run(self, *tasks):
+        """Run tasks that join as soon as there is room, until all have ended."""
+        waiting = list(tasks)
+        while waiting or self.tasks:
+            while waiting and self.has_room(waiting[0]):
+                self.add(waiting.pop(0))
+            assert self.tasks, "nothing runs, and nothing has room"
+            self.step()
+            yield
+
+
+def run(batch, *tasks):
+    for _ in batch.run(*tasks):
+        pass
+
+
+def connected(task):
+    """The task, and a list of its events."""
+    events = []
+    task.connect(events.append)
+    return task, events
+
+
+# --- passes
+
+
+def test_all_tasks_that_decode_share_every_pass():
+    batch = Batch()
+    run(batch, *(Greedy(prompt=make_prompt(start=start, tails=(2, 2))) for start in range(3)))
+    assert batch.passes == [[5] * 3, [2] * 3, [1] * 6, [1] * 6]
+
+
+@ARCHITECTURES
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_get_a_token_in_every_pass(architecture):
+    batch = Batch(tiny_model(architecture=architecture), prefill_chunk=16, prefix_cache=False)
+    decoding = [Greedy(steps=20, prompt=make_prompt(start=start, max_new_tokens=20)) for start in range(2)]
+    for task in decoding:
+        batch.add(task)
+    batch.step()  # their prompts
+    batch.passes.clear()
+    long = Greedy(prompt=make_prompt(shared=100, tails=(1,), start=5))
+    batch.add(long)
+    for number in range(1, 8):
+        batch.step()
+        assert [len(task.tokens) for task in decoding] == [1 + number] * 2
+        assert long.prefilling == (number < 7)
+    assert [sorted(sizes)[:2] for sizes in batch.passes] == [[1, 1]] * 7
+    assert [sum(sizes) - 2 for sizes in batch.passes] == [16] * 6 + [5]
+    run(batch)
+    for task in (*decoding, long):
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, task.steps)
+
+
+def test_prompts_are_prefilled_in_the_order_they_came_within_one_chunk():
+    batch = Batch(prefill_chunk=16, prefix_cache=False)
+    batch.add(Greedy(steps=20, prompt=make_prompt(max_new_tokens=20)))
+    batch.step()
+    batch.passes.clear()
+    for start in (1, 2, 3):
+        batch.add(Greedy(prompt=make_prompt(shared=0, tails=(12,), start=start)))
+    for _ in range(3):
+        batch.step()
+    assert batch.passes == [[1, 12, 4], [1, 1, 8, 8], [1, 1, 1, 4]]
+
+
+def test_prompts_that_nobody_waits_behind_are_prefilled_in_large_chunks():
+    batch = Batch(prefill_chunk=16)
+    run(batch, Greedy(prompt=make_prompt(shared=1500, tails=(1,)), steps=1))
+    assert batch.passes == [[1024], [477]]
+
+
+def test_a_chunk_may_be_set_larger_than_what_a_lone_prompt_gets():
+    batch = Batch(prefill_chunk=1200)
+    run(batch, Greedy(prompt=make_prompt(shared=1500, tails=(1,)), steps=1))
+    assert batch.passes == [[1200], [301]]
+
+
+@ARCHITECTURES
+def test_tasks_that_come_and_go_answer_what_they_answer_alone(architecture):
+    batch = Batch(tiny_model(architecture=architecture), max_rows=6, prefill_chunk=4)
+    tasks = [
+        Greedy(
+            steps=1 + start % 7,
+            prompt=make_prompt(shared=4 * start, tails=(1 + start, 2, 9)[: 1 + start % 3], start=start // 2),
+        )
+        for start in range(10)
+    ]
+    run(batch, *tasks)
+    for task in tasks:
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, task.steps)
+
+
+# --- proposals
+
+
+@pytest.mark.parametrize(
+    ("rows", "proposals"), [(1, 8), (2, 7), (3, 4), (4, 3), (5, 2), (6, 1), (8, 1), (9, 0), (16, 0), (40, 0)]
+)
+def test_proposals_are_given_only_where_few_rows_run(rows, proposals):
+    batch = Batch()
+    tasks = [Greedy(steps=2, prompt=make_prompt(start=start)) for start in range(rows)]
+    run(batch, *tasks)
+    assert [task.proposals for task in tasks] == [[proposals]] * rows
+
+
+@pytest.mark.parametrize("proposals", [0, 3, 64])
+def test_no_more_is_proposed_than_the_settings_allow(proposals):
+    task = Greedy(steps=2)
+    run(Batch(proposals=proposals), task)
+    assert task.proposals == [min(proposals, 15)]
+
+
+# --- rows and memory
+
+
+def test_a_task_joins_when_there_are_rows_and_memory_for_it():
+    batch = Batch(max_rows=3, cache_tokens=40)
+    two_rows = make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)  # 20 tokens
+    assert batch.has_room(Greedy(prompt=two_rows))
+    running = Greedy(prompt=two_rows, keeps_prompt=True)
+    batch.add(running)
+    assert not batch.has_room(Greedy(prompt=make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)))  # a fourth row
+    assert batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=10)))
+    assert not batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))
+    run(batch)
+    assert not batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))  # rows are kept
+    assert batch.has_room(Greedy(prompt=two_rows, continues=True))
+    two_rows.release()
+    assert batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=30)))
+
+
+def held_tokens(batch):
+    """Tokens whose states are held, by the buffers of rows and by the store itself."""
+    rows = [row for prompt in batch._prompts for row in prompt._rows.values()]
+    per_token = batch._runner.bytes_per_token
+    buffers = sum(buffer.nbytes for row in rows for buffer in (*row._keys, *row._values))
+    nodes = batch._store._parents
+    stored = sum(state.nbytes for node in nodes for layer in node.states for state in layer)
+    assert stored == batch._store.tokens * per_token
+    return (buffers + stored) / per_token
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("cache_tokens", [120, 200, 400])
+def test_rows_and_stored_prefixes_never_take_more_than_they_may(monkeypatch, architecture, cache_tokens):
+    batch = Batch(tiny_model(architecture=architecture), cache_tokens=cache_tokens, prefill_chunk=8)
+    most = []
+    insert = batch._store.insert
+
+    def checked_insert(*args):  # prompts complete while the rows of all are held
+        insert(*args)
+        most.append(held_tokens(batch))
+        assert batch._held() + batch._store.tokens <= cache_tokens
+
+    monkeypatch.setattr(batch._store, "insert", checked_insert)
+    tasks = [
+        Greedy(
+            steps=1 + start % 5,
+            prompt=make_prompt(shared=start % 11, tails=(1 + start, 3)[: 1 + start % 2], start=start % 5),
+        )
+        for start in range(30)
+    ]
+    for _ in batch.run(*tasks):
+        most.append(held_tokens(batch))
+        assert batch._held() + batch._store.tokens <= cache_tokens
+    assert max(most) <= cache_tokens
+    assert max(most) > cache_tokens / 2  # it makes use of it
+    assert batch._held() == 0
+    assert 0 < batch._store.tokens <= cache_tokens // 2
+
+
+def test_stored_prefixes_make_room_for_rows_as_soon_as_a_task_joins():
+    batch = Batch(cache_tokens=100)
+    run(batch, Greedy(prompt=make_prompt(shared=40, tails=(8,), max_new_tokens=3)))
+    assert batch._store.tokens == 49  # the request's own 51 counted while its rows went in
+    batch.add(Greedy(prompt=make_prompt(shared=60, tails=(8,), max_new_tokens=12, start=3)))
+    assert batch._store.tokens <= 20
+
+
+def test_without_a_prefix_cache_nothing_is_stored():
+    batch = Batch(prefix_cache=False)
+    run(batch, Greedy(), Greedy())
+    assert batch._store.tokens == 0
+
+
+def test_clearing_forgets_the_stored_prefixes():
+    batch = Batch()
+    run(batch, Greedy())
+    assert batch._store.tokens > 0
+    batch.clear()
+    assert batch._store.tokens == 0
+
+
+# --- ends
+
+
+def test_the_last_event_of_a_task_is_finished_or_failed():
+    batch = Batch()
+    good, good_events = connected(Greedy(steps=3))
+    bad, bad_events = connected(Greedy(error=ZeroDivisionError("oops")))
+    run(batch, good, bad)
+    assert [type(event) for event in good_events] == [Token, Token, Token, Finished]
+    assert [type(event) for event in bad_events] == [Token, Failed]
+    assert good.prompt.released
+    assert bad.prompt.released
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 3])
+def test_a_cancelled_task_ends_before_the_next_pass(steps_before):
+    batch = Batch(prefill_chunk=8)
+    other = Greedy(steps=6, prompt=make_prompt(start=2))
+    task, events = connected(Greedy(steps=50, prompt=make_prompt(shared=10, max_new_tokens=50)))
+    batch.add(other)
+    batch.add(task)
+    for _ in range(steps_before):
+        batch.step()
+    task.cancel()
+    passes = len(batch.passes)
+    batch.step()
+    assert events[-1] == Finished()
+    assert task.prompt.released
+    assert len(batch.passes) == passes + 1
+    assert batch.tasks == (other,)
+    run(batch)
+    assert other.tokens == greedy_alone(batch.model, other.prompt.contexts, 6)
+
+
+def test_a_task_that_is_dropped_ends_without_having_joined():
+    batch = Batch()
+    task, events = connected(Greedy())
+    task.cancel()
+    batch.drop(task)
+    assert events == [Finished()]
+    assert task.prompt.released
+    assert batch.passes == []
+
+
+def test_a_task_whose_end_comes_with_its_prompt_takes_one_pass():
+    batch = Batch()
+    run(batch, Greedy(steps=1))
+    assert batch.passes == [[5]]
