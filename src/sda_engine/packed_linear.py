@@ -15,28 +15,33 @@ _SHARE = 0.25  # of the free memory that the second copy of the weights may take
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that multiplies with a packed copy of its weights, for as long as these stay what they were."""
+    """A linear layer that multiplies with a packed copy of its weights, for as long as these stay what they were.
+
+    Weights that are written through `weight.data` are not seen to change: call `pack` again after that.
+    """
 
     _packed: Tensor | None = None
-    _packed_from: tuple[int, int] | None = None
+    _source: Tensor | None = None  # the weights it was made from: their memory cannot be given to others meanwhile
+    _version: int = 0
 
     def pack(self) -> None:
         """Make the packed copy."""
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
-        self._packed_from = self._identity()
+        self._source, self._version = self.weight.detach(), self.weight._version
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(self._source, None)
 
     def forward(self, input: Tensor) -> Tensor:
         """The same as nn.Linear, up to rounding: (..., in_features) to (..., out_features)."""
-        if self._packed is None or torch.is_grad_enabled() or self._packed_from != self._identity():
+        if self._packed is None or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        assert self._source is not None
+        if self.weight.data_ptr() != self._source.data_ptr() or self.weight._version != self._version:
+            self._packed = self._source = None
             return super().forward(input)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
         return product
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_packed_from")}
-
-    def _identity(self) -> tuple[int, int]:
-        return self.weight.data_ptr(), self.weight._version
+        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_source", "_version")}
 
 
 def pack_linear_layers(model: nn.Module) -> None:
@@ -55,7 +60,7 @@ def pack_linear_layers(model: nn.Module) -> None:
 
 
 def _can_be_packed(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_inference()
 
 
 def _has_packed_products() -> bool:

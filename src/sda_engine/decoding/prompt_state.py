@@ -23,6 +23,7 @@ class PromptState:
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
         logits: row name -> (vocab,) logits after its whole prompt, once it is complete.
+        spoilt: whether NaN came out of it: no other prompt may begin with these rows.
         released: whether the rows have been let go of.
     """
 
@@ -31,6 +32,7 @@ class PromptState:
         self.max_new_tokens = max_new_tokens
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
+        self.spoilt = False
         self.released = False
         self._rows: dict[str, Row] = {}
         self._planned: list[str] = []
@@ -80,7 +82,8 @@ class PromptState:
             row = self._rows[name]
             if row.length == self.contexts.prompt_tokens(name):
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
-                if not bool(last.isnan().any()):  # it would spoil every prompt that begins alike
+                self.spoilt = self.spoilt or bool(last.isnan().any())
+                if not self.spoilt:
                     store.insert(row.token_ids, row.states())
 
     def release(self) -> None:

@@ -87,10 +87,12 @@ class Row:
         return [(keys[0, :, :end], values[0, :, :end]) for keys, values in zip(self._keys, self._values, strict=True)]
 
     def _grow(self, layer: int, needed: int) -> None:
-        for buffers in (self._keys, self._values):
-            small = buffers[layer]
-            buffers[layer] = _buffer(small, max(needed, small.shape[2] * 3 // 2))
-            buffers[layer][:, :, : self.length] = small[:, :, : self.length]
+        small = self._keys[layer], self._values[layer]
+        capacity = max(needed, small[0].shape[2] * 3 // 2)
+        large = _buffer(small[0], capacity), _buffer(small[1], capacity)  # both or, out of memory, none
+        for old, new in zip(small, large, strict=True):
+            new[:, :, : self.length] = old[:, :, : self.length]
+        self._keys[layer], self._values[layer] = large
 
 
 def _buffer(like: Tensor, capacity: int) -> Tensor:

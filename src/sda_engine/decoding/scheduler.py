@@ -118,7 +118,7 @@ class _Worker:
                 self._thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
                 self._thread.start()
             if task.continues:
-                self._waiting.appendleft(task)
+                self._waiting.insert(sum(waiting.continues for waiting in self._waiting), task)
             elif self._requests() >= self._settings.max_requests:
                 raise _queue_full(self._settings.max_requests)
             else:

@@ -44,7 +44,9 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
         raise unsupported_model(model, f"a forward pass that fails when it runs by rows ({error})") from error
     for text, last in zip(texts, logits, strict=True):
         expected = _own_logits(model, text)
-        tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * float(expected.abs().max())
+        finite = expected[expected.isfinite()]  # broken weights are for the request that meets them to report
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
         if not torch.allclose(last[-1].float(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
             raise unsupported_model(model, "attention that does more than its attention function")
     return sum(state.nbytes for layer in rows[0].states() for state in layer) // rows[0].length

@@ -173,8 +173,9 @@ class DecodeTask(Task):
         self._result = self._group.result(self._finish_reason or "cancelled")
         if self._keeps_prompt and not self.cancelled:
             return
-        for row in self._rows:
-            store.insert(row.token_ids, row.states())
+        if not self.prompt.spoilt:
+            for row in self._rows:
+                store.insert(row.token_ids, row.states())
         self._rows = []
         self.prompt.release()
 
