@@ -60,7 +60,8 @@ class RunningBatch:
         self._finish(task)
 
     def clear(self) -> None:
-        """Forget the stored prefixes."""
+        """Forget the tasks and the stored prefixes."""
+        self._tasks.clear()
         self._store.clear()
 
     def step(self) -> None:
@@ -75,7 +76,7 @@ class RunningBatch:
         self._share_memory()
 
     def _plan(self) -> dict[Task, list[Segment]]:
-        decoding = [task for task in self._tasks if not task.prefilling]
+        decoding = [task for task in self._tasks if not task.in_bulk]
         prompt_tokens = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
         rows = sum(len(task.row_names) for task in decoding)
         proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
@@ -86,8 +87,9 @@ class RunningBatch:
             except Exception as error:  # noqa: BLE001 - what happens to one task must not reach the others
                 self._fail(task, error)
                 continue
-            if task.prefilling:
-                prompt_tokens -= sum(len(segment.token_ids) for segment in planned[task])
+            if task.in_bulk:
+                taken = sum(len(segment.token_ids) for segment in planned[task])
+                prompt_tokens = max(0, prompt_tokens - taken)
         return planned
 
     def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
@@ -123,7 +125,7 @@ class RunningBatch:
     def _fail(self, task: Task, error: Exception) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
-        task.prompt.release()
+        task.let_go()
         task.emit(Failed(error))
 
     def _share_memory(self) -> None:

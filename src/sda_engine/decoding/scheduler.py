@@ -140,13 +140,18 @@ class _Worker:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while self._let_in():
-            self._batch.step()
-        for task in self._waiting:
-            task.prompt.release()
-            task.emit(Failed(_closed()))
-        self._waiting.clear()
-        self._batch.clear()
+        try:
+            while self._let_in():
+                self._batch.step()
+        finally:  # also where a user's callable ended the thread
+            with self._changed:
+                self._closed = True
+                left = [*self._batch.tasks, *self._waiting]
+                self._waiting.clear()
+            for task in left:
+                task.let_go()
+                task.emit(Failed(_closed()))
+            self._batch.clear()
 
     def _let_in(self) -> bool:
         """Let waiting tasks join while there is room. Where none runs, wait for one; False at the end."""

@@ -46,7 +46,7 @@ class PassLimits:
     """What one task may add to the next forward pass.
 
     Attributes:
-        prompt_tokens: tokens of a prompt, or of a text to be scored.
+        prompt_tokens: tokens of its prompts, or of a text to be scored under them, all rows together.
         proposals: proposed tokens per row.
     """
 
@@ -73,6 +73,7 @@ class Task(ABC):
         self.row_names = tuple(row_names)
         self.continues = continues
         self.prefilling = True
+        self._rows: list[Row] = []
         self._cancelled = threading.Event()
         self._sink: Sink | None = None
 
@@ -88,6 +89,16 @@ class Task(ABC):
     def cancelled(self) -> bool:
         """Whether somebody asked to stop."""
         return self._cancelled.is_set()
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether its part in the next pass is a piece of a text that is known, which may be longer or shorter."""
+        return self.prefilling
+
+    def let_go(self) -> None:
+        """Let go of the rows: no later task of the request will need them."""
+        self._rows = []
+        self.prompt.release()
 
     def emit(self, event: Event) -> None:
         """Send an event to the consumer."""
@@ -112,15 +123,16 @@ class Task(ABC):
         if not self.prompt.is_ready(self.row_names):
             return False
         self.prefilling = False
-        return self._begin(self.prompt.rows(self.row_names), self.prompt.last_logits(self.row_names))
+        self._rows = self.prompt.rows(self.row_names)
+        return self._begin(self.prompt.last_logits(self.row_names))
 
     @abstractmethod
     def finish(self, store: PrefixStore) -> None:
         """Make the result of what there is, and free everything else; `cancelled` tells whether it is whole."""
 
     @abstractmethod
-    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
-        """Go on once the prompts are complete: their rows, and the logits after them, (rows, 1, vocab)."""
+    def _begin(self, logits: Tensor) -> bool:
+        """Go on once the prompts are complete, from the logits after them, (rows, 1, vocab)."""
 
     @abstractmethod
     def _plan(self, limits: PassLimits) -> list[Segment]:
@@ -157,7 +169,6 @@ class DecodeTask(Task):
         self._keeps_prompt = keeps_prompt
         self._group = RowGroup(settings, tokenizer)
         self._proposer = proposer
-        self._rows: list[Row] = []
         self._pending: list[int] = []  # tokens of the answer that no row holds yet
         self._proposed: list[int] = []
         self._finish_reason: FinishReason | None = None
@@ -172,15 +183,14 @@ class DecodeTask(Task):
         """The answer as far as it got; its rows go into the store where no later answer takes its place."""
         self._result = self._group.result(self._finish_reason or "cancelled")
         if self._keeps_prompt and not self.cancelled:
+            self._rows = []
             return
         if not self.prompt.spoilt:
             for row in self._rows:
                 store.insert(row.token_ids, row.states())
-        self._rows = []
-        self.prompt.release()
+        self.let_go()
 
-    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
-        self._rows = rows
+    def _begin(self, logits: Tensor) -> bool:
         self._pending = self._accept(self._group.forced())
         return self._finish_reason is not None if self._pending else self._take(logits)
 
@@ -232,7 +242,6 @@ class ScoreTask(Task):
     def __init__(self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int]) -> None:
         super().__init__(prompt, row_names, continues=True)
         self._token_ids = tuple(token_ids)
-        self._rows: list[Row] = []
         self._logprobs: list[Tensor] = []  # (rows, tokens) each
 
     def result(self) -> Mapping[str, Tensor]:
@@ -240,28 +249,31 @@ class ScoreTask(Task):
         scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(self.row_names), 0))
         return {name: scored[place] for place, name in enumerate(self.row_names)}
 
+    @property
+    def in_bulk(self) -> bool:
+        """Always: it reads texts, and writes none."""
+        return True
+
     def finish(self, store: PrefixStore) -> None:
         """The rows stay, for the answer that follows."""
         self._rows = []
         if self.cancelled:
-            self.prompt.release()
+            self.let_go()
 
-    def _begin(self, rows: list[Row], logits: Tensor) -> bool:
-        self._rows = rows
+    def _begin(self, logits: Tensor) -> bool:
         return self._take(logits)
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
-        done = self._scored
-        piece = self._token_ids[done - 1 : min(done - 1 + limits.prompt_tokens, len(self._token_ids) - 1)]
+        start = self._scored - 1  # no row holds the token that was scored last
+        most = max(1, limits.prompt_tokens // len(self._rows)) if limits.prompt_tokens else 0
+        piece = self._token_ids[start : min(start + most, len(self._token_ids) - 1)]
         return [Segment(row, piece, keep=len(piece)) for row in self._rows] if piece else []
 
     def _take(self, logits: Tensor) -> bool:
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
         logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
-        self._logprobs.append(
-            logprobs.gather(-1, wanted.expand(len(self.row_names), -1).unsqueeze(-1)).squeeze(-1).cpu()
-        )
+        self._logprobs.append(logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1))
         return self._scored == len(self._token_ids)
 
     @property
