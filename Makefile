@@ -32,7 +32,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/instructions.py

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from contenders import CHAT_HUGGING_FACE, GUIDANCE, PROMPT_LOOKUP, SDA_SECOND_QUESTION, TWO_FORWARDS
+from contenders import CHAT_HUGGING_FACE, GUIDANCE, PROMPT_LOOKUP, TWO_FORWARDS
 from matplotlib.figure import Figure
 from results import Result, load
 
@@ -29,8 +29,8 @@ def main() -> None:
 def plot(results: Sequence[Result], path: Path) -> None:
     """One horizontal bar chart, a group per case; plain `generate` is the line at 1."""
     matplotlib.rcParams["svg.hashsalt"] = "speed"  # the same figures give the same file
-    cases = list(dict.fromkeys(result.case for result in results))
     shown = [result for result in results if is_shown(result)]
+    cases = list(dict.fromkeys(result.case for result in shown))
     figure = Figure(figsize=(9, 0.3 * (len(shown) + GAP * len(cases)) + 0.9), layout="constrained")
     axes = figure.subplots()
     place, labels = 0.0, {}
@@ -39,7 +39,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
         axes.text(0, place - 0.8, case, fontweight="bold", fontsize=9, color=TEXT_COLOUR)
         for result in (result for result in shown if result.case == case):
             times = plain / result.seconds_per_token
-            axes.barh(place, times, height=BAR, color=OURS_COLOUR if is_sda(result) else PEER_COLOUR)
+            axes.barh(place, times, height=BAR, color=OURS_COLOUR if result.is_ours else PEER_COLOUR)
             axes.annotate(
                 f"{times:.2f}",
                 (times, place),
@@ -64,14 +64,9 @@ def plot(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def is_sda(result: Result) -> bool:
-    """Whether this is our engine."""
-    return result.is_ours or result.contender == SDA_SECOND_QUESTION
-
-
 def is_shown(result: Result) -> bool:
-    """Whether the chart has room for it: our engine, and the peers that answer in another way than `generate`."""
-    return is_sda(result) or result.contender in PEERS
+    """Whether the chart has room for it: our engine and a few peers, where tokens per second are measured."""
+    return not result.first_token and (result.is_ours or result.contender in PEERS)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contenders import Sample
 
-COLUMNS = ["case", "contender", "new tokens", "speed", "SDA is times as fast", "peak RSS, MB"]
+COLUMNS = ["case", "contender", "new tokens", "tokens/s", "SDA is times as fast", "peak RSS, MB"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Result:
     @property
     def speed(self) -> str:
         """Tokens per second, or seconds to the first token."""
-        return f"{self.seconds_per_token:.3f} s" if self.first_token else f"{1 / self.seconds_per_token:.1f} tokens/s"
+        return f"{self.seconds_per_token:.3f} s" if self.first_token else f"{1 / self.seconds_per_token:.1f}"
 
 
 def table_rows(results: Sequence[Result]) -> list[list[str]]:

@@ -56,28 +56,26 @@ class Greedy(Task):
         self.gate, self.error, self.poisoned, self.keeps_prompt = gate, error, poisoned, keeps_prompt
         self.tokens = []
         self.proposals = []  # how many it was allowed in each pass
-        self.rows = []
 
     def finish(self, store):
         self.log.append((self.name, "cancelled" if self.cancelled else "finished"))
         if not self.keeps_prompt or self.cancelled:
-            for row in self.rows:
+            for row in self._rows:
                 store.insert(row.token_ids, row.states())
-            self.prompt.release()
-        self.rows = []
+            self.let_go()
+        self._rows = []
 
-    def _begin(self, rows, logits):
+    def _begin(self, logits):
         self.log.append((self.name, "begin"))
         if self.gate is not None:
             assert self.gate.wait(10)
-        self.rows = rows
         return self._take(logits)
 
     def _plan(self, limits):
         if self.error is not None:
             raise self.error
         self.proposals.append(limits.proposals)
-        return [Segment(row, [POISON if self.poisoned else self.tokens[-1]]) for row in self.rows]
+        return [Segment(row, [POISON if self.poisoned else self.tokens[-1]]) for row in self._rows]
 
     def _take(self, logits):
         token_id = int(logits[:, -1, :POISON].mean(0).argmax())
