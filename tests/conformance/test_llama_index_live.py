@@ -54,6 +54,7 @@ async def collect(stream):
 
 async def answers(llm, family, asked, **keywords):
     """The responses of a method and of its three twins: whole, async, and as lists of chunks."""
+    getattr(llm, family)(asked, **keywords)  # from here on the prompt is stored, and all compute the same
     return (
         getattr(llm, family)(asked, **keywords),
         await getattr(llm, f"a{family}")(asked, **keywords),

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -344,9 +345,11 @@ def reserved(engine: SteeringEngine) -> int:
     return engine._scheduler._worker._batch._held()
 
 
-def stored_nodes() -> list[_Node]:
-    gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is _Node]
+def stored_nodes(engine: SteeringEngine) -> list[_Node]:
+    nodes = [engine._scheduler._worker._batch._store._root]
+    for node in nodes:  # the list grows by the children of each
+        nodes += node.children.values()
+    return nodes[1:]
 
 
 async def test_two_thousand_prompts_stay_under_a_small_cap_and_their_answers_are_right():
@@ -364,7 +367,7 @@ async def test_two_thousand_prompts_stay_under_a_small_cap_and_their_answers_are
             plain, _ = without.of(user(some[checked]), sampling=sampling)
             assert done[checked].token_ids == plain.token_ids
         assert stored(engine) > cache_tokens // 4, "the store is in use"
-        held = [node for node in stored_nodes() if len(node.token_ids)]
+        held = stored_nodes(engine)
         assert sum(len(node.token_ids) for node in held) == stored(engine)
         for node in held:  # no view of something larger
             for keys, values in node.states:
@@ -406,10 +409,11 @@ def test_eviction_changes_no_answer():
 
 
 def test_closing_the_engine_frees_the_store():
-    before = len(stored_nodes())
     engine = SteeringEngine(tiny_model(), tiny_tokenizer())
     engine.generate(ask("who?"), KIND, sampling=GREEDY)
-    assert sum(len(node.token_ids) for node in stored_nodes()) == stored(engine) > 0
+    assert sum(len(node.token_ids) for node in stored_nodes(engine)) == stored(engine) > 0
+    keys = [weakref.ref(node.states[0][0]) for node in stored_nodes(engine)]
     engine.close()
     assert stored(engine) == 0
-    assert [len(node.token_ids) for node in stored_nodes()[before:]] in ([], [0])  # the root holds nothing
+    gc.collect()
+    assert [each() for each in keys] == [None] * len(keys)

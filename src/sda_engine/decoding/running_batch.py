@@ -68,11 +68,9 @@ class RunningBatch:
         """One forward pass over everything that wants one, and what follows from it for each task."""
         for task in [task for task in self._tasks if task.cancelled]:
             self._finish(task)
-        planned = self._plan()
-        logits = self._forward({task: segments for task, segments in planned.items() if segments})
-        for task in planned:
-            if task in self._tasks:
-                self._take(task, logits.get(task, []))
+        logits = self._forward(self._plan())
+        for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
+            self._take(task, logits.pop(task))
         self._share_memory()
 
     def _plan(self) -> dict[Task, list[Segment]]:
@@ -93,9 +91,9 @@ class RunningBatch:
         return planned
 
     def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
-        """Run what is planned in one pass; where that fails, each task in a pass of its own."""
-        if not planned:
-            return {}
+        """Run what is planned in one pass; where that fails, each task in a pass of its own; none for those that fail."""
+        if not any(planned.values()):
+            return {task: [] for task in planned}
         try:
             logits = iter(self._runner.forward([segment for segments in planned.values() for segment in segments]))
         except Exception as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
