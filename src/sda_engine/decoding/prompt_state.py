@@ -36,6 +36,7 @@ class PromptState:
         self.released = False
         self._rows: dict[str, Row] = {}
         self._planned: list[str] = []
+        self._base_reach = 0  # tokens of the base row after the pass that was planned
 
     @property
     def tokens(self) -> int:
@@ -59,7 +60,10 @@ class PromptState:
         return torch.stack([self.logits[name] for name in names]).unsqueeze(1)
 
     def plan(self, names: Sequence[str], most: int, store: PrefixStore) -> list[Segment]:
-        """The next pieces of the prompts of these rows, the base row's first, of `most` tokens together."""
+        """The next pieces of the prompts of these rows, of `most` tokens together.
+
+        The base row's comes first, and the other rows' in the same pass as soon as it holds what they share with it.
+        """
         self._planned = []
         segments = []
         for name in names:
@@ -70,6 +74,8 @@ class PromptState:
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
+                if name == BASE:
+                    self._base_reach = row.length + len(piece)
         return segments
 
     def take(self, logits: Sequence[Tensor], store: PrefixStore) -> None:
@@ -101,10 +107,9 @@ class PromptState:
         stored = min(store.match(prompt), len(prompt) - 1)  # the last token is forwarded for its logits
         shared = len(self.contexts.shared)
         if name != BASE and stored < shared:
-            base = self._rows[BASE]
-            if base.length < shared:
+            if self._base_reach < shared:
                 return None
-            self._rows[name] = base.fork(shared, capacity)
+            self._rows[name] = self._rows[BASE].fork(prompt[:shared], capacity)
         else:
             self._rows[name] = Row(capacity)
             self._rows[name].load(prompt[:stored], store.read(prompt, stored))

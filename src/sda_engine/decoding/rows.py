@@ -21,6 +21,7 @@ class Row:
     def __init__(self, capacity: int) -> None:
         self.token_ids: list[int] = []
         self._capacity = capacity
+        self._source: Row | None = None
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -41,13 +42,13 @@ class Row:
         """
         start, new = self.length, keys.shape[2]
         if layer == len(self._keys):
-            capacity = max(self._capacity, start + new)
-            buffers = _buffer(keys, capacity), _buffer(values, capacity)  # both or, out of memory, none
-            self._keys.append(buffers[0])
-            self._values.append(buffers[1])
+            self._open(keys, values, max(self._capacity, start + new))
         elif start + new > self._keys[layer].shape[2]:
             self._grow(layer, start + new)
         all_keys, all_values = self._keys[layer], self._values[layer]
+        if self._source is not None:
+            all_keys[:, :, :start] = self._source._keys[layer][:, :, :start]
+            all_values[:, :, :start] = self._source._values[layer][:, :, :start]
         all_keys.narrow(2, start, new).copy_(keys)
         all_values.narrow(2, start, new).copy_(values)
         return all_keys.narrow(2, 0, start + new), all_values.narrow(2, 0, start + new)
@@ -55,15 +56,21 @@ class Row:
     def append(self, token_ids: Iterable[int]) -> None:
         """Take in tokens whose states have been written."""
         self.token_ids.extend(token_ids)
+        self._source = None
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on."""
         del self.token_ids[length:]
 
-    def fork(self, length: int, capacity: int) -> "Row":
-        """A row of its own that begins with this row's first tokens."""
+    def fork(self, token_ids: Sequence[int], capacity: int) -> "Row":
+        """A row of its own that begins with tokens that this one begins with too.
+
+        Their states are copied layer by layer in the fork's first pass: this row may get them in that very pass, by a
+        segment that comes before the fork's.
+        """
         forked = Row(capacity)
-        forked.load(self.token_ids[:length], [self.states(length)])
+        forked.token_ids = list(token_ids)
+        forked._source = self
         return forked
 
     def load(self, token_ids: Sequence[int], pieces: Iterable[KeyValues]) -> None:
@@ -85,6 +92,12 @@ class Row:
         """Views of the states of the first tokens (default: all): per layer (keys, values)."""
         end = self.length if length is None else length
         return [(keys[0, :, :end], values[0, :, :end]) for keys, values in zip(self._keys, self._values, strict=True)]
+
+    def _open(self, keys: Tensor, values: Tensor, capacity: int) -> None:
+        """Make the buffers of the next layer: both or, out of memory, none."""
+        buffers = _buffer(keys, capacity), _buffer(values, capacity)
+        self._keys.append(buffers[0])
+        self._values.append(buffers[1])
 
     def _grow(self, layer: int, needed: int) -> None:
         small = self._keys[layer], self._values[layer]

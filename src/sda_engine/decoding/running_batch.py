@@ -91,7 +91,7 @@ class RunningBatch:
         return planned
 
     def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
-        """Run what is planned in one pass; where that fails, each task in a pass of its own; none for those that fail."""
+        """Run what is planned in one pass, or else each task in one of its own; tasks that fail are left out."""
         if not any(planned.values()):
             return {task: [] for task in planned}
         try:

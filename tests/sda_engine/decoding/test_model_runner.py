@@ -34,11 +34,24 @@ def test_a_row_that_was_forked_cut_back_or_outgrown_goes_on_as_if_it_were_new(mo
     (text,) = rows_of([40])
     row = Row(4)  # grows
     forward(model, Segment(row, text[:30]))
-    fork = row.fork(20, capacity=40)
+    fork = row.fork(text[:20], capacity=40)
     row.truncate(25)
     logits = forward(model, Segment(row, [9, 8, 7], keep=3), Segment(fork, text[20:25], keep=5))
     torch.testing.assert_close(logits[0], logits_of(model, [*text[:25], 9, 8, 7])[25:], **CLOSE)
     torch.testing.assert_close(logits[1], logits_of(model, text[:25])[20:], **CLOSE)
+
+
+@ARCHITECTURES
+def test_a_fork_gets_what_it_shares_in_the_pass_in_which_its_row_does(model):
+    (text,) = rows_of([40])
+    row = Row(40)
+    forward(model, Segment(row, text[:5]))
+    fork = row.fork(text[:20], capacity=40)
+    logits = forward(model, Segment(row, text[5:30]), Segment(fork, [9, 8, 7], keep=3))
+    torch.testing.assert_close(logits[0][0], logits_of(model, text[:30])[-1], **CLOSE)
+    torch.testing.assert_close(logits[1], logits_of(model, [*text[:20], 9, 8, 7])[20:], **CLOSE)
+    logits = forward(model, Segment(fork, [6]))
+    torch.testing.assert_close(logits[0][0], logits_of(model, [*text[:20], 9, 8, 7, 6])[-1], **CLOSE)
 
 
 @ARCHITECTURES
