@@ -6,7 +6,8 @@ contender is that contender's alone.
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -96,13 +97,29 @@ def build(name: str, source: Source) -> Contender:
     return contender
 
 
+@dataclass
+class Stopwatch:
+    """Seconds of a `timed` block, after it."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed() -> Iterator[Stopwatch]:
+    """Time a block; what an earlier contender left behind is not this one's to clear away."""
+    gc.collect()
+    watch = Stopwatch()
+    start = time.perf_counter()
+    yield watch
+    watch.seconds = time.perf_counter() - start
+
+
 def one_after_the_other(answer: Callable[[Request, int], int]) -> Contender:
     """A contender that answers one request at a time; `answer` returns how many tokens it decoded."""
 
     def contender(requests: Sequence[Request], tokens: Sequence[int]) -> Sample:
-        gc.collect()  # what an earlier contender left behind is not this one's to clear away
-        start = time.perf_counter()
-        decoded = tuple(map(answer, requests, tokens))
-        return Sample(time.perf_counter() - start, decoded)
+        with timed() as watch:
+            decoded = tuple(map(answer, requests, tokens))
+        return Sample(watch.seconds, decoded)
 
     return contender

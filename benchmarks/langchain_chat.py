@@ -1,11 +1,9 @@
 """LangChain's chat models: ChatHuggingFace over a transformers pipeline, and our ChatSDA."""
 
-import gc
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from contenders import Contender, Request, Sample, Source, one_after_the_other
+from contenders import Contender, Request, Sample, Source, one_after_the_other, timed
 from langchain_core.messages import AIMessage
 
 if TYPE_CHECKING:
@@ -51,17 +49,16 @@ def chat_sda_batch(source: Source) -> Contender:
     chat = _chat_sda(source)
 
     def contender(requests: Sequence[Request], tokens: Sequence[int]) -> Sample:
-        gc.collect()
-        start = time.perf_counter()
-        answers = chat.batch(
-            [list(map(dict, request.messages)) for request in requests],
-            [
-                {"configurable": {"sda_alignment": alignment(request)}, "max_concurrency": len(requests)}
-                for request in requests
-            ],
-            max_tokens=max(tokens),
-        )
-        return Sample(time.perf_counter() - start, tuple(map(_decoded, answers)))
+        with timed() as watch:
+            answers = chat.batch(
+                [list(map(dict, request.messages)) for request in requests],
+                [
+                    {"configurable": {"sda_alignment": alignment(request)}, "max_concurrency": len(requests)}
+                    for request in requests
+                ],
+                max_tokens=max(tokens),
+            )
+        return Sample(watch.seconds, tuple(map(_decoded, answers)))
 
     return contender
 

@@ -1,11 +1,9 @@
 """Our engine, steered, through its own methods."""
 
 import asyncio
-import gc
-import time
 from collections.abc import Sequence
 
-from contenders import STRENGTH, Contender, Request, Sample, Source, one_after_the_other
+from contenders import STRENGTH, Contender, Request, Sample, Source, one_after_the_other, timed
 from peers import load_peer
 
 from sda_engine import Alignment, Completion, Sampling, Steering, SteeringEngine
@@ -70,10 +68,9 @@ def all_at_once(source: Source) -> Contender:
         )
 
     def contender(requests: Sequence[Request], tokens: Sequence[int]) -> Sample:
-        gc.collect()
-        start = time.perf_counter()
-        done = asyncio.run(answer_all(requests, tokens))
-        return Sample(time.perf_counter() - start, tuple(one.usage.completion_tokens for one in done))
+        with timed() as watch:
+            done = asyncio.run(answer_all(requests, tokens))
+        return Sample(watch.seconds, tuple(one.usage.completion_tokens for one in done))
 
     return contender
 
@@ -84,11 +81,10 @@ def score_guided(source: Source) -> Contender:
 
     def contender(requests: Sequence[Request], tokens: Sequence[int]) -> Sample:
         (request,) = requests
-        gc.collect()
-        start = time.perf_counter()
-        done = engine.generate(request.messages, alignment(request), steering=SCORE_GUIDED, sampling=greedy(tokens[0]))
-        seconds = time.perf_counter() - start
-        return Sample(seconds, (done.usage.completion_tokens,), done.usage.base_response_tokens)
+        sampling = greedy(tokens[0])
+        with timed() as watch:
+            done = engine.generate(request.messages, alignment(request), steering=SCORE_GUIDED, sampling=sampling)
+        return Sample(watch.seconds, (done.usage.completion_tokens,), done.usage.base_response_tokens)
 
     return contender
 
@@ -112,10 +108,8 @@ def second_question(source: Source) -> Contender:
 
 
 def _first_token(engine: SteeringEngine, request: Request) -> Sample:
-    gc.collect()
-    start = time.perf_counter()
-    pieces = engine.stream(request.messages, alignment(request), steering=STEERING, sampling=greedy(2))
-    next(piece for piece in pieces if piece.token_ids)
-    seconds = time.perf_counter() - start
+    with timed() as watch:
+        pieces = engine.stream(request.messages, alignment(request), steering=STEERING, sampling=greedy(2))
+        next(piece for piece in pieces if piece.token_ids)
     pieces.close()
-    return Sample(seconds, (1,))
+    return Sample(watch.seconds, (1,))

@@ -4,15 +4,13 @@ Its model is loaded afresh, never taken from our engine. It has no end-of-sequen
 many tokens as it is asked for, and pays for no check.
 """
 
-import gc
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from contenders import STRENGTH, Contender, Message, Request, Sample, Source, one_after_the_other
+from contenders import STRENGTH, Contender, Message, Request, Sample, Source, one_after_the_other, timed
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 PROPOSED_TOKENS = 10  # what transformers' documentation uses
@@ -91,18 +89,17 @@ def padded_batch(source: Source) -> Contender:
     peer = load_peer(source)
 
     def contender(requests: Sequence[Request], tokens: Sequence[int]) -> Sample:
-        gc.collect()
-        start = time.perf_counter()
-        prompts = [peer.ids(request) for request in requests]
-        longest = max(ids.shape[1] for ids in prompts)
-        batch = torch.full((len(prompts), longest), peer.model.generation_config.pad_token_id or 0)
-        mask = torch.zeros_like(batch)
-        for row, ids in enumerate(prompts):
-            batch[row, longest - ids.shape[1] :] = ids[0]
-            mask[row, longest - ids.shape[1] :] = 1
-        batch, mask = batch.to(peer.model.device), mask.to(peer.model.device)
-        peer.model.generate(batch, attention_mask=mask, max_new_tokens=max(tokens), do_sample=False).tolist()
-        return Sample(time.perf_counter() - start, tuple(tokens))
+        with timed() as watch:
+            prompts = [peer.ids(request) for request in requests]
+            longest = max(ids.shape[1] for ids in prompts)
+            batch = torch.full((len(prompts), longest), peer.model.generation_config.pad_token_id or 0)
+            mask = torch.zeros_like(batch)
+            for row, ids in enumerate(prompts):
+                batch[row, longest - ids.shape[1] :] = ids[0]
+                mask[row, longest - ids.shape[1] :] = 1
+            batch, mask = batch.to(peer.model.device), mask.to(peer.model.device)
+            peer.model.generate(batch, attention_mask=mask, max_new_tokens=max(tokens), do_sample=False).tolist()
+        return Sample(watch.seconds, tuple(tokens))
 
     return contender
 

@@ -98,7 +98,7 @@ class Request:
         response = ""
         logprobs: Mapping[str, Tensor] = {}
         if self.steering.evaluator.needs_response:
-            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, keeps_prompt=True)
+            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, is_base=True)
             yield task
             self.base = task.result()
             if self.base.finish_reason == "cancelled":
@@ -200,7 +200,7 @@ class Request:
         return self.steering.gain * (self.amplification or 0.0)
 
     def _decode(
-        self, rows: tuple[str, ...], *, strength: float, avoid_strength: float, keeps_prompt: bool = False
+        self, rows: tuple[str, ...], *, strength: float, avoid_strength: float, is_base: bool = False
     ) -> DecodeTask:
         contexts = self.prompt.contexts
         settings = DecodeSettings(
@@ -228,7 +228,8 @@ class Request:
             settings,
             self.tokenizer,
             proposer,
-            keeps_prompt=keeps_prompt,
+            keeps_prompt=is_base,
+            stores_answer=not is_base or self.steering.accept_score is not None,
             continues=self.base is not None,
         )
 

@@ -186,6 +186,23 @@ def test_the_answer_itself_is_reused_where_the_next_prompt_spells_it_alike():
     assert second.usage.cached_prompt_tokens == expected
 
 
+def test_an_accepted_base_response_is_kept_for_the_next_turn():
+    steering = Steering(evaluator=ScriptedEvaluator([50]), accept_score=50.0)
+    with counting_engine() as counting:
+        done = counting.engine.generate(ask("who?"), KIND, steering=steering, sampling=GREEDY)
+        assert done.amplification is None, "the base response is the answer"
+        assert stored(counting.engine) == len(prompt_ids(ask("who?"))) + 7
+
+
+def test_a_base_response_that_was_only_rated_takes_no_room():
+    with counting_engine() as counting:
+        steering = Steering(evaluator=ScriptedEvaluator([50]))
+        done = counting.engine.generate(ask("who?"), KIND, steering=steering, sampling=GREEDY)
+        assert done.base_response != done.text
+        base, other = prompt_ids(ask("who?")), prompt_ids(instructed(ask("who?"), KIND))
+        assert stored(counting.engine) == len(base) + len(other) - common(base, other) + 2 * 7
+
+
 WEATHER = {
     "type": "function",
     "function": {

@@ -88,9 +88,9 @@ class Row:
             self.append(token_ids[place : place + tokens])
             place += tokens
 
-    def states(self, length: int | None = None) -> KeyValues:
-        """Views of the states of the first tokens (default: all): per layer (keys, values)."""
-        end = self.length if length is None else length
+    def states(self) -> KeyValues:
+        """Views of the states of its tokens: per layer (keys, values)."""
+        end = self.length
         return [(keys[0, :, :end], values[0, :, :end]) for keys, values in zip(self._keys, self._values, strict=True)]
 
     def _open(self, keys: Tensor, values: Tensor, capacity: int) -> None:

@@ -152,6 +152,7 @@ class DecodeTask(Task):
         tokenizer: turns them into text.
         proposer: guesses how the answer goes on.
         keeps_prompt: whether a later task needs the prompt's rows.
+        stores_answer: whether its rows go into the prefix store: not those of an answer that nobody will see.
         continues: see Task.
     """
 
@@ -163,10 +164,12 @@ class DecodeTask(Task):
         proposer: Proposer,
         *,
         keeps_prompt: bool = False,
+        stores_answer: bool = True,
         continues: bool = False,
     ) -> None:
         super().__init__(prompt, settings.rows, continues=continues)
         self._keeps_prompt = keeps_prompt
+        self._stores_answer = stores_answer
         self._group = RowGroup(settings, tokenizer)
         self._proposer = proposer
         self._pending: list[int] = []  # tokens of the answer that no row holds yet
@@ -180,15 +183,14 @@ class DecodeTask(Task):
         return self._result
 
     def finish(self, store: PrefixStore) -> None:
-        """The answer as far as it got; its rows go into the store where no later answer takes its place."""
+        """The answer as far as it got."""
         self._result = self._group.result(self._finish_reason or "cancelled")
-        if self._keeps_prompt and not self.cancelled:
-            self._rows = []
-            return
-        if not self.prompt.spoilt:
+        if self._stores_answer and not self.prompt.spoilt:
             for row in self._rows:
                 store.insert(row.token_ids, row.states())
-        self.let_go()
+        self._rows = []
+        if self.cancelled or not self._keeps_prompt:
+            self.let_go()
 
     def _begin(self, logits: Tensor) -> bool:
         self._pending = self._accept(self._group.forced())

@@ -172,9 +172,3 @@ def test_loading_nothing_leaves_a_row_empty():
     row = Row(8)
     row.load([], [])
     assert row.length == 0
-
-
-def test_the_states_of_the_first_tokens_can_be_had_alone():
-    for (keys, values), (right_keys, right_values) in zip(filled([1, 2, 3]).states(2), states_of([1, 2]), strict=True):
-        assert torch.equal(keys, right_keys)
-        assert torch.equal(values, right_values)
