@@ -12,22 +12,26 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from typing import Self, cast
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.completion import Completion, Piece
-from sda_engine.config import Sampling, Steering
+from sda_engine.config import Placement, Sampling, Steering
 from sda_engine.constraints import ConstraintCompiler
 from sda_engine.decoding.memory import default_cache_tokens
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.engine_settings import EngineSettings
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators.protocol import Evaluator, Score
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.output import Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
 from sda_engine.request_settings import check_settings, check_timeout
+from sda_engine.text_scorer import TextScorer
 from sda_engine.tokenization import SafeTokenizer
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
@@ -262,6 +266,80 @@ class SteeringEngine:
         """
         return make_contexts(messages, None, self._tokenizer, output=output).prompt_tokens()
 
+    def continuation_logprobs(
+        self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
+    ) -> Tensor:
+        """How likely each text is as the beginning of the model's own answer to a chat. Nothing is steered.
+
+        The prompt is computed once. A text of one token costs nothing more, a longer one a forward pass.
+
+        Args:
+            messages: as for `generate`.
+            continuations: the texts, none of them empty.
+            timeout: seconds, waiting time included; None waits for ever.
+
+        Returns:
+            (continuations,) float32, nats: the sum of the log-probabilities of each text's tokens.
+
+        Raises:
+            MessageError, ConfigError: the input is malformed.
+            ContextLengthError: prompt and text are longer than the context window.
+            RequestTimeoutError: the timeout passed.
+        """
+        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations)
+
+    async def acontinuation_logprobs(
+        self,
+        messages: Sequence[Message],
+        continuations: Sequence[str],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+    ) -> Tensor:
+        """`continuation_logprobs` for an event loop."""
+        return await self._text_scorer(_deadline(timeout)).acontinuation_logprobs(messages, continuations)
+
+    def rate(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment | str,
+        evaluator: Evaluator,
+        *,
+        placement: Placement = "after_query",
+        timeout: float | None = None,
+    ) -> Score:
+        """Have an evaluator rate a response that is given: what it would say, were this the base response.
+
+        Args:
+            messages: as for `generate`.
+            response: the text to rate, tokenised as plain text where the evaluator wants its log-probabilities.
+            alignment: what it is rated for.
+            evaluator: who rates.
+            placement: where the instruction goes, see Steering.placement.
+            timeout: seconds for what the model computes; an evaluator has a limit of its own.
+
+        Raises:
+            EvaluationError, or what the evaluator raises: no score.
+            MessageError, ConfigError, ContextLengthError, RequestTimeoutError: as for `generate`.
+        """
+        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        return evaluator.evaluate(scorer.evaluation_request(messages, response, wanted, evaluator, placement))
+
+    async def arate(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment | str,
+        evaluator: Evaluator,
+        *,
+        placement: Placement = "after_query",
+        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+    ) -> Score:
+        """`rate` for an event loop."""
+        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        request = await scorer.aevaluation_request(messages, response, wanted, evaluator, placement)
+        return await evaluator.aevaluate(request)
+
     def close(self) -> None:
         """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""
         with _loading:
@@ -314,6 +392,9 @@ class SteeringEngine:
             must_call=output.must_call,
         )
 
+    def _text_scorer(self, deadline: float | None) -> TextScorer:
+        return TextScorer(self._scheduler, self._tokenizer, self.context_window, deadline)
+
     def _compile(self, request: Request) -> None:
         """Make the request's grammar ready to be enforced; the first one of an engine takes half a second."""
         if request.grammar is not None:
@@ -334,7 +415,8 @@ class SteeringEngine:
                 pass
         if request.wants_score:
             with request.verdict() as verdict:
-                verdict.score = request.steering.evaluator.evaluate(request.evaluation_request())
+                evaluation = request.evaluation_request(self._text_scorer(deadline))
+                verdict.score = request.steering.evaluator.evaluate(evaluation)
         if request.accepted:
             yield request.accepted_piece()
             return
@@ -351,13 +433,21 @@ class SteeringEngine:
                     pass
         if request.wants_score:
             with request.verdict() as verdict:
-                verdict.score = await request.steering.evaluator.aevaluate(request.evaluation_request())
+                evaluation = request.evaluation_request(self._text_scorer(deadline))
+                verdict.score = await request.steering.evaluator.aevaluate(evaluation)
         if request.accepted:
             yield request.accepted_piece()
             return
         async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
             async for event in events:
                 yield request.piece(event)
+
+
+def _resolved(alignment: Alignment | str) -> Alignment:
+    resolved = resolve_alignment(alignment)
+    if resolved is None:
+        raise ConfigError("A response cannot be rated for alignment=None: name what it is rated for, e.g. 'honesty'.")
+    return resolved
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -16,8 +16,9 @@ from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
 from sda_engine.errors import EngineClosedError, EvaluationError
-from sda_engine.evaluators.protocol import EvaluationRequest, Score, evaluator_name, needs_logprobs
+from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score, evaluator_name, needs_logprobs
 from sda_engine.prompts import BASE, INSTRUCTED, Message
+from sda_engine.text_scorer import scored_rows
 from sda_engine.tokenization import SafeTokenizer
 from sda_engine.tools import ToolCall
 from sda_engine.trace import Trace
@@ -104,8 +105,8 @@ class Request:
             if self.base.finish_reason == "cancelled":
                 raise EngineClosedError("The engine was closed while the base response was decoded.")
             response = _rated_text(self.base)
-            rows = (BASE, INSTRUCTED)
-            if needs_logprobs(self.steering.evaluator) and INSTRUCTED in self.prompt.contexts.tails:
+            if needs_logprobs(self.steering.evaluator):
+                rows = scored_rows(self.prompt.contexts)
                 scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
                 yield scoring
                 logprobs = scoring.result()
@@ -117,9 +118,10 @@ class Request:
             instructed_logprobs=logprobs.get(INSTRUCTED),
         )
 
-    def evaluation_request(self) -> EvaluationRequest:
-        """What the evaluator is asked."""
+    def evaluation_request(self, model: LocalModel) -> EvaluationRequest:
+        """What the evaluator is asked, and the model that it may ask in turn."""
         assert self._evaluation is not None, "evaluation_tasks() comes first"
+        self._evaluation.model = model
         return self._evaluation
 
     @contextmanager

@@ -241,8 +241,10 @@ class DecodeTask(Task):
 class ScoreTask(Task):
     """Log-probabilities of a given text under several rows of a prompt: one forward pass, or few for a long text."""
 
-    def __init__(self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int]) -> None:
-        super().__init__(prompt, row_names, continues=True)
+    def __init__(
+        self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int], *, continues: bool = True
+    ) -> None:
+        super().__init__(prompt, row_names, continues=continues)
         self._token_ids = tuple(token_ids)
         self._logprobs: list[Tensor] = []  # (rows, tokens) each
 

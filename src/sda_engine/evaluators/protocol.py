@@ -1,5 +1,6 @@
 """What an evaluator is: something that rates a base response from above 0 to 100."""
 
+import statistics
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -13,6 +14,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class EvaluatorUsage(Settings):
+    """What a rating has cost.
+
+    Attributes:
+        calls: calls of a judge, those that failed included.
+        prompt_tokens: tokens that the judge read, as far as its server told.
+        completion_tokens: tokens that the judge wrote, as far as its server told.
+        cost: what they cost, in the currency of the prices that the evaluator was given; None where it was given none.
+    """
+
+    calls: int = Field(default=0, ge=0, description="a whole number of at least 0")
+    prompt_tokens: int = Field(default=0, ge=0, description="a whole number of at least 0")
+    completion_tokens: int = Field(default=0, ge=0, description="a whole number of at least 0")
+    cost: float | None = Field(default=None, ge=0, description="a number of at least 0, or None")
+
+    def __add__(self, other: "EvaluatorUsage") -> "EvaluatorUsage":
+        costs = [usage.cost for usage in (self, other) if usage.cost is not None]
+        return EvaluatorUsage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost=sum(costs) if costs else None,
+        )
+
+
 class Score(Settings):
     """An evaluator's rating of a response.
 
@@ -23,6 +49,9 @@ class Score(Settings):
         samples: the single ratings, where several were combined into `value`.
         fallback: None for a real rating; else the name of the fallback that was taken after a failure
             ("instruct_only" or "fixed"), and `reason` then tells the failure.
+        usage: what the rating has cost, where a judge was asked; a score from a cache has cost nothing.
+        members: the scores of an ensemble's members.
+        failures: which of them gave no score, and why.
     """
 
     value: float | None = Field(gt=0, le=100, description="a number above 0 and at most 100")
@@ -30,6 +59,30 @@ class Score(Settings):
     reason: str | None = Field(default=None, description="a text, or None")
     samples: tuple[float, ...] = Field(default=(), description="a tuple of numbers")
     fallback: str | None = Field(default=None, description="the name of a fallback, or None")
+    usage: EvaluatorUsage | None = Field(default=None, description="an EvaluatorUsage, or None")
+    members: tuple["Score", ...] = Field(default=(), description="a tuple of Scores")
+    failures: tuple[str, ...] = Field(default=(), description="a tuple of texts")
+
+    @property
+    def disagreement(self) -> float | None:
+        """Standard deviation of the single ratings, in points of the score; None where there are fewer than two."""
+        return statistics.pstdev(self.samples) if len(self.samples) > 1 else None
+
+
+class LocalModel(Protocol):
+    """The model whose response is rated, for evaluators that ask the model itself. SteeringEngine is one."""
+
+    def continuation_logprobs(
+        self, messages: "Sequence[Mapping[str, object]]", continuations: "Sequence[str]"
+    ) -> "Tensor":
+        """(continuations,) float32, nats: log-probability of each text as the beginning of the answer to a chat."""
+        ...
+
+    async def acontinuation_logprobs(
+        self, messages: "Sequence[Mapping[str, object]]", continuations: "Sequence[str]"
+    ) -> "Tensor":
+        """The same for an event loop."""
+        ...
 
 
 class EvaluationRequest:
@@ -41,7 +94,8 @@ class EvaluationRequest:
         alignment: what the response is rated for.
         base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context;
             None unless the evaluator's `needs_logprobs` is true.
-        instructed_logprobs: the same in the instructed context.
+        instructed_logprobs: the same in the instructed context; None also where the alignment has no instruction.
+        model: the model that gave the response, where an engine asks.
     """
 
     def __init__(
@@ -51,12 +105,14 @@ class EvaluationRequest:
         alignment: Alignment,
         base_logprobs: "Tensor | None" = None,
         instructed_logprobs: "Tensor | None" = None,
+        model: LocalModel | None = None,
     ) -> None:
         self.messages = messages
         self.response = response
         self.alignment = alignment
         self.base_logprobs = base_logprobs
         self.instructed_logprobs = instructed_logprobs
+        self.model = model
 
 
 @runtime_checkable

@@ -1,0 +1,159 @@
+"""TextScorer: log-probabilities of given texts under the model's contexts, computed in company with all that runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+
+import torch
+from torch import Tensor
+
+from sda_engine.alignment import Alignment
+from sda_engine.config import Placement
+from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.tasks import ScoreTask
+from sda_engine.errors import ConfigError, ContextLengthError
+from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, needs_logprobs
+from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, make_contexts
+from sda_engine.settings import shown
+from sda_engine.tokenization import SafeTokenizer
+
+Logprobs = Mapping[str, Tensor]
+"""Row -> (tokens,) float32, nats."""
+
+
+def scored_rows(contexts: Contexts) -> tuple[str, ...]:
+    """The rows under which evaluators want a response's log-probabilities: base, and instructed where there is one."""
+    return tuple(name for name in (BASE, INSTRUCTED) if name in contexts.tails)
+
+
+class TextScorer:
+    """Scores texts as answers to a chat. The model that evaluators may ask is one.
+
+    Args:
+        scheduler: runs the forward passes.
+        tokenizer: turns texts into tokens; special tokens in a text are not recognised.
+        context_window: tokens of prompt and text together.
+        deadline: time.monotonic() seconds for all that is asked of it; None waits for ever.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, tokenizer: SafeTokenizer, context_window: int, deadline: float | None = None
+    ) -> None:
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._context_window = context_window
+        self._deadline = deadline
+
+    def continuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
+        """How likely each text is as the beginning of the answer to a chat; see SteeringEngine."""
+        scoring = self._scoring(messages, None, _checked(continuations))
+        return _sums(self._run(scoring))
+
+    async def acontinuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
+        """The same for an event loop."""
+        scoring = self._scoring(messages, None, _checked(continuations))
+        return _sums(await self._arun(scoring))
+
+    def evaluation_request(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment,
+        evaluator: Evaluator,
+        placement: Placement = "after_query",
+    ) -> EvaluationRequest:
+        """What an evaluator is asked about a response that is given."""
+        results: Sequence[Logprobs] = ()
+        if needs_logprobs(evaluator):
+            results = self._run(self._scoring(messages, alignment, [response], placement))
+        return self._request(messages, response, alignment, results)
+
+    async def aevaluation_request(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment,
+        evaluator: Evaluator,
+        placement: Placement = "after_query",
+    ) -> EvaluationRequest:
+        """The same for an event loop."""
+        results: Sequence[Logprobs] = ()
+        if needs_logprobs(evaluator):
+            results = await self._arun(self._scoring(messages, alignment, [response], placement))
+        return self._request(messages, response, alignment, results)
+
+    def _request(
+        self, messages: Sequence[Message], response: str, alignment: Alignment, results: Sequence[Logprobs]
+    ) -> EvaluationRequest:
+        logprobs: Logprobs = results[0] if results else {}
+        return EvaluationRequest(messages, response, alignment, logprobs.get(BASE), logprobs.get(INSTRUCTED), self)
+
+    def _run(self, scoring: "_Scoring") -> list[Logprobs]:
+        with scoring as tasks:
+            for task in tasks:
+                for _ in self._scheduler.events(task, self._deadline):
+                    pass
+        return scoring.results
+
+    async def _arun(self, scoring: "_Scoring") -> list[Logprobs]:
+        with scoring as tasks:
+            for task in tasks:
+                async with aclosing(self._scheduler.aevents(task, self._deadline)) as events:
+                    async for _ in events:
+                        pass
+        return scoring.results
+
+    def _scoring(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | None,
+        texts: Sequence[str],
+        placement: Placement = "after_query",
+    ) -> "_Scoring":
+        contexts = make_contexts(
+            messages, alignment, self._tokenizer, placement=placement, context_window=self._context_window
+        )
+        token_ids = [self._tokenizer.encode(text) for text in texts]
+        longest = max(map(len, token_ids))
+        if contexts.longest_prompt + longest > self._context_window:
+            raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
+        return _Scoring(PromptState(contexts, longest), token_ids)
+
+
+class _Scoring:
+    """Texts on one prompt, a task each: the prompt is computed once, and its rows are let go of at the end.
+
+    Attributes:
+        results: per text row -> (tokens,) nats, once its task has finished.
+    """
+
+    def __init__(self, prompt: PromptState, texts: Sequence[Sequence[int]]) -> None:
+        self._prompt = prompt
+        self._texts = texts
+        self.results: list[Logprobs] = []
+
+    def __enter__(self) -> Iterator[ScoreTask]:
+        return self._tasks()
+
+    def __exit__(self, *_: object) -> None:
+        self._prompt.release()
+
+    def _tasks(self) -> Iterator[ScoreTask]:
+        for token_ids in self._texts:
+            task = ScoreTask(self._prompt, scored_rows(self._prompt.contexts), token_ids, continues=bool(self.results))
+            yield task
+            self.results.append(task.result())
+
+
+def _sums(results: Sequence[Logprobs]) -> Tensor:
+    return torch.stack([result[BASE].sum() for result in results])
+
+
+def _checked(continuations: Sequence[str]) -> Sequence[str]:
+    texts = isinstance(continuations, Sequence) and not isinstance(continuations, str)
+    if not texts or not continuations or not all(isinstance(text, str) and text for text in continuations):
+        raise ConfigError(
+            f"continuations cannot be {shown(continuations)}: it must be a list of at least one text, none of them "
+            f"empty, e.g. ['yes', 'no']."
+        )
+    return continuations
