@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 from sda_integrations.langchain.chat_model import ChatSDA
 
 if TYPE_CHECKING:
+    from sda_integrations.langchain.evaluator import ChatModelEvaluator
     from sda_integrations.langchain.middleware import SDAMiddleware
 
-__all__ = ["ChatSDA", "SDAMiddleware"]
+__all__ = ["ChatModelEvaluator", "ChatSDA", "SDAMiddleware"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ChatModelEvaluator":  # it brings the OpenAI SDK's errors, a second of imports
+        from sda_integrations.langchain.evaluator import ChatModelEvaluator
+
+        return ChatModelEvaluator
     if name != "SDAMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

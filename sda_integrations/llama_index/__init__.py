@@ -8,7 +8,20 @@ except ModuleNotFoundError as error:
         "Install it with: pip install 'sda-integrations[llama-index]'"
     ) from error
 
+from typing import TYPE_CHECKING, Any
+
 from sda_integrations.llama_index.call_settings import call_settings
 from sda_integrations.llama_index.llm import SDALLM
 
-__all__ = ["SDALLM", "call_settings"]
+if TYPE_CHECKING:
+    from sda_integrations.llama_index.evaluator import LLMEvaluator
+
+__all__ = ["SDALLM", "LLMEvaluator", "call_settings"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "LLMEvaluator":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sda_integrations.llama_index.evaluator import LLMEvaluator  # it brings the OpenAI SDK, a second of imports
+
+    return LLMEvaluator

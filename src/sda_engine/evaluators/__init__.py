@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from sda_engine.evaluators.contrastive import ContrastiveEvaluator
 from sda_engine.evaluators.fixed import FixedScore
-from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score
+from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, EvaluatorUsage, LocalModel, Score
+from sda_engine.evaluators.self_rating import SelfRatingEvaluator
 
 if TYPE_CHECKING:
     from sda_engine.evaluators.openai import OpenAIEvaluator
@@ -13,9 +14,12 @@ __all__ = [
     "ContrastiveEvaluator",
     "EvaluationRequest",
     "Evaluator",
+    "EvaluatorUsage",
     "FixedScore",
+    "LocalModel",
     "OpenAIEvaluator",
     "Score",
+    "SelfRatingEvaluator",
 ]
 
 

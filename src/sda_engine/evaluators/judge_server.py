@@ -3,17 +3,17 @@
 import ipaddress
 import os
 import re
-from typing import TYPE_CHECKING, Self
+from collections.abc import AsyncIterator
+from typing import Self
 
+import httpx2
 import openai
 from pydantic import SecretStr
 
 from sda_engine.errors import ConfigError, EvaluationError
 
-if TYPE_CHECKING:
-    import httpx2
-
 _OPENAI_URL = "https://api.openai.com/v1"
+_MAX_REPLY_BYTES = 64 * 1024
 _NO_KEY = "not-needed"  # the SDK insists on a key; servers without keys ignore it
 _URL = re.compile(
     r"""(?i:https?)://
@@ -103,8 +103,13 @@ class JudgeServer:
             base_url=self.url,
             timeout=None,
             max_retries=0,
-            default_headers={"Authorization": f"Bearer {key}"},  # else one in OPENAI_CUSTOM_HEADERS would win
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": hooks}),
+            default_headers={
+                "Authorization": f"Bearer {key}",  # else one in OPENAI_CUSTOM_HEADERS would win
+                "Accept-Encoding": "identity",  # a compressed reply could grow a thousandfold before it is measured
+            },
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"request": hooks, "response": [_bound_reply]}
+            ),
         )
 
     def hide_key(self, text: str) -> str:
@@ -124,6 +129,37 @@ class JudgeServer:
 async def _drop_foreign_headers(request: "httpx2.Request") -> None:
     for header in set(request.headers) - _HEADERS:
         del request.headers[header]
+
+
+async def _bound_reply(response: httpx2.Response) -> None:
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise EvaluationError(
+            f"The server's reply is compressed ({encoding[:20]!r}), though an uncompressed one was asked for. "
+            f"Turn compression off for the judge's server, or for the proxy before it."
+        )
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _BoundedStream(response.stream)
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A reply's bytes, as long as they are not too many: what comes after them is never read."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
+        async for chunk in self._stream:
+            received += len(chunk)
+            if received > _MAX_REPLY_BYTES:
+                raise EvaluationError(
+                    f"The server's reply has more than {_MAX_REPLY_BYTES // 1024} KiB, which no verdict needs."
+                )
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _environment_key(base_url: str | None) -> SecretStr | None:

@@ -1,27 +1,19 @@
 """OpenAIEvaluator: a judge behind any OpenAI-compatible server rates the base response."""
 
 import asyncio
-import statistics
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import openai
 from openai.types.shared_params import ResponseFormatJSONSchema
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.errors import EvaluationError
+from sda_engine.evaluators.judge import Ask, JudgeEvaluator, JudgeReply, count, unusable
 from sda_engine.evaluators.judge_server import JudgeServer
-from sda_engine.evaluators.protocol import EvaluationRequest, Score
-from sda_engine.evaluators.retries import FieldRefusedError, make_retrying, retry_after
-from sda_engine.evaluators.verdict import (
-    VERDICT_SCHEMA,
-    RatingPrompt,
-    Verdict,
-    make_rating_prompt,
-    parse_verdict,
-    shortened,
-)
+from sda_engine.evaluators.retries import FieldRefusedError, retry_after
+from sda_engine.evaluators.verdict import VERDICT_SCHEMA, RatingPrompt, shortened
 
-_GRACE = 0.5  # seconds past the deadline that `evaluate` waits for its worker thread
 _RESPONSE_FORMAT: ResponseFormatJSONSchema = {
     "type": "json_schema",
     "json_schema": {"name": "verdict", "strict": True, "schema": VERDICT_SCHEMA},
@@ -39,12 +31,13 @@ _REMEDIES = {
 }
 
 
-class OpenAIEvaluator:
+class OpenAIEvaluator(JudgeEvaluator):
     """Asks a judge model behind an OpenAI-compatible server to rate the base response from 1 to 100.
 
     The judge answers in a JSON schema where its server offers that, and in plain text of the same form where
     it does not; either is parsed strictly. A fault raises EvaluationError and never becomes a score. Building
-    an evaluator opens nothing, each rating closes what it opened, and redirects are not followed.
+    an evaluator opens nothing, each rating closes what it opened, redirects are not followed, and a reply of more than
+    64 KiB is dropped. After five failures in a row the judge is left alone but for one probe every 30 seconds.
 
     A pickle leaves the API key out. Once unpickled, the key is read from OPENAI_API_KEY if base_url is None;
     a key that was given along with base_url is gone, and ratings raise EvaluationError.
@@ -60,12 +53,14 @@ class OpenAIEvaluator:
             field in the very last of them.
         samples: ratings to ask for at once, of which the score is the median; at least 1. A single rating is
             asked for at temperature 0, several at the server's default.
+        prices: what a million prompt tokens and a million completion tokens cost, for `Score.usage.cost`.
+
+    Attributes:
+        breaker: whether the judge is left alone for now.
 
     Raises:
         ConfigError: an argument is out of range, or OpenAI's key is missing.
     """
-
-    needs_response = True
 
     def __init__(
         self,
@@ -76,22 +71,13 @@ class OpenAIEvaluator:
         timeout: float = 30.0,
         max_retries: int = 5,
         samples: int = 1,
+        prices: tuple[float, float] | None = None,
     ) -> None:
-        _check(
-            "model",
-            model,
-            isinstance(model, str) and bool(model.strip()),
-            "the name of a model, e.g. 'gpt-4.1'",
-        )
-        legal = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 < timeout <= 86_400
-        _check("timeout", timeout, legal, "a number of seconds above 0 and at most 86400; the default is 30.0")
-        _check("max_retries", max_retries, _is_at_least(0, max_retries), "a whole number of at least 0, e.g. 5")
-        _check("samples", samples, _is_at_least(1, samples), "a whole number of at least 1, e.g. 1")
+        named = isinstance(model, str) and bool(model.strip())
+        self._check("model", model, named, "the name of a model, e.g. 'gpt-4.1'")
         self.model = model
-        self.timeout = float(timeout)
-        self.max_retries = max_retries
-        self.samples = samples
         self._server = JudgeServer(base_url, api_key)
+        super().__init__(timeout=timeout, max_retries=max_retries, samples=samples, prices=prices)
         self._fields = frozenset(_FIELD_WORDS if samples == 1 else _FIELD_WORDS.keys() - {"temperature"})
         self._fields_are_proven = False  # the server has accepted a request with these fields
 
@@ -102,70 +88,20 @@ class OpenAIEvaluator:
         samples = "" if self.samples == 1 else f", samples={self.samples}"
         return f"OpenAIEvaluator({self.model!r}{server}{samples})"
 
-    def __repr__(self) -> str:
-        return self.name
+    @property
+    def _judge(self) -> str:
+        return f"The judge {self.model!r} at {self._server.url}"
 
-    def evaluate(self, request: EvaluationRequest) -> Score:
-        """Rate the response of a request: `aevaluate`, in a worker thread with an event loop of its own.
-
-        Only an event loop can hold a deadline against a server that drips bytes, since the timeouts of an
-        HTTP client run from byte to byte. The thread makes that possible inside a running loop too.
-
-        Raises:
-            EvaluationError: no usable rating within the deadline; it carries the base response.
-        """
-        executor = ThreadPoolExecutor(1, thread_name_prefix="sda-openai-evaluator")
-        try:
-            rating = executor.submit(lambda: asyncio.run(self.aevaluate(request)))
-            return rating.result(self.timeout + _GRACE)
-        except TimeoutError as error:  # the thread is stuck where no loop can cancel it, e.g. in name resolution
-            overdue = self._overdue([])
-            overdue.base_response = request.response
-            raise overdue from error
-        finally:
-            executor.shutdown(wait=False)
-
-    async def aevaluate(self, request: EvaluationRequest) -> Score:
-        """Rate the response of a request without blocking the event loop (asyncio).
-
-        Raises:
-            EvaluationError: no usable rating within the deadline; it carries the base response.
-        """
-        try:
-            return self._combined(await self._verdicts(make_rating_prompt(request)))
-        except EvaluationError as error:
-            error.base_response = request.response
-            raise
-
-    async def _verdicts(self, prompt: RatingPrompt) -> list[Verdict]:
-        """All samples, asked for at the same time and bounded by one deadline."""
-        failures: list[BaseException] = []
-        try:
-            # Connecting loads the certificates, 20 ms in which the loop should go on
-            async with asyncio.timeout(self.timeout), await asyncio.to_thread(self._server.connect) as client:
-                samples = [self._sample(client, prompt, failures) for _ in range(self.samples)]
-                outcomes = await asyncio.gather(*samples, return_exceptions=True)
-        except TimeoutError as error:
-            raise self._overdue(failures) from (failures[-1] if failures else error)
-        verdicts = []
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            verdicts.append(outcome)
-        return verdicts
-
-    async def _sample(self, client: openai.AsyncOpenAI, prompt: RatingPrompt, failures: list[BaseException]) -> Verdict:
-        """One rating, retried within bounds; `failures` receives each one that another call follows."""
+    @asynccontextmanager
+    async def _connect(self, *, blocking: bool) -> AsyncGenerator[Ask]:
         fields = set(self._fields)
-        retrying = make_retrying(self.max_retries, self.timeout, failures)
-        try:
-            verdict: Verdict = await retrying(self._ask, client, prompt, fields)
-        except (openai.OpenAIError, EvaluationError) as error:
-            raise EvaluationError(self._explained(error, int(retrying.statistics["attempt_number"]))) from error
-        return verdict
+        # Connecting loads the certificates, 20 ms in which the loop should go on
+        async with await asyncio.to_thread(self._server.connect) as client:
+            yield lambda prompt: self._ask(client, prompt, fields)
 
-    async def _ask(self, client: openai.AsyncOpenAI, prompt: RatingPrompt, fields: set[str]) -> Verdict:
-        """One call. A field that the server refuses is taken out of `fields`, for the call that follows."""
+    async def _ask(self, client: openai.AsyncOpenAI, prompt: RatingPrompt, fields: set[str]) -> JudgeReply:
+        """One call. A field that the server refuses is taken out of `fields`, for the calls that follow."""
+        sent = frozenset(fields)
         try:
             reply = await client.chat.completions.with_raw_response.create(
                 model=self.model,
@@ -173,72 +109,54 @@ class OpenAIEvaluator:
                     {"role": "system", "content": prompt.system},
                     {"role": "user", "content": prompt.user},
                 ],
-                response_format=_RESPONSE_FORMAT if "response_format" in fields else openai.omit,
-                temperature=0.0 if "temperature" in fields else openai.omit,
+                response_format=_RESPONSE_FORMAT if "response_format" in sent else openai.omit,
+                temperature=0.0 if "temperature" in sent else openai.omit,
             )
-        except openai.OpenAIError as error:
-            self._server.hide_key_in(error)
-            if not isinstance(error, openai.APIStatusError) or (field := self._refused_field(error, fields)) is None:
+        except openai.APIStatusError as error:
+            if (field := self._refused_field(error, sent)) is None:
                 raise
+            self._server.hide_key_in(error)
             fields.discard(field)
             raise FieldRefusedError(f"the server refused the field {field!r}") from error
-        self._fields, self._fields_are_proven = frozenset(fields), True
-        try:
-            return parse_verdict(_content(reply.http_response.content))
-        except EvaluationError as error:
-            self._server.hide_key_in(error)
-            raise
+        self._fields, self._fields_are_proven = sent, True
+        return _read(reply.http_response.content)
 
-    def _refused_field(self, error: openai.APIStatusError, fields: set[str]) -> str | None:
+    def _refused_field(self, error: openai.APIStatusError, sent: frozenset[str]) -> str | None:
         """The field to leave out after an error: one that it names, else response_format if unproven."""
         complaint = f"{error.message} {error.body}".lower()
         if error.status_code not in (401, 403, 429):
             for field, words in _FIELD_WORDS.items():
-                if field in fields and any(word in complaint for word in words):
+                if field in sent and any(word in complaint for word in words):
                     return field
-        unproven = "response_format" in fields and not self._fields_are_proven
+        unproven = "response_format" in sent and not self._fields_are_proven
         return "response_format" if unproven and error.status_code in (400, 422) else None
 
-    def _combined(self, verdicts: list[Verdict]) -> Score:
-        scores = tuple(verdict.score for verdict in verdicts)
-        median = statistics.median(scores)
-        nearest = min(verdicts, key=lambda verdict: abs(verdict.score - median))
-        return Score(
-            value=median,
-            evaluator=self.name,
-            reason=self._server.hide_key(nearest.reason),
-            samples=scores if len(scores) > 1 else (),
-        )
+    def _hide(self, text: str) -> str:
+        return self._server.hide_key(text)
 
-    def _explained(self, error: openai.OpenAIError | EvaluationError, calls: int) -> str:
-        """What went wrong and what to do about it."""
-        tries = f"{calls} call{'s' if calls > 1 else ''}"
+    def _hide_in(self, error: Exception) -> None:
+        self._server.hide_key_in(error)
+
+    def _explain(self, error: Exception, calls: str) -> str | None:
         if isinstance(error, EvaluationError):
-            return f"{self._judge} gave no usable verdict in {tries}. {error} Choose a more reliable judge."
+            return unusable(self._judge, error, calls)
         if isinstance(error, openai.APIConnectionError):
             cause = shortened(str(error.__cause__ or error))
             return (
-                f"{self._judge} could not be reached in {tries}: {cause}. Check base_url, the network, and "
+                f"{self._judge} could not be reached in {calls}: {cause}. Check base_url, the network, and "
                 f"whether the server runs."
             )
-        if not isinstance(error, openai.APIStatusError):
-            return f"{self._judge} failed in {tries}: {shortened(str(error))}."
-        said = self._server.hide_key(error.body if isinstance(error.body, str) else error.message)
-        wait = retry_after(error)
-        asked = "" if wait is None else f" It asks to wait {wait:g} s; timeout allows {self.timeout:g} s in all."
-        remedy = _remedy(error.status_code)
-        return f"{self._judge} answered {error.status_code} after {tries}: {shortened(said)}.{asked} {remedy}"
-
-    def _overdue(self, failures: list[BaseException]) -> EvaluationError:
-        last = f" The last failure: {shortened(str(failures[-1]))}." if failures else ""
-        return EvaluationError(
-            f"{self._judge} gave no usable verdict within timeout={self.timeout:g} seconds.{last} Raise "
-            f"timeout, or choose a faster judge."
+        if isinstance(error, openai.APIStatusError):
+            said = self._server.hide_key(error.body if isinstance(error.body, str) else error.message)
+            wait = retry_after(error)
+            asked = "" if wait is None else f" It asks to wait {wait:g} s; timeout allows {self.timeout:g} s in all."
+            remedy = _remedy(error.status_code)
+            return f"{self._judge} answered {error.status_code} after {calls}: {shortened(said)}.{asked} {remedy}"
+        return (
+            f"{self._judge} failed in {calls}: {shortened(str(error))}."
+            if isinstance(error, openai.OpenAIError)
+            else None
         )
-
-    @property
-    def _judge(self) -> str:
-        return f"The judge {self.model!r} at {self._server.url}"
 
 
 class _Reply(BaseModel):
@@ -259,25 +177,28 @@ class _Choice(_Reply):
 
 class _Completion(_Reply):
     choices: list[_Choice] = Field(min_length=1, max_length=1)
+    usage: object = None  # what it says is told, and must not fail a rating
 
 
-def _content(reply: bytes) -> str:
-    """The text of the judge's own message, and nothing else of the server's reply."""
+def _read(reply: bytes) -> JudgeReply:
+    """The text of the judge's own message and its token counts, and nothing else of the server's reply."""
     try:
-        choice = _Completion.model_validate_json(reply).choices[0]
+        completion = _Completion.model_validate_json(reply)
     except ValidationError as error:
         start = shortened(reply[:1000].decode(errors="replace"))
         raise EvaluationError(
             f"The server's reply is no chat completion with one choice: {start}. Is base_url the root of an "
             f"OpenAI-compatible API?"
         ) from error
+    choice = completion.choices[0]
     if choice.message.refusal:
         raise EvaluationError(f"The judge refused to rate: {shortened(choice.message.refusal)}.")
     if choice.finish_reason in ("length", "content_filter"):
         raise EvaluationError(f"The judge's reply was cut off (finish_reason {choice.finish_reason!r}).")
     if choice.message.content is None:
         raise EvaluationError("The judge's reply has no content (null).")
-    return choice.message.content
+    usage = completion.usage if isinstance(completion.usage, dict) else {}
+    return JudgeReply(choice.message.content, count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")))
 
 
 def _remedy(status: int) -> str:
@@ -287,12 +208,3 @@ def _remedy(status: int) -> str:
         return "The fault is the server's: try again later, or choose another judge."
     fallback = "Check the model name, and that conversation and response fit the judge's context window."
     return _REMEDIES.get(status, fallback)
-
-
-def _check(argument: str, value: object, legal: bool, must_be: str) -> None:
-    if not legal:
-        raise ConfigError(f"OpenAIEvaluator.{argument} cannot be {value!r}: it must be {must_be}.")
-
-
-def _is_at_least(bound: int, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= bound

@@ -3,8 +3,10 @@
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+import httpx
 import openai
 from tenacity import (
     AsyncRetrying,
@@ -23,6 +25,9 @@ _BACKOFF = wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.5)  # 
 
 class FieldRefusedError(Exception):
     """The server refused an optional field of the request; the call is to be made again without it."""
+
+
+_PASSING = (openai.APIConnectionError, httpx.TransportError, ConnectionError, EvaluationError, FieldRefusedError)
 
 
 def make_retrying(max_retries: int, seconds: float, failures: list[BaseException]) -> AsyncRetrying:
@@ -54,9 +59,9 @@ def make_retrying(max_retries: int, seconds: float, failures: list[BaseException
 
 def retry_after(error: BaseException | None) -> float | None:
     """Seconds that a server asks its callers to wait, at least 0; None where it says nothing legible."""
-    if not isinstance(error, openai.APIStatusError):
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    if not isinstance(headers, Mapping):
         return None
-    headers = error.response.headers
     for value, unit in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
         if value is not None and (seconds := _seconds(value, unit)) is not None:
             return max(0.0, seconds)
@@ -75,9 +80,10 @@ def _seconds(value: str, unit: float) -> float | None:
 
 
 def _is_worth_a_retry(error: BaseException) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in (408, 429) or error.status_code >= 500
-    return isinstance(error, (openai.APIConnectionError, EvaluationError, FieldRefusedError))
+    status = getattr(error, "status_code", None)  # where the SDKs of OpenAI, Anthropic and others have it
+    if isinstance(status, int):
+        return status in (408, 429) or status >= 500
+    return isinstance(error, _PASSING)
 
 
 def _wait(state: RetryCallState) -> float:
