@@ -1,18 +1,23 @@
 """Request settings: how to steer (Steering) and how to sample (Sampling). Frozen, and validated once."""
 
 import math
-from typing import Literal
+from typing import Literal, Self, get_args
 
-from pydantic import Field, SkipValidation, field_validator
+from pydantic import Field, SkipValidation, field_validator, model_validator
 
 from sda_engine.amplification import AMPLIFICATION_CURVES, AmplificationCurve, amplification_factor
+from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity
 from sda_engine.settings import Settings
-from sda_engine.steering import TEMPERATURE_SCHEDULES, TemperatureSchedule
+from sda_engine.steering import LOG_2, TEMPERATURE_SCHEDULES, TemperatureSchedule
 
 Placement = Literal["after_query", "system"]
 EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
+TokenCategory = Literal["numbers", "negations", "named_entities"]
+GuardAction = Literal["off", "report", "relax"]
+
+_BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 
 
 class Steering(Settings):
@@ -29,8 +34,17 @@ class Steering(Settings):
         amplification_curve: score -> amplification factor; a name or a callable.
         temperature_sensitivity: sigma of the divergence schedule, nats.
         min_temperature: T_min of the divergence schedule.
-        temperature_schedule: "divergence" (paper, eq. 7), "constant", "critical_tokens" (eq. 7 only where the
-            instruction changes the most likely token) or a callable TemperatureSignals -> temperature.
+        temperature_schedule: "divergence" (paper, eq. 7), "constant", "critical_tokens" (eq. 7 only at critical
+            tokens) or a callable TemperatureSignals -> temperature.
+        critical_divergence: a token is critical where the instruction changes the most likely one and the divergence
+            is at least this, nats; 0 means wherever it changes. With SmolLM2-135M the default is exceeded at half of
+            the places where it changes, and at one in twenty of the others.
+        critical_categories: a token is critical, too, where the most likely one after steering is of one of these
+            categories: "numbers", "negations", "named_entities". A rule of thumb for English, by the text of the token
+            alone, see `sda_engine.token_categories`.
+        guard: what to do where the answer shows a failure sign of strong steering, a loop or a collapsed distribution
+            (see `sda_engine.decoding.guards`): "off", nothing; "report", note it in `Trace.warnings`; "relax", note it,
+            and halve strength and avoid_strength from the next token on, at every further sign again.
         plausibility: keep only tokens with P2 >= plausibility * max P2. 0, the default, is the paper; more than 0
             is contrastive decoding's constraint (Li et al. 2023, arXiv 2210.15097).
         placement: where the instruction goes: "after_query" (paper: the last user turn becomes query, newline,
@@ -54,6 +68,11 @@ class Steering(Settings):
     temperature_schedule: str | TemperatureSchedule = Field(
         default="divergence", description=f"one of {', '.join(TEMPERATURE_SCHEDULES)}, or a callable"
     )
+    critical_divergence: float = Field(default=0.05, ge=0, le=LOG_2, description="a number from 0 to ln 2, in nats")
+    critical_categories: tuple[TokenCategory, ...] = Field(
+        default=(), description=f"one of {', '.join(get_args(TokenCategory))}, or a list of them"
+    )
+    guard: GuardAction = Field(default="off", description="'off', 'report' or 'relax'")
     plausibility: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
     placement: Placement = Field(default="after_query", description="'after_query' or 'system'")
     accept_score: float | None = Field(
@@ -81,6 +100,23 @@ class Steering(Settings):
         if isinstance(schedule, str) and schedule not in TEMPERATURE_SCHEDULES:
             raise ValueError("no such schedule")
         return schedule
+
+    @field_validator("critical_categories", mode="before")
+    @classmethod
+    def _as_tuple(cls, categories: object) -> object:
+        if isinstance(categories, str):
+            return (categories,)
+        return tuple(categories) if isinstance(categories, list) else categories
+
+    @model_validator(mode="after")
+    def _categories_have_an_effect(self) -> Self:
+        if self.critical_categories and self.temperature_schedule in _BLIND_SCHEDULES:
+            raise ConfigError(
+                f"Steering.critical_categories={self.critical_categories!r} would change nothing: "
+                f"temperature_schedule={self.temperature_schedule!r} treats all tokens alike. Set "
+                f"temperature_schedule='critical_tokens', or a callable that looks at `in_category`."
+            )
+        return self
 
     def amplification_for(self, score: float) -> float:
         """The amplification factor that a score means under these settings, in [0, 1]."""

@@ -4,28 +4,33 @@ A Constraint is a description. The ConstraintCompiler of an engine turns it into
 answer: the tokens that may come next, and those that must.
 """
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import llguidance.hf
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
+from sda_engine.grammar_cost import is_doubtful
+from sda_engine.grammar_trial import MAX_LEXER_STATES, TrialProcess
 from sda_engine.schema_gate import DEFINITIONS, MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
 from sda_engine.tokenization import SafeTokenizer
 
 JSON_STYLE: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _CACHED_GRAMMARS = 128
+_CACHED_DOUBTFUL = 8  # each of which may be large
+_REMEMBERED_TRIALS = 1_024
 _MAX_LARK_RULES = 2_000
 _WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the grammar, closing is looked after
 _BYTES_PER_TOKEN = 4
@@ -35,6 +40,8 @@ _SPEAKS_FOR_ITSELF = frozenset(
     {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf"}
 )
 _STRUCTURE = frozenset(b'"\\<>')
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -116,30 +123,50 @@ class ConstraintCompiler:
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos_token_ids
         self._vocabulary: _Vocabulary | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._doubtful: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
         self._lock = threading.Lock()
+        self._trial_lock = threading.Lock()  # one process at a time; grammars that need none do not wait for it
 
     def compile(self, grammar: str) -> "TokenConstraint":
         """A fresh constraint for one answer. The first call prepares the vocabulary, which takes half a second.
 
+        A grammar that may cost much is tried out in a process of its own first, which takes a second.
+
         Raises:
-            ConstraintError: the grammar cannot be enforced; the message names the part.
+            ConstraintError: the grammar cannot be enforced, or takes too much; the message names the part.
         """
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = _Vocabulary(self._tokenizer, self._vocab_size, self._eos)
-            matcher = self._compiled.get(grammar)
-            if matcher is None:
-                matcher = LLMatcher(self._vocabulary.tokenizer, grammar, log_level=0)
-                if matcher.is_error():
-                    raise ConstraintError(
-                        f"The constraint cannot be enforced: {_first_lines(matcher.get_error())}. Leave that part out, "
-                        f"or say it in the prompt and check the answer."
-                    )
-                self._compiled[grammar] = matcher
-                if len(self._compiled) > _CACHED_GRAMMARS:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(grammar)
-            return TokenConstraint(matcher.deep_copy(), self._vocabulary, watched_tokens=_watched(grammar))
+            vocabulary = self._vocabulary
+            doubtful = grammar in self._doubtful
+            matcher = (self._doubtful if doubtful else self._compiled).get(grammar)
+        if matcher is None:
+            matcher, doubtful = self._compile(grammar, vocabulary)
+        with self._lock:
+            kept, most = (self._doubtful, _CACHED_DOUBTFUL) if doubtful else (self._compiled, _CACHED_GRAMMARS)
+            _remember(kept, grammar, matcher, most)
+            return TokenConstraint(matcher.deep_copy(), vocabulary, watched_tokens=_watched(grammar))
+
+    def _compile(self, grammar: str, vocabulary: "_Vocabulary") -> tuple[LLMatcher, bool]:
+        """A compiled grammar, and whether it was a doubtful one."""
+        doubtful = is_doubtful(grammar)
+        if doubtful and (fault := self._try_out(grammar, vocabulary)):
+            raise _cannot_be_enforced(fault)
+        matcher = LLMatcher(
+            vocabulary.tokenizer, grammar, log_level=0, limits=LLParserLimits(max_lexer_states=MAX_LEXER_STATES)
+        )
+        if matcher.is_error():
+            raise _cannot_be_enforced(matcher.get_error())
+        return matcher, doubtful
+
+    def _try_out(self, grammar: str, vocabulary: "_Vocabulary") -> str | None:
+        digest = hashlib.sha256(grammar.encode()).digest()
+        with self._trial_lock:
+            fault = self._trials[digest] if digest in self._trials else vocabulary.trial.run(grammar)
+            _remember(self._trials, digest, fault, _REMEMBERED_TRIALS)
+            return fault
 
 
 class TokenConstraint:
@@ -241,6 +268,7 @@ class _Vocabulary:
         special = [self.tokenizer.is_special_token(token_id) for token_id in range(vocab_size)]
         single = {text: token_id for token_id, text in reversed(list(enumerate(texts))) if not special[token_id]}
         self.plain = np.array([not s and _is_plain(text) for text, s in zip(texts, special, strict=True)])
+        self.trial = TrialProcess(texts, [token_id for token_id, s in enumerate(special) if s], sorted(eos_token_ids))
         self._markers = np.array([s and token_id not in eos_token_ids for token_id, s in enumerate(special)])
         markers = tokenizer.answer_format
         self._leave_thought = self._tokens_of(markers.thought_end, markers.special_tokens) if markers.thinks else []
@@ -348,6 +376,20 @@ def _is_plain(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not _STRUCTURE & set(text)
+
+
+def _remember(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _cannot_be_enforced(fault: str) -> ConstraintError:
+    return ConstraintError(
+        f"The constraint cannot be enforced: {_first_lines(fault)}. Leave that part out, or say it in the prompt and "
+        f"check the answer."
+    )
 
 
 def _first_lines(error: str) -> str:

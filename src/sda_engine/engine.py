@@ -32,6 +32,7 @@ from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
 from sda_engine.request_settings import check_settings, check_timeout
 from sda_engine.text_scorer import TextScorer
+from sda_engine.token_categories import TokenCategories
 from sda_engine.tokenization import SafeTokenizer
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
@@ -119,9 +120,9 @@ class SteeringEngine:
         self._settings = settings
         self._loaded_model = loaded
         self._tokenizer = SafeTokenizer(loaded.tokenizer)
-        self._constraints = ConstraintCompiler(
-            self._tokenizer, loaded.model.config.get_text_config(decoder=True).vocab_size, loaded.eos_token_ids
-        )
+        vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
+        self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.eos_token_ids)
+        self._categories = TokenCategories(self._tokenizer, vocab_size)
         cache_tokens = settings.cache_tokens
         if cache_tokens is None:
             cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
@@ -393,12 +394,15 @@ class SteeringEngine:
         )
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
-        return TextScorer(self._scheduler, self._tokenizer, self.context_window, deadline)
+        return TextScorer(
+            self._scheduler, self._tokenizer, self.context_window, description=self.describe(), deadline=deadline
+        )
 
     def _compile(self, request: Request) -> None:
-        """Make the request's grammar ready to be enforced; the first one of an engine takes half a second."""
+        """Make the request's grammar and token categories ready; the first ones of an engine take a second."""
         if request.grammar is not None:
             request.constraint = self._constraints.compile(request.grammar)
+        request.critical_tokens = self._categories.mask(request.steering.critical_categories)
 
     def _answer_prefix(self, contexts: Contexts) -> str:
         """What the prompt has already written of the answer, which can only be the beginning of a thought."""
@@ -425,7 +429,7 @@ class SteeringEngine:
                 yield request.piece(event)
 
     async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
-        if request.grammar is not None:
+        if request.grammar is not None or request.steering.critical_categories:
             await asyncio.to_thread(self._compile, request)
         for task in request.evaluation_tasks():
             async with aclosing(self._scheduler.aevents(task, deadline)) as events:

@@ -4,6 +4,7 @@ transformers takes about 25 s to load a GGUF file (its tokenizer has to be rebui
 refuses to save what it loaded. So: load, move the weights into a plain model of the same architecture, save that.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -16,13 +17,17 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from sda_engine.errors import ModelLoadError
+
 logger = logging.getLogger(__name__)
 
+_MANIFEST = "manifest.json"
+_EDGE = 2**22  # bytes at either end of a file that go into its checksum
 _FORMAT = "1"  # part of every cache key; raise it when the conversion changes
 
 
 def converted_folder(gguf_file: Path) -> Path:
-    """The folder with the converted model, converting it first where that has not been done.
+    """The folder with the converted model, converting it first where that has not been done, or is spoilt.
 
     A crash leaves no half-written folder: the work happens beside it and is renamed into place. Of several
     processes one converts and the others wait for it.
@@ -32,27 +37,54 @@ def converted_folder(gguf_file: Path) -> Path:
     """
     cache = cache_folder()
     target = cache / f"{gguf_file.stem}-{_fingerprint(gguf_file)}"
-    if target.is_dir():
+    if is_whole(target):
         return target
     with FileLock(cache / f"{target.name}.lock"):
-        if not target.is_dir():
+        if not is_whole(target):
             for stale in cache.glob(f".{target.name}.*"):  # of a process that died; nobody else holds the lock
                 shutil.rmtree(stale)
             logger.info("Converting %s into %s; this is done once and takes half a minute.", gguf_file, target)
-            work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))
+            work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))  # of mode 0700
+            spoilt = work.with_suffix(".spoilt")
             try:
                 _convert(gguf_file, work)
+                _write_manifest(work)
+                if target.exists():
+                    target.rename(spoilt)
                 work.rename(target)
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                for left in (work, spoilt):
+                    shutil.rmtree(left, ignore_errors=True)
     return target
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a converted folder holds what was written there: files of the same sizes, and the same bytes.
+
+    The bytes of weights are not read again, which would take as long as loading them: their beginning and their end
+    are. It shows a file that a full disk or a lost cache of the system has cut off or left empty.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest) and all(_seal(folder / name) == seal for name, seal in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def cache_folder() -> Path:
-    """Where converted models live: SDA_CACHE_DIR, or the user's cache folder; readable by its owner alone."""
+    """Where converted models live: SDA_CACHE_DIR, or the user's cache folder; readable by its owner alone.
+
+    Raises:
+        ModelLoadError: it was there before, and others may write to it.
+    """
     configured = os.environ.get("SDA_CACHE_DIR")
     cache = Path(configured) if configured else user_cache_path("sda-integrations") / "models"
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.name == "posix" and cache.stat().st_mode & 0o022:
+        raise ModelLoadError(
+            f"Others may write to the folder of converted models, {str(cache)!r}, and could change what is loaded. "
+            f"Make it your own (chmod 700), or name another one in SDA_CACHE_DIR."
+        )
     return cache
 
 
@@ -71,6 +103,29 @@ def _convert(gguf_file: Path, target: Path) -> None:
     model.generation_config = loaded.generation_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _write_manifest(folder: Path) -> None:
+    """Write down each file's seal, last of all, once the disk has everything."""
+    seals = {}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        seals[file.name] = _seal(file)
+    with (folder / _MANIFEST).open("w", encoding="utf-8") as manifest:
+        json.dump(seals, manifest)
+        manifest.flush()
+        os.fsync(manifest.fileno())
+
+
+def _seal(file: Path) -> str:
+    """Size and SHA-256 of a file; of a large one the checksum of its two ends."""
+    with file.open("rb") as content:
+        size = os.fstat(content.fileno()).st_size
+        digest = sha256(content.read(_EDGE))
+        content.seek(max(size - _EDGE, min(size, _EDGE)))
+        digest.update(content.read(_EDGE))
+    return f"{size}:{digest.hexdigest()}"
 
 
 def _fingerprint(gguf_file: Path) -> str:

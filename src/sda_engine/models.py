@@ -9,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-import httpx
-import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from pydantic import Field, SkipValidation
 from transformers import (
@@ -21,16 +19,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.devices import DTYPES, resolve_device, resolve_dtype
+from sda_engine.errors import ModelLoadError
 from sda_engine.gguf_conversion import converted_folder
 from sda_engine.packed_linear import pack_linear_layers
 from sda_engine.settings import Settings
+from sda_engine.template_check import check_templates
 
 logger = logging.getLogger(__name__)
-
-_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-)
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class ModelSettings(Settings):
     model: str = Field(default="smollm2-135m", min_length=1, description="an alias, a path or a Hub id")
     revision: str | None = Field(default=None, description="a branch, tag or commit, or None")
     device: str = Field(default="auto", description="'auto', or a torch device such as 'cpu' or 'cuda:0'")
-    dtype: str = Field(default="auto", description=f"'auto' or one of {', '.join(_DTYPES)}")
+    dtype: str = Field(default="auto", description=f"'auto' or one of {', '.join(DTYPES)}")
     device_map: str | dict[str, int | str] | None = Field(
         default=None, description="a device map of transformers, or None"
     )
@@ -114,6 +110,8 @@ class LoadedModel:
 def load_model(settings: ModelSettings) -> LoadedModel:
     """Load a model and its tokenizer. Remote code is never run, and only safetensors weights are read.
 
+    A chat template that takes too much time or memory is refused, see `sda_engine.template_check`.
+
     Raises:
         ModelLoadError: there is no such model, or transformers cannot load it.
         ConfigError: device or dtype is unknown or not available here.
@@ -125,6 +123,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         if not Path(source).is_dir():
             _check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
+        check_templates(tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             revision=settings.revision,
@@ -134,7 +133,9 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             device_map=settings.device_map,
             quantization_config=settings.quantization_config,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, httpx.HTTPError) as error:
+    except ModelLoadError:
+        raise
+    except Exception as error:  # a stranger's files can break transformers anywhere
         raise ModelLoadError(_not_loaded(settings.model, error)) from error
     if device is not None and settings.quantization_config is None:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
@@ -152,50 +153,6 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
         eos_token_ids=_eos_token_ids(model, tokenizer),
         context_window=_context_window(model, tokenizer),
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device that a setting means.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device={device!r} is not available here: use 'auto', 'cpu', or a device that this build of torch "
-            f"can reach."
-        ) from error
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
-    """The torch dtype that a setting means on a device.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if dtype in _DTYPES:
-        return _DTYPES[dtype]
-    if dtype != "auto":
-        raise ConfigError(f"dtype cannot be {dtype!r}: it must be 'auto' or one of {', '.join(_DTYPES)}.")
-    return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
-
-
-def _has_native_bfloat16(device: torch.device | None) -> bool:
-    if device is not None and device.type == "cpu":
-        capabilities: Mapping[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # older versions of torch do not tell
-        return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return False
 
 
 def _locate(model: str) -> str:

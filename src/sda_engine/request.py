@@ -45,6 +45,7 @@ class Request:
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
         must_call: whether the answer has to be a tool call.
+        critical_tokens: (vocab,) bool: tokens of `Steering.critical_categories`; None for no category.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
     """
@@ -63,6 +64,7 @@ class Request:
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
     must_call: bool = False
+    critical_tokens: Tensor | None = None
     base: DecodedText | None = None
     score: Score | None = None
     _evaluation: EvaluationRequest | None = field(default=None, repr=False)
@@ -146,8 +148,16 @@ class Request:
             self.prompt.release()
 
     def steered_task(self) -> DecodeTask:
-        """The decoding of the answer itself."""
-        strength = self._strength()
+        """The decoding of the answer itself.
+
+        Raises:
+            ConfigError: a curve of the user's gave no amplification.
+        """
+        try:
+            strength = self._strength()
+        except Exception:  # a user's code: the exception may be kept, and must keep no rows
+            self.prompt.release()
+            raise
         avoid = self.steering.avoid_strength
         self._answer = self._decode(
             tuple(self.prompt.contexts.tails),
@@ -188,6 +198,7 @@ class Request:
                 tokens=answer.tokens,
                 alignment=self.alignment.name if self.alignment is not None else None,
                 strength=self._strength() if steered else 0.0,
+                warnings=answer.warnings,
             ),
             tool_calls=answer.tool_calls,
             invalid_tool_calls=answer.invalid_tool_calls,
@@ -221,6 +232,7 @@ class Request:
             if self.response_template
             else frozenset(),
             must_call=self.must_call,
+            critical_tokens=self.critical_tokens,
         )
         prompt = (*contexts.shared, *contexts.tails[BASE])
         sources = [prompt] if self.base is None else [self.base.token_ids, prompt]

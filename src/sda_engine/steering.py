@@ -122,6 +122,8 @@ class TemperatureSignals:
         temperature: (batch,), T0.
         sensitivity: (batch,), sigma, nats.
         min_temperature: (batch,), T_min.
+        critical_divergence: (batch,), nats: from this divergence on a changed most likely token matters.
+        in_category: (batch,) bool: whether the most likely token after steering is of a category that the user named.
     """
 
     divergence: Tensor
@@ -129,6 +131,8 @@ class TemperatureSignals:
     temperature: Tensor
     sensitivity: Tensor
     min_temperature: Tensor
+    critical_divergence: Tensor | float = 0.0
+    in_category: Tensor | bool = False
 
 
 TemperatureSchedule = Callable[[TemperatureSignals], Tensor]
@@ -150,8 +154,13 @@ def constant_schedule(signals: TemperatureSignals) -> Tensor:
 
 
 def critical_tokens_schedule(signals: TemperatureSignals) -> Tensor:
-    """Paper eq. 7 where the instruction changes the most likely token, T0 elsewhere (our extension)."""
-    return torch.where(signals.critical, divergence_schedule(signals), signals.temperature)
+    """Paper eq. 7 at critical tokens, T0 elsewhere (our extension).
+
+    Critical is where the instruction changes the most likely token and the divergence is high, and where the most
+    likely token after steering is of a category that the user named.
+    """
+    changed = signals.critical & (signals.divergence >= signals.critical_divergence)
+    return torch.where(changed | signals.in_category, divergence_schedule(signals), signals.temperature)
 
 
 TEMPERATURE_SCHEDULES: Mapping[str, TemperatureSchedule] = MappingProxyType(
@@ -170,7 +179,8 @@ class SteeredStep:
     Attributes:
         logprobs: (batch, vocab), nats, normalised: the distribution to sample from. A greedy row (temperature 0)
             holds the limit: 0 at the argmax and -inf elsewhere.
-        steered_logprobs: (batch, vocab), nats, normalised: the same before the temperature.
+        steered_logprobs: (batch, vocab), nats, normalised: the same before the temperature. With strength 0, and
+            nothing avoided or dropped, it is the instructed distribution to the bit.
         base_logprobs: (batch, vocab), nats, normalised.
         instructed_logprobs: (batch, vocab), nats, normalised.
         divergence: (batch,), nats, 0..ln 2.
@@ -197,6 +207,8 @@ def steered_step(
     avoided_logits: Tensor | None = None,
     avoid_strength: float | Tensor = 0.0,
     schedule: TemperatureSchedule = divergence_schedule,
+    critical_divergence: float | Tensor = 0.0,
+    critical_tokens: Tensor | None = None,
 ) -> SteeredStep:
     """One step of SDA for a batch: logits under each context to the distribution of the next token.
 
@@ -214,6 +226,8 @@ def steered_step(
         avoided_logits: (batch, vocab), or None.
         avoid_strength: at least 0; float or (batch,).
         schedule: sets the temperature from the divergence.
+        critical_divergence: at least 0, nats; float or (batch,); for schedules that tell critical tokens apart.
+        critical_tokens: (vocab,) bool: tokens of the categories that the user named; None for none.
     """
     base = torch.log_softmax(_at_least_float32(base_logits), dim=-1)
     instructed = base if instructed_logits is None else torch.log_softmax(_at_least_float32(instructed_logits), dim=-1)
@@ -239,10 +253,17 @@ def steered_step(
             temperature=_as_vector(temperature, divergence),
             sensitivity=_as_vector(sensitivity, divergence),
             min_temperature=_as_vector(min_temperature, divergence),
+            critical_divergence=_as_vector(critical_divergence, divergence),
+            in_category=_best_is_one_of(steered, critical_tokens),
         )
     )
     logprobs = apply_temperature(steered, used.to(steered.dtype))
-    return SteeredStep(logprobs.float(), steered.float(), base, instructed, divergence, used)
+    kept = _as_vector(strength, divergence) == 0  # (batch,): where the instructed distribution is what there is
+    kept &= _as_vector(plausibility, divergence) == 0
+    if avoided is not None:
+        kept &= _as_vector(avoid_strength, divergence) == 0
+    reported = torch.where(kept.unsqueeze(-1), instructed.float(), steered.float())  # to the bit, which float64 is not
+    return SteeredStep(logprobs.float(), reported, base, instructed, divergence, used)
 
 
 def apply_plausibility(steered_logprobs: Tensor, instructed_logprobs: Tensor, plausibility: float | Tensor) -> Tensor:
@@ -282,6 +303,19 @@ def apply_temperature(logprobs: Tensor, temperature: Tensor) -> Tensor:
     return torch.where(greedy, _only_the_best(logprobs), scaled)
 
 
+def entropy(logprobs: Tensor) -> Tensor:
+    """How undecided a distribution is: 0 where one token is certain, ln(vocab) where all are equally likely.
+
+    Args:
+        logprobs: (batch, vocab), nats, normalised.
+
+    Returns:
+        (batch,), nats.
+    """
+    terms = (logprobs.exp() * logprobs).masked_fill(logprobs == NEGATIVE_INFINITY, 0.0)
+    return terms.sum(dim=-1).abs()  # no term is above 0, but for rounding
+
+
 def _only_the_best(logprobs: Tensor) -> Tensor:
     """0 at the argmax and -inf elsewhere; NaN at the argmax of a row with NaN, or with nothing but -inf."""
     most = logprobs.amax(dim=-1, keepdim=True)
@@ -294,6 +328,13 @@ def _differ_in_best(base: Tensor, other: Tensor, schedule: TemperatureSchedule) 
     if schedule in (divergence_schedule, constant_schedule):
         return torch.zeros(base.shape[0], dtype=torch.bool, device=base.device)
     return base.argmax(dim=-1) != other.argmax(dim=-1)
+
+
+def _best_is_one_of(logprobs: Tensor, tokens: Tensor | None) -> Tensor:
+    """(batch,) bool: whether the most likely token is one of some, given as a (vocab,) bool mask."""
+    if tokens is None:
+        return torch.zeros(logprobs.shape[0], dtype=torch.bool, device=logprobs.device)
+    return tokens[logprobs.argmax(dim=-1)]
 
 
 def _may_hold_masked(logprobs: Tensor) -> bool:

@@ -22,6 +22,7 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -79,7 +80,21 @@ def tiny_model(
 
     The same seed gives the same weights; torch's global random state is left alone.
     """
-    shape: dict[str, Any] = {
+    shape = _shape(context_window, vocab_size)
+    model: PreTrainedModel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if architecture == "gemma3":
+            layers = ["sliding_attention", "full_attention"]
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=layers))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**shape))
+    model.train(False)
+    return model
+
+
+def _shape(context_window: int, vocab_size: int) -> dict[str, Any]:
+    return {
         "vocab_size": vocab_size,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -93,16 +108,6 @@ def tiny_model(
         "eos_token_id": 2,
         "pad_token_id": 2,
     }
-    model: PreTrainedModel
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if architecture == "gemma3":
-            layers = ["sliding_attention", "full_attention"]
-            model = Gemma3ForCausalLM(Gemma3TextConfig(**shape, sliding_window=16, layer_types=layers))
-        else:
-            model = LlamaForCausalLM(LlamaConfig(**shape))
-    model.train(False)
-    return model
 
 
 def tiny_engine(
@@ -116,6 +121,30 @@ def tiny_engine(
     tokenizer = tiny_tokenizer(chat_template=chat_template)
     model = tiny_model(architecture=architecture, seed=seed, context_window=context_window, vocab_size=len(tokenizer))
     return SteeringEngine(model, tokenizer, name=f"tiny-{architecture}")
+
+
+def tiny_reward_model(
+    *,
+    labels: Sequence[str] = ("reward",),
+    seed: int = 0,
+    context_window: int = 2048,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A random classifier of two layers and its tokenizer, for RewardModelEvaluator; one label makes a reward model.
+
+    The same seed gives the same weights; torch's global random state is left alone.
+    """
+    tokenizer = tiny_tokenizer(chat_template=chat_template)
+    config = LlamaConfig(
+        **_shape(context_window, len(tokenizer)),
+        id2label=dict(enumerate(labels)),
+        label2id={label: place for place, label in enumerate(labels)},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    model.train(False)
+    return model, tokenizer
 
 
 def call_text(name: str, arguments: Mapping[str, object]) -> str:

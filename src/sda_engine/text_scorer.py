@@ -33,16 +33,28 @@ class TextScorer:
         scheduler: runs the forward passes.
         tokenizer: turns texts into tokens; special tokens in a text are not recognised.
         context_window: tokens of prompt and text together.
+        description: what identifies the model, as plain JSON.
         deadline: time.monotonic() seconds for all that is asked of it; None waits for ever.
     """
 
     def __init__(
-        self, scheduler: Scheduler, tokenizer: SafeTokenizer, context_window: int, deadline: float | None = None
+        self,
+        scheduler: Scheduler,
+        tokenizer: SafeTokenizer,
+        context_window: int,
+        *,
+        description: Mapping[str, object],
+        deadline: float | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._context_window = context_window
+        self._description = description
         self._deadline = deadline
+
+    def describe(self) -> dict[str, object]:
+        """What identifies the model, as plain JSON, for the keys of kept scores."""
+        return dict(self._description)
 
     def continuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
         """How likely each text is as the beginning of the answer to a chat; see SteeringEngine."""

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, StrictUndefined, Template
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+WarningKind = Literal["repetition", "collapse"]
 
 _MAX_DIVERGENCE = math.log(2)  # nats
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -42,6 +44,7 @@ class TraceToken:
         base: the most likely tokens of the base context, best first.
         instructed: those of the instructed context.
         steered: those of the steered distribution, before temperature and truncation.
+        strength: the strength of steering in force when it was decoded.
     """
 
     token_id: int
@@ -52,6 +55,30 @@ class TraceToken:
     base: tuple[Candidate, ...] = ()
     instructed: tuple[Candidate, ...] = ()
     steered: tuple[Candidate, ...] = ()
+    strength: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWarning:
+    """A failure sign that the guard saw (`Steering.guard`).
+
+    Attributes:
+        kind: "repetition" or "collapse".
+        place: index of the token with which it was seen.
+        detail: what was seen, with figures.
+        strength: the strength of steering in force up to that token.
+        new_strength: the strength from the next token on, if the guard lowered it; None if it only reports.
+    """
+
+    kind: WarningKind
+    place: int
+    detail: str
+    strength: float
+    new_strength: float | None = None
+
+    def __str__(self) -> str:
+        change = "" if self.new_strength is None else f", lowered to {self.new_strength:.3g}"
+        return f"{self.kind} at token {self.place}: {self.detail} (strength {self.strength:.3g}{change})"
 
 
 @dataclass(frozen=True)
@@ -61,12 +88,14 @@ class Trace:
     Attributes:
         tokens: one entry per generated token, the end-of-sequence token included.
         alignment: name of the alignment; None for a plain answer.
-        strength: gain * amplification of the request.
+        strength: gain * amplification of the request; a guard may lower it on the way, see `TraceToken.strength`.
+        warnings: the failure signs that the guard saw, in order; none where `Steering.guard` is "off".
     """
 
     tokens: tuple[TraceToken, ...]
     alignment: str | None = None
     strength: float = 0.0
+    warnings: tuple[TraceWarning, ...] = ()
 
     @property
     def divergence(self) -> list[float]:
@@ -89,11 +118,16 @@ class Trace:
         return sum(self.temperature) / len(self.tokens) if self.tokens else 0.0
 
     def to_text(self) -> str:
-        """One line per token: divergence (nats), temperature, and the token's text as a Python literal."""
+        """One line per token: divergence (nats), temperature, and the token's text as a Python literal.
+
+        A column for the strength is added where a guard has lowered it. Warnings follow, a line each.
+        """
+        relaxed = self._was_relaxed
         lines = [
             f"{self._title()}: {len(self.tokens)} tokens, mean divergence {self.mean_divergence:.3f} nats",
-            "divergence  temperature  token",
-            *(f"{token.divergence:10.3f}  {token.temperature:11.3f}  {token.text!r}" for token in self.tokens),
+            f"divergence  temperature  {'strength  ' if relaxed else ''}token",
+            *(_line(token, with_strength=relaxed) for token in self.tokens),
+            *(f"Warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
@@ -105,7 +139,7 @@ class Trace:
 
         Each token is shaded by its divergence (0..ln 2 nats) and underlined by its temperature (from the
         answer's lowest to its highest). Pointing at a token, or focusing it, shows its figures and the most
-        likely tokens of each distribution.
+        likely tokens of each distribution. The warnings of a guard stand above, and their tokens are framed.
         """
         coolest, hottest = min(self.temperature, default=0.0), max(self.temperature, default=0.0)
         margin = max(_MIN_SPREAD - (hottest - coolest), 0.0) / 2  # a constant temperature lies in the middle
@@ -114,6 +148,8 @@ class Trace:
             trace=self,
             title=self._title(),
             steered=self.alignment is not None,
+            relaxed=self._was_relaxed,
+            warned={warning.place for warning in self.warnings},
             low=low,
             high=high,
             max_divergence=_MAX_DIVERGENCE,
@@ -146,8 +182,17 @@ class Trace:
         _label_tokens(left, [token.text for token in self.tokens])
         return figure
 
+    @property
+    def _was_relaxed(self) -> bool:
+        return any(warning.new_strength is not None for warning in self.warnings)
+
     def _title(self) -> str:
         return "Plain answer" if self.alignment is None else f"Steered by {_printable(self.alignment)}"
+
+
+def _line(token: TraceToken, *, with_strength: bool) -> str:
+    strength = f"{token.strength:8.3g}  " if with_strength else ""
+    return f"{token.divergence:10.3f}  {token.temperature:11.3f}  {strength}{token.text!r}"
 
 
 def _printable(text: str) -> str:

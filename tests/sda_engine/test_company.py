@@ -394,13 +394,14 @@ async def test_nan_in_one_request_fails_that_one_alone_and_is_not_stored(alignme
         assert isinstance(raised, NumericalError)
 
 
-@pytest.mark.parametrize("stage", ["the evaluator", "decoding"])
+@pytest.mark.parametrize("stage", ["the evaluator", "the curve", "decoding"])
 def test_an_error_that_is_kept_keeps_no_rows(stage):
     before = count_rows()
     errors = []
     with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
         broken = {
             "the evaluator": Steering(evaluator=ScriptedEvaluator([ValueError("no score")])),
+            "the curve": Steering(evaluator=ScriptedEvaluator([50]), amplification_curve=lambda score: math.nan),
             "decoding": Steering(temperature_schedule=lambda signals: 1 / 0),
         }[stage]
         for _ in range(3):

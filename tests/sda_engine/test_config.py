@@ -24,6 +24,7 @@ def test_the_defaults_are_those_of_the_design():
     )
     assert (steering.amplification_curve, steering.avoid_strength) == ("sigmoid", None)
     assert (steering.accept_score, steering.on_evaluator_error) == (None, "raise")
+    assert (steering.critical_divergence, steering.critical_categories, steering.guard) == (0.05, (), "off")
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.6, 0.95, None, None)
     assert (sampling.max_new_tokens, sampling.stop, sampling.seed, sampling.logprobs) == (512, (), None, None)
 
@@ -44,6 +45,11 @@ def test_the_defaults_are_those_of_the_design():
         (Steering, "temperature_schedule", "cold"),
         (Steering, "temperature_sensitivity", 0),
         (Steering, "min_temperature", -1),
+        (Steering, "critical_divergence", -0.1),
+        (Steering, "critical_divergence", 0.7),
+        (Steering, "critical_categories", "verbs"),
+        (Steering, "critical_categories", 3),
+        (Steering, "guard", "on"),
         (Steering, "plausibility", 1.5),
         (Steering, "placement", "before"),
         (Steering, "accept_score", 0),
@@ -110,6 +116,20 @@ def test_one_stop_string_or_a_list_of_them_is_taken():
     assert Sampling(stop=["x", "y"]).stop == ("x", "y")
 
 
+def test_one_category_or_a_list_of_them_is_taken():
+    careful = Steering(temperature_schedule="critical_tokens")
+    assert careful.replace(critical_categories="numbers").critical_categories == ("numbers",)
+    assert careful.replace(critical_categories=["numbers", "negations"]).critical_categories == ("numbers", "negations")
+
+
+@pytest.mark.parametrize("schedule", ["divergence", "constant"])
+def test_categories_need_a_schedule_that_tells_tokens_apart(schedule):
+    with pytest.raises(ConfigError, match=f"temperature_schedule='{schedule}' treats all tokens alike. Set ") as raised:
+        Steering(temperature_schedule=schedule, critical_categories=("numbers",))
+    assert str(raised.value).startswith("Steering.critical_categories=('numbers',) would change nothing")
+    assert Steering(temperature_schedule=lambda signals: signals.temperature, critical_categories=("numbers",))
+
+
 def test_a_description_of_steering_is_json_and_tells_evaluators_and_callables_apart():
     def halve(score):
         return score / 200
@@ -134,6 +154,8 @@ def test_a_description_of_steering_is_json_and_tells_evaluators_and_callables_ap
             {"amplification_curve": "linear"},
             {"amplification_curve": lambda score: score / 100},
             {"amplification_curve": lambda score: score / 300},
+            {"temperature_schedule": "critical_tokens", "critical_categories": ["numbers"]},
+            {"guard": "relax"},
             {"evaluator": nameless[0]},
             {"evaluator": nameless[1]},
         )

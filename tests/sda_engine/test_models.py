@@ -12,9 +12,10 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from sda_engine import Sampling, SteeringEngine, models
+from sda_engine.devices import resolve_device, resolve_dtype
 from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.gguf_conversion import cache_folder, converted_folder
-from sda_engine.models import ModelSettings, load_model, resolve_device, resolve_dtype
+from sda_engine.models import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.sda_engine.decoding.architectures import tiny

@@ -15,6 +15,7 @@ from sda_engine.steering import (
     critical_tokens_schedule,
     divergence_schedule,
     divergence_temperature,
+    entropy,
     js_divergence,
     steer,
     steered_step,
@@ -232,6 +233,113 @@ def test_the_schedules_differ_where_they_should():
     assert divergence_schedule(signals).tolist() == pytest.approx([0.4, 0.4])
     assert constant_schedule(signals).tolist() == pytest.approx([0.8, 0.8])
     assert critical_tokens_schedule(signals).tolist() == pytest.approx([0.4, 0.8])
+
+
+def critical_step(*, strength=1.0, critical_divergence=0.0, critical_tokens=None):
+    """INSTRUCTED against BASE, which changes the most likely token from the first to the third one."""
+    return steered_step(
+        BASE,
+        INSTRUCTED,
+        strength=strength,
+        temperature=0.8,
+        sensitivity=0.5,
+        schedule=critical_tokens_schedule,
+        critical_divergence=critical_divergence,
+        critical_tokens=critical_tokens,
+    ).temperature.item()
+
+
+def test_a_changed_token_is_critical_from_the_threshold_of_the_divergence_on():
+    divergence = steered_step(BASE, INSTRUCTED, strength=1.0, temperature=0.8).divergence.item()
+    cooled = 0.8 * 0.5 ** (divergence / 0.5)
+    assert critical_step() == pytest.approx(cooled)
+    assert critical_step(critical_divergence=divergence) == pytest.approx(cooled)
+    assert critical_step(critical_divergence=divergence + 1e-4) == pytest.approx(0.8)
+
+
+def test_a_diverging_token_is_not_critical_while_the_most_likely_one_stays_the_same():
+    instructed = torch.tensor([[0.98, 0.01, 0.005, 0.005]]).log()
+    step = steered_step(
+        BASE, instructed, strength=1.0, temperature=0.8, sensitivity=0.5, schedule=critical_tokens_schedule
+    )
+    assert step.divergence.item() > 0.1
+    assert step.temperature.item() == pytest.approx(0.8)
+
+
+def test_a_token_of_a_named_category_is_critical_whatever_the_divergence():
+    cooled = critical_step()
+    third, first = torch.tensor([False, False, True, False]), torch.tensor([True, False, False, False])
+    assert critical_step(critical_divergence=LOG_2, critical_tokens=third) == pytest.approx(cooled)
+    assert critical_step(critical_divergence=LOG_2, critical_tokens=first) == pytest.approx(0.8)
+
+
+def test_the_category_is_that_of_the_token_that_steering_makes_the_most_likely():
+    # the second token's ratio is 4, the third one's 2: at strength 0 the third leads, at strength 2 the second
+    base, instructed = torch.tensor([[0.5, 0.1, 0.2, 0.2]]).log(), torch.tensor([[0.05, 0.35, 0.4, 0.2]]).log()
+    second = torch.tensor([False, True, False, False])
+    for strength, expected in [(0.0, 0.8), (2.0, 0.8 * 0.5 ** (js_divergence(base, instructed).item() / 0.5))]:
+        step = steered_step(
+            base,
+            instructed,
+            strength=strength,
+            temperature=0.8,
+            sensitivity=0.5,
+            schedule=critical_tokens_schedule,
+            critical_divergence=LOG_2,
+            critical_tokens=second,
+        )
+        assert step.temperature.item() == pytest.approx(expected)
+
+
+def test_critical_tokens_can_differ_per_row():
+    step = steered_step(
+        BASE.repeat(2, 1),
+        INSTRUCTED.repeat(2, 1),
+        strength=1.0,
+        temperature=0.8,
+        sensitivity=0.5,
+        schedule=critical_tokens_schedule,
+        critical_divergence=torch.tensor([0.0, LOG_2]),
+    )
+    assert step.temperature.tolist() == [pytest.approx(critical_step()), pytest.approx(0.8)]
+
+
+@given(logits, logits)
+def test_without_threshold_and_categories_critical_tokens_are_the_changed_ones(base, instructed):
+    base, instructed = rows(base), rows(instructed)
+    used = [
+        steered_step(base, instructed, strength=1.0, temperature=0.8, schedule=schedule).temperature
+        for schedule in (critical_tokens_schedule, divergence_schedule)
+    ]
+    changed = base.log_softmax(-1).argmax(-1) != instructed.log_softmax(-1).argmax(-1)
+    assert torch.equal(used[0], torch.where(changed, used[1], torch.tensor(0.8)))
+
+
+def test_a_callable_schedule_sees_threshold_and_category():
+    seen = []
+
+    def schedule(signals):
+        seen.append((signals.critical_divergence.tolist(), signals.in_category.tolist()))
+        return signals.temperature
+
+    third = torch.tensor([False, False, True, False])
+    for tokens in (third, ~third, None):
+        steered_step(
+            BASE,
+            INSTRUCTED,
+            strength=1.0,
+            temperature=0.6,
+            schedule=schedule,
+            critical_divergence=0.25,
+            critical_tokens=tokens,
+        )
+    assert seen == [([0.25], [True]), ([0.25], [False]), ([0.25], [False])]
+
+
+def test_entropy_is_the_logarithm_of_as_many_equally_likely_tokens():
+    distributions = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]).log()
+    assert entropy(distributions).tolist() == pytest.approx([2 * LOG_2, LOG_2, 0.0])
+    assert not torch.signbit(entropy(distributions)).any()
 
 
 def test_a_callable_schedule_sees_whether_the_most_likely_token_changes():

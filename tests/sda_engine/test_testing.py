@@ -5,12 +5,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from sda_engine import Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import ConfigError, ConstraintError, ContextLengthError, RequestTimeoutError, SDAError
 from sda_engine.evaluators import FixedScore
-from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, ScriptedEvaluator, call_text
+from sda_engine.evaluators.reward_model import RewardModelEvaluator
+from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, ScriptedEvaluator, call_text, tiny_reward_model
 from tests.conftest import user
 
 THINKS = CHAT_TEMPLATE + "{# <think> #}"
@@ -320,3 +322,33 @@ def test_threads_share_one_script():
         texts = list(pool.map(lambda text: engine.generate(user(text)).text, script))
     assert sorted(texts, key=int) == script
     assert len(engine.requests) == len(script)
+
+
+# --- the reward model
+
+
+@pytest.mark.parametrize("labels", [("reward",), ("bad", "good"), ("bad", "fair", "good")])
+def test_a_tiny_reward_model_makes_an_evaluator_with_these_labels(labels):
+    pair = tiny_reward_model(labels=labels)
+    scores = {}
+    for label in labels:
+        with ScriptedEngine("Hello.") as engine:
+            steering = Steering(evaluator=RewardModelEvaluator(pair, label=label))
+            scores[label] = engine.generate(user("Hi"), "honesty", steering=steering).score.value
+    assert len(set(scores.values())) == len(labels)
+    if len(labels) > 1:
+        assert sum(scores.values()) == pytest.approx(100.0)
+
+
+def test_the_seed_alone_decides_the_weights_of_a_tiny_reward_model():
+    state = torch.get_rng_state()
+    first, second, other = (tiny_reward_model(seed=seed)[0].score.weight for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_tiny_reward_model_has_the_window_and_the_template_asked_for():
+    model, tokenizer = tiny_reward_model(context_window=64, chat_template=None)
+    assert model.config.max_position_embeddings == 64
+    assert tokenizer.chat_template is None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sda_engine.trace import Candidate, Trace, TraceToken
+from sda_engine.trace import Candidate, Trace, TraceToken, TraceWarning
 
 HOSTILE = "</style><script>alert(\"x\")</script><img src=x onerror='y'>{{ 7*7 }}{% raw %}&amp;"
 EXOTIC = [
@@ -69,6 +69,14 @@ def token(text, *, divergence=0.2, temperature=0.5, logprob=-0.5, candidates=())
 
 def trace_of(*texts):
     return Trace(tuple(token(text, candidates=[Candidate(text, 0.5)]) for text in texts), "careful", 1.25)
+
+
+def strong(text, strength):
+    return TraceToken(7, text, 0.2, 0.5, -0.5, strength=strength)
+
+
+REPORTED = TraceWarning("repetition", 1, "the last 24 tokens repeat", 2.0)
+RELAXED = TraceWarning("collapse", 1, "0.010 nats", 2.0, new_strength=1.0)
 
 
 def draw(figure):
@@ -194,6 +202,51 @@ def test_the_text_view_has_one_line_per_token_and_no_control_characters():
     assert lines[0] == "Steered by care\\x1bful: 2 tokens, mean divergence 0.225 nats"
     assert lines[2].split() == ["0.250", "0.500", r"'a\n'"]
     assert lines[3].split() == ["0.200", "0.500", r"'\x1b[31m'"]
+
+
+def test_a_warning_says_what_was_seen_where_and_what_became_of_the_strength():
+    assert str(REPORTED) == "repetition at token 1: the last 24 tokens repeat (strength 2)"
+    assert str(RELAXED) == "collapse at token 1: 0.010 nats (strength 2, lowered to 1)"
+
+
+def test_the_text_view_ends_with_the_warnings():
+    tokens = (strong("a", 2.0), strong("b", 2.0))
+    plain, warned = Trace(tokens, "careful", 2.0), Trace(tokens, "careful", 2.0, (REPORTED, REPORTED))
+    assert warned.to_text() == "\n".join([plain.to_text(), *[f"Warning: {REPORTED}"] * 2])
+    assert "Warning" not in plain.to_text()
+
+
+def test_the_text_view_shows_the_strength_of_each_token_where_a_guard_has_lowered_it():
+    tokens = (strong("a", 2.0), strong("b", 2.0), strong("c", 1.0))
+    _, titles, *lines, last = Trace(tokens, "careful", 2.0, (RELAXED,)).to_text().splitlines()
+    assert titles.split() == ["divergence", "temperature", "strength", "token"]
+    assert [line.split()[2] for line in lines] == ["2", "2", "1"]
+    assert last == f"Warning: {RELAXED}"
+    assert len({line.index("'") for line in lines} | {titles.index("token")}) == 1
+
+
+def test_a_page_shows_warnings_frames_their_tokens_and_adds_the_strength():
+    tokens = (strong("a", 2.0), strong("b", 2.0), strong("c", 1.0))
+    page = Trace(tokens, "careful", 2.0, (RELAXED,)).to_html()
+    assert f"<li>{RELAXED}</li>" in page
+    assert re.findall(r'<span class="t (.*?)"', page) == ["", " w", ""]
+    assert [re.search(r"Strength (\S+)", card)[1] for card in Page(page).cards] == ["2", "2", "1"]
+    assert Page(page).text == "abc"
+
+
+def test_a_page_without_warnings_has_no_sign_of_them():
+    page = trace_of("a").to_html()
+    assert "<ul" not in page
+    assert "dashed frame" not in page
+    assert not any("Strength" in card for card in Page(page).cards)
+
+
+def test_the_text_of_a_warning_stays_text():
+    hostile, harmless = (
+        Page(Trace((strong("a", 1.0),), "careful", 1.0, (TraceWarning("collapse", 0, detail, 1.0),)).to_html())
+        for detail in (HOSTILE, "0.010 nats")
+    )
+    assert (hostile.tags, hostile.attributes) == (harmless.tags, harmless.attributes)
 
 
 def test_a_plot_has_an_axis_for_divergence_and_one_for_temperature():

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sda_engine.cli.check_options import CheckOptions
 from sda_engine.cli.options import AsJson, Debug, ModelOptions, RequestOptions, takes_options
 from sda_engine.cli.terminal import session, starting
 
@@ -22,6 +23,15 @@ Prompt = Annotated[str, typer.Argument(help="What to ask; '-' reads it from stan
 TraceFile = Annotated[
     Path | None,
     typer.Option(help="Write a page that shows, token by token, what steering did.", metavar="FILE.html"),
+]
+PairsFile = Annotated[
+    Path,
+    typer.Argument(
+        help='JSON lines: {"query": ..., "response": ...} with, optionally, "label" (true or false: acceptable or '
+        'not), "score" (a person\'s rating, 1 to 100) and "alignment"; "messages" may stand in place of "query".',
+        metavar="FILE",
+        show_default=False,
+    ),
 ]
 
 
@@ -63,6 +73,18 @@ def presets(as_json: AsJson = False, debug: Debug = False) -> None:
         run(as_json=as_json)
 
 
+@takes_options
+def check(
+    file: PairsFile, model: ModelOptions, options: CheckOptions, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Have evaluators rate the responses in FILE: failures, spread, latency, and how far they rate as people do."""
+    with session(debug=debug):
+        with starting():
+            from sda_engine.cli.evaluators import run  # here, since it imports torch
+
+        run(file, model, options, as_json=as_json)
+
+
 def make_app() -> typer.Typer:
     """The `sda` command with the subcommands of all installed packages.
 
@@ -77,6 +99,10 @@ def make_app() -> typer.Typer:
     )
     for command in (generate, compare, presets):
         app.command()(command)
+    evaluators = typer.Typer(help="Find out how well evaluators rate.", no_args_is_help=True)
+    evaluators.command()(check)
+    evaluators.callback()(lambda: None)  # else typer takes a group of one command for that command
+    app.add_typer(evaluators, name="evaluators")
     for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
         try:
             app.command(entry.name)(entry.load())

@@ -28,7 +28,7 @@ class Recorder:
         self.tokens: list[TraceToken] = []
         self.generated: list[GeneratedTokenLogprobs] = []
 
-    def add(self, step: SteeredStep, row: int, token_id: int, text: str) -> None:
+    def add(self, step: SteeredStep, row: int, token_id: int, text: str, *, strength: float = 0.0) -> None:
         """Record the token chosen in one row of a step, with the text that became complete with it."""
         logprob = float(step.steered_logprobs[row, token_id])
         top = self._top(step.steered_logprobs[row], max(_SHOWN, self._logprobs or 0))
@@ -45,19 +45,28 @@ class Recorder:
                 base=_candidates(base),
                 instructed=_candidates(instructed),
                 steered=_candidates(top[:_SHOWN]),
+                strength=strength,
             )
         )
         if self._logprobs is not None:
             chosen = TokenLogprob(token_id, self._text_of(token_id), logprob)
             self.generated.append(GeneratedTokenLogprobs(chosen, tuple(top[: self._logprobs])))
 
-    def add_forced(self, token_id: int, text: str, temperature: float) -> None:
+    def add_forced(self, token_id: int, text: str, temperature: float, *, strength: float = 0.0) -> None:
         """Record a token that a grammar forced: it has probability 1 in every context, so nothing diverges."""
         only = TokenLogprob(token_id, self._text_of(token_id), 0.0)
         candidates = _candidates([only])
         self.tokens.append(
             TraceToken(
-                token_id, text, 0.0, temperature, 0.0, base=candidates, instructed=candidates, steered=candidates
+                token_id,
+                text,
+                divergence=0.0,
+                temperature=temperature,
+                logprob=0.0,
+                base=candidates,
+                instructed=candidates,
+                steered=candidates,
+                strength=strength,
             )
         )
         if self._logprobs is not None:

@@ -12,6 +12,7 @@ from sda_engine.config import Sampling, Steering
 from sda_engine.constraints import TokenConstraint
 from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
+from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.recorder import Recorder
 from sda_engine.errors import NumericalError
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
@@ -19,7 +20,9 @@ from sda_engine.sampling import make_generator, sample
 from sda_engine.steering import TEMPERATURE_SCHEDULES, SteeredStep, TemperatureSchedule, steered_step
 from sda_engine.tokenization import SafeTokenizer
 from sda_engine.tools import InvalidToolCall, ToolCall
-from sda_engine.trace import TraceToken
+from sda_engine.trace import TraceToken, TraceWarning
+
+_RELAXATION = 0.5  # what is left of the strength after a finding of the guard
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class DecodeSettings:
         answer_prefix: what the prompt has already written of the answer.
         markers: special tokens that the response template looks for.
         must_call: whether the answer has to be a tool call.
+        critical_tokens: (vocab,) bool: tokens at which the temperature schedule is to be careful; None for none.
     """
 
     rows: tuple[str, ...]
@@ -53,6 +57,7 @@ class DecodeSettings:
     answer_prefix: str = ""
     markers: frozenset[int] = frozenset()
     must_call: bool = False
+    critical_tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class DecodedText:
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     reasoning: str = ""
+    warnings: tuple[TraceWarning, ...] = ()
 
 
 class RowGroup:
@@ -95,6 +101,11 @@ class RowGroup:
         )
         self._recorder = Recorder(_with_special_tokens(tokenizer), settings.sampling.logprobs)
         self._constraint = settings.constraint.copy() if settings.constraint is not None else None
+        self._guard = Guard() if settings.steering.guard != "off" else None
+        self._relaxes = settings.steering.guard == "relax" and bool(settings.strength or settings.avoid_strength)
+        self._relaxation = 1.0  # what a guard has left of the strength
+        self._warnings: list[TraceWarning] = []
+        self._critical_tokens = settings.critical_tokens
         self._token_ids: list[int] = []
         self._answer = Delta()
 
@@ -114,7 +125,10 @@ class RowGroup:
         token_id = self._draw(step)
         if self._constraint is not None and token_id not in self._settings.eos_token_ids:
             token_id = self._constraint.choose(token_id, self.remaining - 1)
-        return self._append(token_id, step)
+        decoded = self._append(token_id, step)
+        if self._guard is not None and self._was_a_choice(step):
+            self._watch(self._guard, token_id, step)
+        return decoded
 
     def forced(self) -> list[DecodedToken]:
         """The tokens that the constraint leaves no choice about, appended; the last one may end the answer."""
@@ -138,6 +152,7 @@ class RowGroup:
             tool_calls=tuple(self._parser.tool_calls),
             invalid_tool_calls=tuple(self._parser.invalid_tool_calls),
             reasoning=self._answer.reasoning,
+            warnings=tuple(self._warnings),
         )
 
     def _append(self, token_id: int, step: SteeredStep | None) -> DecodedToken:
@@ -146,9 +161,10 @@ class RowGroup:
         ended = token_id in self._settings.eos_token_ids
         decoded = "" if ended else self._detokenizer.push(token_id)
         if step is None:
-            self._recorder.add_forced(token_id, decoded, self._settings.sampling.temperature)
+            temperature = self._settings.sampling.temperature
+            self._recorder.add_forced(token_id, decoded, temperature, strength=self._strength)
         else:
-            self._recorder.add(step, 0, token_id, decoded)
+            self._recorder.add(step, 0, token_id, decoded, strength=self._strength)
         delta = self._parser.push(decoded)
         complete = False
         if self._constraint is not None and not ended:
@@ -170,6 +186,25 @@ class RowGroup:
         """Tokens that may still be appended."""
         return self._settings.max_new_tokens - len(self._token_ids)
 
+    @property
+    def _strength(self) -> float:
+        return self._settings.strength * self._relaxation
+
+    def _was_a_choice(self, step: SteeredStep) -> bool:
+        """Whether the constraint left more than one token to choose from."""
+        return self._constraint is None or int(step.base_logprobs.isfinite().sum()) > 1
+
+    def _watch(self, guard: Guard, token_id: int, step: SteeredStep) -> None:
+        """Record what the guard has to say about the token just appended, and steer less where that is wanted."""
+        finding = guard.watch(token_id, step)
+        if finding is None:
+            return
+        before = self._strength
+        if self._relaxes:
+            self._relaxation *= _RELAXATION
+        after = self._strength if self._relaxes else None
+        self._warnings.append(TraceWarning(finding.kind, len(self._token_ids) - 1, finding.detail, before, after))
+
     def _final(self, reason: FinishReason) -> FinishReason:
         """The finish reason, once everything that was held back is known."""
         if self._parser.invalid_tool_calls:
@@ -180,17 +215,21 @@ class RowGroup:
 
     def _steer(self, logits: dict[str, Tensor]) -> SteeredStep:
         steering, sampling = self._settings.steering, self._settings.sampling
+        if self._critical_tokens is not None:  # it moves to where the logits are once
+            self._critical_tokens = self._critical_tokens.to(logits[BASE].device)
         return steered_step(
             logits[BASE],
             logits.get(INSTRUCTED),
-            strength=self._settings.strength,
+            strength=self._strength,
             temperature=sampling.temperature,
             sensitivity=steering.temperature_sensitivity,
             min_temperature=steering.min_temperature,
             plausibility=steering.plausibility,
             avoided_logits=logits.get(AVOIDED),
-            avoid_strength=self._settings.avoid_strength,
+            avoid_strength=self._settings.avoid_strength * self._relaxation,
             schedule=_schedule(steering),
+            critical_divergence=steering.critical_divergence,
+            critical_tokens=self._critical_tokens,
         )
 
     def _draw(self, step: SteeredStep) -> int:

@@ -15,6 +15,7 @@ from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSettings, RowGroup
 from sda_engine.decoding.rows import Row
+from sda_engine.errors import NumericalError
 from sda_engine.tokenization import SafeTokenizer
 
 
@@ -277,7 +278,13 @@ class ScoreTask(Task):
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
         logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
-        self._logprobs.append(logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1))
+        scored = logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1)
+        if bool(scored.isnan().any()):
+            raise NumericalError(
+                "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model "
+                "with dtype='float32', and check its weights."
+            )
+        self._logprobs.append(scored)
         return self._scored == len(self._token_ids)
 
     @property

@@ -64,8 +64,8 @@ class JudgeEvaluator(ABC):
         prices: tuple[float, float] | None = None,
     ) -> None:
         self._check("timeout", timeout, _is_number(timeout) and 0 < timeout <= 86_400, _SECONDS)
-        self._check("max_retries", max_retries, _is_at_least(0, max_retries), "a whole number of at least 0, e.g. 5")
-        self._check("samples", samples, _is_at_least(1, samples), "a whole number of at least 1, e.g. 1")
+        self._check("max_retries", max_retries, _is_at_least(max_retries, 0), "a whole number of at least 0, e.g. 5")
+        self._check("samples", samples, _is_at_least(samples, 1), "a whole number of at least 1, e.g. 1")
         self._check("prices", prices, prices is None or _are_prices(prices), _PRICES)
         self.timeout = float(timeout)
         self.max_retries = max_retries
@@ -235,17 +235,18 @@ def unusable(judge: str, error: EvaluationError, calls: str) -> str:
 
 def count(value: object) -> int:
     """A token count that a server told; 0 for anything that is none."""
-    return value if _is_at_least(0, value) else 0
+    return value if _is_at_least(value, 0) else 0
 
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_at_least(bound: int, value: object) -> TypeGuard[int]:
+def _is_at_least(value: object, bound: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= bound
 
 
 def _are_prices(value: object) -> bool:
-    pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return pair and all(_is_number(price) and 0 <= price < math.inf for price in value)
+    if not (isinstance(value, (tuple, list)) and len(value) == 2):
+        return False
+    return all(_is_number(price) and 0 <= price < math.inf for price in value)

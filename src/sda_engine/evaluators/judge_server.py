@@ -123,6 +123,9 @@ class JudgeServer:
         link: BaseException | None = error
         while link is not None:
             link.args = tuple(self.hide_key(arg) if isinstance(arg, str) else arg for arg in link.args)
+            if isinstance(link, openai.APIError):  # tools that report errors dump attributes, too
+                link.message = self.hide_key(link.message)
+                link.body = self.hide_key(link.body) if isinstance(link.body, str) else None
             link = link.__cause__ or link.__context__
 
 

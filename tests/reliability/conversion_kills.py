@@ -1,0 +1,77 @@
+"""Converts a GGUF file over and over in forked processes that are killed at random points; a script for the tests.
+
+Arguments: the file, the number of kills, a seed. The imports take seconds and the conversion a fraction of one, so one
+process imports, and each conversion is a fork of it. Standard output: JSON of what happened.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+import transformers  # noqa: F401 - before the forks
+
+from sda_engine.gguf_conversion import cache_folder, converted_folder, is_whole
+
+GGUF, KILLS, SEED = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+
+def start() -> int:
+    """The process id of a conversion."""
+    process = os.fork()
+    if process == 0:
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+        try:
+            converted_folder(GGUF)
+        except BaseException:  # noqa: BLE001 - it is told by the exit status
+            os._exit(1)
+        os._exit(0)
+    return process
+
+
+def finish(process: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dice = random.Random(SEED)  # noqa: S311 - no secret
+    begin = time.monotonic()
+    assert finish(start())
+    took = time.monotonic() - begin
+    (folder,) = (entry for entry in cache_folder().iterdir() if entry.is_dir())
+    expected = digests(folder)
+    counts = {"recovered": 0, "killed in the middle": 0, "half written": 0, "whole after the kill": 0}
+    for number in range(KILLS):
+        if number % 3 == 0:  # a folder that was there, and is spoilt
+            with (folder / "model.safetensors").open("r+b") as weights:
+                weights.truncate(100)
+        else:
+            shutil.rmtree(folder)
+        process = start()
+        time.sleep(dice.uniform(0, took))
+        os.kill(process, signal.SIGKILL)
+        counts["killed in the middle"] += not finish(process)
+        counts["half written"] += any(cache_folder().glob(f".{folder.name}.*/*"))
+        if is_whole(folder):
+            assert digests(folder) == expected
+            counts["whole after the kill"] += 1
+        assert finish(start())
+        assert digests(folder) == expected
+        assert [entry.name for entry in cache_folder().iterdir() if entry.is_dir()] == [folder.name]
+        assert folder.stat().st_mode & 0o777 == 0o700
+        counts["recovered"] += 1
+    sys.stdout.write(json.dumps({**counts, "seconds": took}))
+
+
+main()
