@@ -124,7 +124,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             _check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
             revision=settings.revision,
             trust_remote_code=False,
@@ -132,11 +132,18 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             dtype=dtype,
             device_map=settings.device_map,
             quantization_config=settings.quantization_config,
+            output_loading_info=True,
         )
     except ModelLoadError:
         raise
     except Exception as error:  # a stranger's files can break transformers anywhere
         raise ModelLoadError(_not_loaded(settings.model, error)) from error
+    if report["missing_keys"]:
+        raise ModelLoadError(
+            f"The files of {settings.model!r} hold no whole language model: "
+            f"{', '.join(sorted(report['missing_keys']))} would be random. Choose a model that was saved with its "
+            f"language modelling head."
+        )
     if device is not None and settings.quantization_config is None:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import jinja2
-from transformers import AddedToken, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sda_engine.answer_format import make_answer_format
 from sda_engine.errors import MessageError
@@ -50,9 +50,15 @@ class SafeTokenizer:
         with self._lock:
             first = self._tokenizer("x", add_special_tokens=True)["input_ids"][:1]
             added = self._tokenizer.added_tokens_decoder
+        template = str(tokenizer.chat_template or "")
         self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
         self._special_ids = frozenset(self.special_tokens.values())
         self._control_tokens = tuple(token.content for token in added.values())
+        self._text_markers = tuple(
+            token.content
+            for token in added.values()
+            if not token.special and not token.content.isspace() and (_is_marker(token) or token.content in template)
+        )
         shipped = tokenizer.response_template if isinstance(tokenizer.response_template, dict) else None
         markers = {token.content: token_id for token_id, token in added.items() if _is_marker(token)}
         self.answer_format = make_answer_format(self.chat_template or "", shipped, markers)
@@ -123,8 +129,12 @@ class SafeTokenizer:
                 waiting += node
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text: no special tokens, neither added nor recognised."""
+        """Token ids of plain text: no control tokens, neither added nor recognised."""
         with self._lock:
+            if any(
+                marker in text for marker in self._text_markers
+            ):  # <tool_call>, say: to a tokenizer, no special token
+                return self._encode_without_added_tokens(text)
             return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def copy(self) -> PreTrainedTokenizerBase:
@@ -145,6 +155,17 @@ class SafeTokenizer:
                     clean_up_tokenization_spaces=False,
                 )
             )
+
+
+def _encode_without_added_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Token ids by the tokenizer's steps one after the other, in none of which it looks for added tokens."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    words = [text]
+    if backend.pre_tokenizer is not None:
+        words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return [token.id for word in words for token in backend.model.tokenize(word)]
 
 
 def _is_marker(token: AddedToken) -> bool:

@@ -16,7 +16,7 @@ from sda_engine.devices import resolve_device, resolve_dtype
 from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.gguf_conversion import cache_folder, converted_folder
 from sda_engine.models import ModelSettings, load_model
-from sda_engine.testing import tiny_model, tiny_tokenizer
+from sda_engine.testing import tiny_model, tiny_reward_model, tiny_tokenizer
 from tests.conftest import user
 from tests.sda_engine.decoding.architectures import tiny
 
@@ -117,6 +117,14 @@ def test_pickled_weights_are_not_read(folder):
     weights.unlink()
     with pytest.raises(ModelLoadError):
         load_model(ModelSettings(model=folder))
+
+
+def test_a_model_whose_head_was_not_saved_is_refused_rather_than_run_with_random_weights(tmp_path):
+    model, tokenizer = tiny_reward_model()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"lm_head\.weight would be random"):
+        load_model(ModelSettings(model=str(tmp_path)))
 
 
 def test_an_alias_without_its_package_means_the_hub_id(monkeypatch):

@@ -17,6 +17,7 @@ from transformers import (
 
 from sda_engine.devices import resolve_device, resolve_dtype
 from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.template_check import check_templates
 
 _AUTO_CLASS = "AutoModelForSequenceClassification"
 _SAMPLES = 64  # values of each weight that the fingerprint looks at

@@ -456,6 +456,7 @@ def test_a_score_that_this_version_does_not_understand_is_a_miss(file, content):
 # --- Bounds
 
 
+@pytest.mark.slow
 def test_after_ten_thousand_entries_there_are_at_most_max_entries_and_the_file_has_stopped_growing(file):
     sizes = []
     with CachedEvaluator(Judge(scored(reason="x" * 200)), file, max_entries=1000) as cached:
@@ -543,6 +544,7 @@ def in_two_processes(file):
         return [run.get(120) for run in runs]
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_file(file):
     assert in_two_processes(file) == [0, 0]
     assert 36 <= len(rows(file)) <= 40
