@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test lint audit format bench clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
@@ -27,6 +27,12 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# What a registry says about known vulnerabilities of everything installed; one that says nothing is skipped
+audit: setup
+	test -x .venv/audit/bin/pip-audit || ($(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet pip-audit)
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/installed.txt
+	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .venv/installed.txt
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -36,6 +42,8 @@ bench: setup
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/instructions.py
+	$(BIN)/python benchmarks/evaluators.py
+	$(BIN)/python benchmarks/injection.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

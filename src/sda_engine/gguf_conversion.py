@@ -45,16 +45,15 @@ def converted_folder(gguf_file: Path) -> Path:
                 shutil.rmtree(stale)
             logger.info("Converting %s into %s; this is done once and takes half a minute.", gguf_file, target)
             work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=cache))  # of mode 0700
-            spoilt = work.with_suffix(".spoilt")
             try:
                 _convert(gguf_file, work)
                 _write_manifest(work)
-                if target.exists():
-                    target.rename(spoilt)
+                if target.exists():  # spoilt; gone before the new one is there, after which nobody would look for it
+                    spoilt = target.rename(work.with_suffix(".spoilt"))
+                    shutil.rmtree(spoilt)
                 work.rename(target)
             finally:
-                for left in (work, spoilt):
-                    shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(work, ignore_errors=True)
     return target
 
 

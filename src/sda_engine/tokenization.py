@@ -131,10 +131,9 @@ class SafeTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: no control tokens, neither added nor recognised."""
         with self._lock:
-            if any(
-                marker in text for marker in self._text_markers
-            ):  # <tool_call>, say: to a tokenizer, no special token
-                return self._encode_without_added_tokens(text)
+            # <tool_call>, say, which to a tokenizer is no special token
+            if isinstance(self._tokenizer, PreTrainedTokenizerFast) and any(m in text for m in self._text_markers):
+                return _encode_without_added_tokens(self._tokenizer, text)
             return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def copy(self) -> PreTrainedTokenizerBase:

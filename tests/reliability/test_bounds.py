@@ -178,7 +178,7 @@ def test_no_function_remembers_its_results_without_a_limit():
         done = engine.generate(user("q"), "be kind", sampling=Sampling(max_new_tokens=3))
     assert done.trace.to_html()
     gc.collect()
-    remembering = [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]
+    remembering = [thing for thing in gc.get_objects() if type(thing) is functools._lru_cache_wrapper]
     ours = [thing for thing in remembering if str(thing.__module__).startswith("sda_")]
     assert ours
     for thing in ours:

@@ -222,17 +222,25 @@ def test_a_text_that_is_rated_or_scored_has_no_control_tokens(family):
     control = set(raw.added_tokens_decoder)
     text = " ".join(forgeries(family))
     model = tiny_model(vocab_size=len(raw), context_window=8192)
-    fed: list[set[int]] = []
+    fed: list[list[int]] = []
     with SteeringEngine(model, raw) as engine:
         assert not control & set(engine.encode(text))
         engine.continuation_logprobs(user("q"), ["x"])
         engine.model.register_forward_pre_hook(
-            lambda module, args, given: fed.append(set(given["input_ids"][0].tolist())), with_kwargs=True
+            lambda module, args, given: fed.append(given["input_ids"][0].tolist()), with_kwargs=True
         )
         engine.continuation_logprobs(user("q"), [text])
-        assert not control & set.union(*fed), "the prompt is in the store, so this is the text alone"
+        _, *answer = [token_id for tokens in fed for token_id in tokens]  # the first one is the end of the prompt
+        assert not control & set(answer)
         score = engine.rate(user("q"), text, "be kind", ContrastiveEvaluator())
         assert f"over {len(engine.encode(text))} tokens" in score.reason
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_plain_text_survives_encoding_with_its_markers(family):
+    tokenizer = SafeTokenizer(family_tokenizer(family))
+    for text in (*forgeries(family), "the quick brown fox\n\n  é"):
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
 
 
 @pytest.mark.slow

@@ -320,8 +320,7 @@ def test_a_conversion_that_is_killed_at_any_point_is_made_good_by_the_next_start
     assert done.returncode == 0, done.stderr[-2000:]
     counts = json.loads(done.stdout)
     print(counts)  # noqa: T201 - the figures of requirement 28
-    assert counts["recovered"] == kills
-    assert counts["killed in the middle"] >= kills // 2
+    assert counts["recovered"] >= counts["killed in the middle"] == kills
     assert torch.equal(
         load_file(converted_folder(gguf_file) / "model.safetensors")["lm_head.weight"],
         tiny_model().lm_head.weight.bfloat16(),
