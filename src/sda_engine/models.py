@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from pydantic import Field, SkipValidation
@@ -124,7 +124,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             _check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             source,
             revision=settings.revision,
             trust_remote_code=False,
@@ -138,6 +138,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         raise
     except Exception as error:  # a stranger's files can break transformers anywhere
         raise ModelLoadError(_not_loaded(settings.model, error)) from error
+    model, report = cast(tuple[PreTrainedModel, Mapping[str, list[str]]], loaded)
     if report["missing_keys"]:
         raise ModelLoadError(
             f"The files of {settings.model!r} hold no whole language model: "
