@@ -1,8 +1,8 @@
 """Draw what speed.py kept: how many times as fast as plain `generate` each contender is.
 
-python benchmarks/plot_speed.py FILE.json FILE.svg
+    python benchmarks/plot_speed.py FILE.json [FILE.json ...] FILE.svg
 
-`python benchmarks/speed.py --save FILE.json` keeps the figures.
+`python benchmarks/speed.py --save FILE.json` keeps the figures, of all cases or with `--only` of one.
 """
 
 import sys
@@ -21,9 +21,8 @@ BAR, GAP = 0.8, 0.9  # height of a bar and space between two cases, where a row 
 
 def main() -> None:
     """Read and draw."""
-    saved, picture = map(Path, sys.argv[1:])
-    _, results = load(saved)
-    plot(results, picture)
+    *saved, picture = map(Path, sys.argv[1:])
+    plot([result for file in saved for result in load(file)[1]], picture)
 
 
 def plot(results: Sequence[Result], path: Path) -> None:

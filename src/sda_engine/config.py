@@ -126,7 +126,10 @@ class Steering(Settings):
 
     def describe(self) -> dict[str, object]:
         """These settings as plain JSON, complete enough to key a cache."""
-        plain = dict(self) | {"evaluator": evaluator_identity(self.evaluator)}
+        plain = dict(self) | {
+            "evaluator": evaluator_identity(self.evaluator),
+            "critical_categories": list(self.critical_categories),
+        }
         return {name: _callable_identity(value) if callable(value) else value for name, value in plain.items()}
 
 

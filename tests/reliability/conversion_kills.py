@@ -10,11 +10,13 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from sda_engine.gguf_conversion import cache_folder, converted_folder, is_whole
 
@@ -44,6 +46,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # no thread of its own, and
+    tqdm.set_lock(threading.RLock())  # no lock that a killed process takes with it from all forks
     dice = random.Random(SEED)  # noqa: S311 - no secret
     folder = converted_folder(GGUF)  # what is imported on the way is there before the forks
     expected = digests(folder)

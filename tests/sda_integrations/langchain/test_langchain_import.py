@@ -27,7 +27,7 @@ except ImportError as error:
 
 
 def test_the_public_names_are_exactly_these() -> None:
-    assert sda_integrations.langchain.__all__ == ["ChatSDA", "SDAMiddleware"]
+    assert sda_integrations.langchain.__all__ == ["ChatModelEvaluator", "ChatSDA", "SDAMiddleware"]
     for name in sda_integrations.langchain.__all__:
         assert isinstance(getattr(sda_integrations.langchain, name), type)
 

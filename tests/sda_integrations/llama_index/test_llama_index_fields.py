@@ -212,7 +212,9 @@ def test_there_is_a_json_schema():
 
 
 def test_the_package_exports_what_it_says():
-    assert sda_integrations.llama_index.__all__ == ["SDALLM", "call_settings"]
+    assert sda_integrations.llama_index.__all__ == ["SDALLM", "LLMEvaluator", "call_settings"]
+    for name in sda_integrations.llama_index.__all__:
+        assert callable(getattr(sda_integrations.llama_index, name))
 
 
 def test_without_llama_index_core_the_import_names_the_extra(monkeypatch):
