@@ -27,11 +27,11 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-# What a registry says about known vulnerabilities of everything installed; one that says nothing is skipped
+# Known vulnerabilities of everything installed; fails too where the registry has no advisories to give
 audit: setup
 	test -x .venv/audit/bin/pip-audit || ($(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet pip-audit)
 	$(BIN)/python -m pip freeze --exclude-editable > .venv/installed.txt
-	.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement .venv/installed.txt
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement .venv/installed.txt
 
 format: setup
 	$(BIN)/ruff check --fix .
