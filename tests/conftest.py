@@ -38,6 +38,19 @@ def engine():
         yield engine
 
 
+@pytest.fixture
+def loads(monkeypatch, engine):
+    """SteeringEngine.load gives the tiny engine, and notes what it was asked for."""
+    requests = []
+
+    def load(model, **settings):
+        requests.append((model, settings))
+        return engine
+
+    monkeypatch.setattr(SteeringEngine, "load", load)
+    return requests
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return SafeTokenizer(tiny_tokenizer())

@@ -49,13 +49,11 @@ class ChatModelEvaluator(JudgeEvaluator):
         self._judge_chain = _structured(chat_model)
 
     @property
-    def name(self) -> str:
+    def _identity(self) -> str:
         """The model's name, and a hash of all its settings."""
         model = self.chat_model
         known = model._get_llm_string() if model.is_lc_serializable() else repr(model)
-        settings = hashlib.sha256(known.encode()).hexdigest()[:12]
-        samples = "" if self.samples == 1 else f", samples={self.samples}"
-        return f"ChatModelEvaluator({self.chat_model.get_name()}, settings={settings}{samples})"
+        return f"{model.get_name()}, settings={hashlib.sha256(known.encode()).hexdigest()[:12]}"
 
     @property
     def _judge(self) -> str:

@@ -43,12 +43,10 @@ class LLMEvaluator(JudgeEvaluator):
         super().__init__(timeout=timeout, max_retries=max_retries, samples=samples, prices=prices)
 
     @property
-    def name(self) -> str:
+    def _identity(self) -> str:
         """The LLM's class and model name, and a hash of all its settings."""
         known = json.dumps(self.llm.to_dict(), sort_keys=True, default=repr)  # to_dict leaves keys out
-        settings = hashlib.sha256(known.encode()).hexdigest()[:12]
-        samples = "" if self.samples == 1 else f", samples={self.samples}"
-        return f"LLMEvaluator({self._who}, settings={settings}{samples})"
+        return f"{self._who}, settings={hashlib.sha256(known.encode()).hexdigest()[:12]}"
 
     @property
     def _judge(self) -> str:

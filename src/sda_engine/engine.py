@@ -2,7 +2,8 @@
 
 A request runs through the paper's stages: prompts for both contexts; a base response and its score, where an
 evaluator needs one; the amplification factor; steered decoding. The forward passes happen in the scheduler's
-thread, the evaluator is called in the caller's.
+thread, the evaluator is called in the caller's. The file is long for its docstrings: each public method comes in a form
+for threads and one for event loops, and hands over to `request` and `text_scorer` at once.
 """
 
 import asyncio

@@ -57,6 +57,21 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 4, 16, 16, 16, 400
 
 
+def check_argument(owner: str, argument: str, value: object, legal: bool, must_be: str) -> None:
+    """Refuse an argument that is out of range, for objects that are no Settings.
+
+    Args:
+        owner: the class that was given it.
+        legal: whether the value is legal.
+        must_be: completes the sentence "it must be ...".
+
+    Raises:
+        ConfigError: the value is not legal.
+    """
+    if not legal:
+        raise ConfigError(f"{owner}.{argument} cannot be {shown(value)}: it must be {must_be}.")
+
+
 def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> ConfigError:
     """The error for a name that does not exist, with the one that was probably meant.
 

@@ -17,20 +17,9 @@ from sda_engine.errors import ConfigError, ModelLoadError, SDAError
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator
 from tests.conftest import user
 
+pytestmark = pytest.mark.usefixtures("loads")
+
 SHORT = ("--max-new-tokens", "8", "--seed", "1")
-
-
-@pytest.fixture(autouse=True)
-def loads(monkeypatch, engine):
-    """SteeringEngine.load gives the tiny engine, and notes what it was asked for."""
-    requests = []
-
-    def load(model, **settings):
-        requests.append((model, settings))
-        return engine
-
-    monkeypatch.setattr(SteeringEngine, "load", load)
-    return requests
 
 
 def sda(*arguments, stdin=None):

@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 import sda_engine.evaluators
-from sda_engine import SteeringEngine
 from sda_engine.cli import make_app
 from sda_engine.cli.evaluator_specs import SERVER_CONCURRENCY, make_evaluators
 from sda_engine.cli.evaluator_views import describe_failures, describe_usage, evaluator_table
@@ -18,25 +17,14 @@ from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvalua
 from sda_engine.evaluators.protocol import EvaluatorUsage
 from tests.sda_engine.evaluation.ratings import pair
 
+pytestmark = pytest.mark.usefixtures("loads")
+
 TWO = ("--evaluator", "contrastive", "--evaluator", "fixed:30")
 LINES = [
     {"query": "is it so", "response": "yes", "label": True},
     {"query": "is it so", "response": "the lazy dog", "label": False},
     {"query": "who is it", "response": "the fox", "label": False},
 ]
-
-
-@pytest.fixture(autouse=True)
-def loads(monkeypatch, engine):
-    """SteeringEngine.load gives the tiny engine, and notes what it was asked for."""
-    requests = []
-
-    def load(model, **settings):
-        requests.append((model, settings))
-        return engine
-
-    monkeypatch.setattr(SteeringEngine, "load", load)
-    return requests
 
 
 @pytest.fixture

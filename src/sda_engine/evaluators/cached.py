@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,11 +20,12 @@ from sda_engine.evaluators.protocol import (
     needs_logprobs,
 )
 from sda_engine.evaluators.score_store import CacheStatistics, ScoreStore
-from sda_engine.settings import shown
+from sda_engine.settings import check_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_check = partial(check_argument, "CachedEvaluator")
 _KEY_VERSION = 1  # to be raised whenever the same key would come to mean another score
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -237,8 +239,3 @@ def _as_plain(value: object) -> object:
 def _tensor_digest(tensor: "Tensor | None") -> str | None:
     """Of the exact values, whatever their precision and device."""
     return None if tensor is None else hashlib.sha256(tensor.detach().cpu().double().numpy().tobytes()).hexdigest()
-
-
-def _check(argument: str, value: object, legal: bool, must_be: str) -> None:
-    if not legal:
-        raise ConfigError(f"CachedEvaluator.{argument} cannot be {shown(value)}: it must be {must_be}.")

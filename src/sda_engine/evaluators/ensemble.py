@@ -20,13 +20,14 @@ from sda_engine.evaluators.protocol import (
     evaluator_name,
     needs_logprobs,
 )
-from sda_engine.settings import shown
+from sda_engine.settings import check_argument, shown
 
 Combination = Literal["mean", "median", "min"]
 
 _COMBINATIONS: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyType(
     {"mean": statistics.fmean, "median": statistics.median, "min": min}
 )
+_check = functools.partial(check_argument, "EnsembleEvaluator")
 _MAX_THREADS = 32  # of one rating; further members wait for their turn
 
 
@@ -216,8 +217,3 @@ def _checked_members(members: object) -> tuple[Evaluator, ...]:
             f"single evaluator as it is."
         )
     return given
-
-
-def _check(argument: str, value: object, legal: bool, must_be: str) -> None:
-    if not legal:
-        raise ConfigError(f"EnsembleEvaluator.{argument} cannot be {shown(value)}: it must be {must_be}.")

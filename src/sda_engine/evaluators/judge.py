@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, TypeGuard
 
-from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.errors import EvaluationError
 from sda_engine.evaluators.breaker import CircuitBreaker
 from sda_engine.evaluators.protocol import EvaluationRequest, EvaluatorUsage, Score
 from sda_engine.evaluators.retries import make_retrying
 from sda_engine.evaluators.verdict import RatingPrompt, Verdict, make_rating_prompt, parse_verdict, shortened
+from sda_engine.settings import check_argument
 
 _GRACE = 0.5  # seconds past the deadline that `evaluate` waits for its worker thread
 _PER_PRICE = 1_000_000  # tokens
@@ -74,9 +75,15 @@ class JudgeEvaluator(ABC):
         self.breaker = CircuitBreaker(self._judge)
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """Everything that changes a score, and no secret: how results and cache keys call this evaluator."""
+        samples = "" if self.samples == 1 else f", samples={self.samples}"
+        return f"{type(self).__name__}({self._identity}{samples})"
+
+    @property
+    @abstractmethod
+    def _identity(self) -> str:
+        """What tells this judge from others, and no secret, in its evaluator's name."""
 
     @property
     @abstractmethod
@@ -201,8 +208,7 @@ class JudgeEvaluator(ABC):
         )
 
     def _check(self, argument: str, value: object, legal: bool, must_be: str) -> None:
-        if not legal:
-            raise ConfigError(f"{type(self).__name__}.{argument} cannot be {value!r}: it must be {must_be}.")
+        check_argument(type(self).__name__, argument, value, legal, must_be)
 
 
 class _Rating:

@@ -82,11 +82,9 @@ class OpenAIEvaluator(JudgeEvaluator):
         self._fields_are_proven = False  # the server has accepted a request with these fields
 
     @property
-    def name(self) -> str:
-        """Everything that changes a score, and no secret: how results and cache keys call this evaluator."""
+    def _identity(self) -> str:
         server = "" if self._server.base_url is None else f", base_url={self._server.base_url!r}"
-        samples = "" if self.samples == 1 else f", samples={self.samples}"
-        return f"OpenAIEvaluator({self.model!r}{server}{samples})"
+        return f"{self.model!r}{server}"
 
     @property
     def _judge(self) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self, cast
 
@@ -18,9 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from sda_engine.errors import ConfigError, EvaluationError, ModelLoadError
 from sda_engine.evaluators.classifier import check_classifier, fingerprint, load_classifier
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
-from sda_engine.settings import shown, unknown_name
+from sda_engine.settings import check_argument, shown, unknown_name
 
 _ROLES = ("system", "user", "assistant", "tool")
+_check = partial(check_argument, "RewardModelEvaluator")
 _MOST_LOGIT = 30.0  # keeps the score above 0 and exp() in range
 
 
@@ -318,11 +320,6 @@ def _check_without_effect(**given: tuple[object, object]) -> None:
     for name, (value, default) in given.items():
         must_be = f"left at {default!r}, since it has no effect on this model"
         _check(name, value, value == default, must_be)
-
-
-def _check(argument: str, value: object, legal: bool, must_be: str) -> None:
-    if not legal:
-        raise ConfigError(f"RewardModelEvaluator.{argument} cannot be {shown(value)}: it must be {must_be}.")
 
 
 def _is_number(value: object) -> bool:
