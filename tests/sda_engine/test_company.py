@@ -346,6 +346,23 @@ async def test_a_request_that_is_cancelled_at_any_moment_frees_its_rows_without_
         assert count_rows() == before
 
 
+@pytest.mark.parametrize("evaluator", [ContrastiveEvaluator(), ScriptedEvaluator([50])])
+async def test_a_request_that_is_cancelled_before_it_reads_its_base_response_frees_its_rows(evaluator):
+    sampling = Sampling(max_new_tokens=4, temperature=0)
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        request = engine.agenerate(user("who?"), "be kind", steering=Steering(evaluator=evaluator), sampling=sampling)
+        task = asyncio.create_task(request)
+        await asyncio.sleep(0)
+        while worker(engine)._batch.tasks or worker(engine)._waiting:
+            time.sleep(0.001)  # noqa: ASYNC251 - the event loop stands still while the worker finishes
+        assert reserved_tokens(engine), "the rows are kept for the answer"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await task
+        assert reserved_tokens(engine) == 0
+        assert cancelled.value.__traceback__, "which keeps the request alive"
+
+
 POISON = "z"  # a letter that nobody else uses
 
 

@@ -118,13 +118,13 @@ class RunningBatch:
         except Exception as error:  # noqa: BLE001 - see above
             self._fail(task, error)
         else:
-            task.emit(Finished())
+            task.end(Finished())
 
     def _fail(self, task: Task, error: Exception) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
         task.let_go()
-        task.emit(Failed(error))
+        task.end(Failed(error))
 
     def _share_memory(self) -> None:
         """Leave stored prefixes what the rows of requests do not need."""

@@ -65,35 +65,35 @@ class Scheduler:
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         task.connect(inbox.put)
         self.submit(task)
+        event: Event | None = None
         try:
-            while True:
+            while not isinstance(event, Finished):
                 try:
                     event = inbox.get(timeout=_remaining(deadline))
                 except queue.Empty:
                     raise _timed_out() from None
                 yield _checked(event)
-                if isinstance(event, Finished):
-                    return
         finally:
-            task.cancel()
+            if not isinstance(event, Finished):
+                task.cancel()
 
     async def aevents(self, task: Task, deadline: float | None = None) -> AsyncGenerator[Event, None]:
         """The same for an event loop. Cancelling the consumer cancels the task."""
         inbox: asyncio.Queue[Event] = asyncio.Queue()
         task.connect(_loop_sink(task, inbox))
         self.submit(task)
+        event: Event | None = None
         try:
-            while True:
+            while not isinstance(event, Finished):
                 try:
                     async with asyncio.timeout(_remaining(deadline)):
                         event = await inbox.get()
                 except TimeoutError:
                     raise _timed_out() from None
                 yield _checked(event)
-                if isinstance(event, Finished):
-                    return
         finally:
-            task.cancel()
+            if not isinstance(event, Finished):
+                task.cancel()
 
 
 class _Worker:
@@ -150,7 +150,7 @@ class _Worker:
                 self._waiting.clear()
             for task in left:
                 task.let_go()
-                task.emit(Failed(_closed()))
+                task.end(Failed(_closed()))
             self._batch.clear()
 
     def _let_in(self) -> bool:

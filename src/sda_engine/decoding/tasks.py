@@ -76,6 +76,7 @@ class Task(ABC):
         self.prefilling = True
         self._rows: list[Row] = []
         self._cancelled = threading.Event()
+        self._ended = False
         self._sink: Sink | None = None
 
     def connect(self, sink: Sink) -> None:
@@ -83,8 +84,13 @@ class Task(ABC):
         self._sink = sink
 
     def cancel(self) -> None:
-        """Ask the worker to stop before the next pass; safe from any thread, any number of times."""
+        """Ask the worker to stop before the next pass; safe from any thread, any number of times.
+
+        Where it has stopped already, nobody else will let go of rows that were kept for a later task.
+        """
         self._cancelled.set()
+        if self._ended:
+            self.let_go()
 
     @property
     def cancelled(self) -> bool:
@@ -105,6 +111,14 @@ class Task(ABC):
         """Send an event to the consumer."""
         if self._sink is not None:
             self._sink(event)
+
+    def end(self, event: Finished | Failed) -> None:
+        """Send the last event."""
+        self._ended = True  # first, so that either this or `cancel`, in whatever thread, sees the other
+        if self.cancelled:
+            self.let_go()
+        self.emit(event)
+        self._sink = None  # it may know the task, and no cycle shall keep the rows
 
     def plan(self, limits: PassLimits, store: PrefixStore) -> list[Segment]:
         """What it wants the next forward pass to do; nothing where it waits, or needs no pass to go on."""
@@ -190,7 +204,7 @@ class DecodeTask(Task):
             for row in self._rows:
                 store.insert(row.token_ids, row.states())
         self._rows = []
-        if self.cancelled or not self._keeps_prompt:
+        if not self._keeps_prompt:
             self.let_go()
 
     def _begin(self, logits: Tensor) -> bool:
@@ -262,8 +276,6 @@ class ScoreTask(Task):
     def finish(self, store: PrefixStore) -> None:
         """The rows stay, for the answer that follows."""
         self._rows = []
-        if self.cancelled:
-            self.let_go()
 
     def _begin(self, logits: Tensor) -> bool:
         return self._take(logits)
