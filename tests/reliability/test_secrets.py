@@ -17,7 +17,6 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage
 from pydantic import SecretStr
-from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from sda_engine import Alignment, Sampling, Steering, SteeringEngine
@@ -26,7 +25,7 @@ from sda_engine.evaluators import OpenAIEvaluator
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
-from tests.sda_engine.evaluators.test_openai import CANARY, RATED, Judge, completion, fault, judge_on, serve
+from tests.sda_engine.evaluators.test_openai import CANARY, RATED, Judge, completion, fault
 
 QUESTION = user("what is in the library?")
 KIND = Alignment(instruction="be kind")
@@ -54,18 +53,7 @@ FAULTS = {
 }
 Build = Callable[[Judge, pytest.MonkeyPatch], OpenAIEvaluator]
 
-server = pytest.fixture(serve, scope="module", name="server")
-
-
-@pytest.fixture
-def judge(server: HTTPServer) -> Iterator[Judge]:
-    yield from judge_on(server)
-
-
-@pytest.fixture(autouse=True)
-def _a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
 @pytest.fixture
