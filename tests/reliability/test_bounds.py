@@ -188,7 +188,7 @@ def test_no_function_remembers_its_results_without_a_limit():
 @pytest.mark.slow
 async def test_ten_thousand_requests_leave_every_cache_under_its_cap():
     settings = EngineSettings(cache_tokens=20_000)
-    sampling = Sampling(temperature=0, max_new_tokens=2)
+    sampling = Sampling(temperature=0, max_new_tokens=1)
     with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
         for start in range(0, 10_000, 50):
             asks = []

@@ -287,7 +287,7 @@ def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_l
 def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32):
     loaded = smollm2_float32
     rng = dice(5)
-    asks = [make_ask(rng, max_words=120, max_new_tokens=12) for _ in range(10)]
+    asks = [make_ask(rng, max_words=60, max_new_tokens=12) for _ in range(10)]
     asks += [Ask("Where is the library?", "honesty", sampling=Sampling(temperature=0, max_new_tokens=12, logprobs=3))]
     asks += [Ask("Tell me about foxes.", ALIGNMENTS[4], sampling=Sampling(max_new_tokens=12, seed=3))]
     alone = Alone(loaded.model, loaded.tokenizer)
@@ -301,11 +301,10 @@ def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32
             check_nothing_is_left(engine)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_a_thousand_closed_streams_leave_no_row_and_no_reserved_token(architecture):
+def test_a_thousand_closed_streams_leave_no_row_and_no_reserved_token():
     before = count_rows()
     settings = EngineSettings(cache_tokens=4000)
-    with SteeringEngine(tiny_model(architecture=architecture), tiny_tokenizer(), settings=settings) as engine:
+    with SteeringEngine(tiny_model(architecture="gemma3"), tiny_tokenizer(), settings=settings) as engine:
         for number in range(1000):
             sampling = Sampling(max_new_tokens=400, temperature=2.0, top_p=None, seed=number)
             alignment = ALIGNMENTS[number % 3]

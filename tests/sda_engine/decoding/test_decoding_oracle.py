@@ -55,14 +55,15 @@ def test_tiny_models_give_the_tokens_of_the_two_forward_loop(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("length", "new_tokens"), [(10, 48), (100, 48), (400, 32), (1500, 24)])
+@pytest.mark.parametrize(("length", "new_tokens"), [(10, 48), (100, 48), (400, 32), (1500, 16)])
 def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32, length, new_tokens):
     engine = smollm2_float32
     document = WORDS * 100
     ids = engine.encode(document)[: max(1, length - 45)]  # 45 tokens of template and question around it
     messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
-    for chosen in (alignment, Alignment(instruction=alignment.instruction)):
+    without_avoid = Alignment(instruction=alignment.instruction)
+    for chosen in (alignment,) if length > 1000 else (alignment, without_avoid):  # a long prompt takes 20 s each time
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
         assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40
