@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, cast, runtime_checkable
 
-from huggingface_hub import HfApi, try_to_load_from_cache
 from pydantic import Field, SkipValidation
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +21,7 @@ from transformers import (
 from sda_engine.devices import DTYPES, resolve_device, resolve_dtype
 from sda_engine.errors import ModelLoadError
 from sda_engine.gguf_conversion import converted_folder
+from sda_engine.hub import check_hub
 from sda_engine.packed_linear import pack_linear_layers
 from sda_engine.settings import Settings
 from sda_engine.template_check import check_templates
@@ -121,7 +121,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     try:
         source = _locate(settings.model)
         if not Path(source).is_dir():
-            _check_hub(source, settings.revision)
+            check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -153,7 +153,12 @@ def load_model(settings: ModelSettings) -> LoadedModel:
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
-    """Bring a model that is already in memory into the form the engine works with."""
+    """Bring a model that is already in memory into the form the engine works with.
+
+    Raises:
+        ModelLoadError: a chat template takes too much time or memory.
+    """
+    check_templates(tokenizer)
     return LoadedModel(
         settings=settings,
         model=model,
@@ -176,16 +181,6 @@ def _locate(model: str) -> str:
     if path.is_file() and path.suffix == ".gguf":
         return str(converted_folder(path.resolve()))
     return str(path) if path.is_dir() else model
-
-
-def _check_hub(model: str, revision: str | None) -> None:
-    """Ask the Hub once for a model that is not cached: transformers asks for three quarters of a minute.
-
-    Raises:
-        OSError, ValueError, httpx.HTTPError: there is no such model, or no way to reach the Hub.
-    """
-    if try_to_load_from_cache(model, "config.json", revision=revision) is None:
-        HfApi().model_info(model, revision=revision, timeout=10)
 
 
 def _not_loaded(model: str, error: Exception) -> str:

@@ -8,6 +8,7 @@ in a process of its own, with limits that the system enforces.
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ _CHATS: Sequence[tuple[_Dicts, _Dicts | None]] = (
 
 
 def check_templates(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have each chat template of a tokenizer render some short chats, which takes a fifth of a second.
+    """Have each chat template of a tokenizer render some short chats, which takes a fifth of a second, and once only.
 
     A template that is harmless there and without bounds elsewhere is not found out: load models of people you trust.
 
@@ -59,21 +60,29 @@ def check_templates(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     templates = tokenizer.chat_template
     for template in templates.values() if isinstance(templates, dict) else [templates]:
-        if isinstance(template, str) and (fault := _fault(template, tokenizer.special_tokens_map)):
-            raise ModelLoadError(
-                f"The chat template of {tokenizer.name_or_path!r} is refused: {fault}. Look at it, and load the model "
-                f"from somebody you trust."
-            )
+        if isinstance(template, str):
+            chats = [
+                {"messages": messages, "tools": tools, "add_generation_prompt": True, "documents": None}
+                | tokenizer.special_tokens_map
+                for messages, tools in _CHATS
+            ]
+            _try_out(tokenizer.name_or_path, json.dumps({"template": template, "chats": chats}, default=str))
 
 
-def _fault(template: str, special_tokens: Mapping[str, object]) -> str:
+@lru_cache(maxsize=64)
+def _try_out(owner: str, task: str) -> None:
+    """Raise ModelLoadError for a template that cannot be used; those that can are remembered."""
+    if fault := _fault(task):
+        raise ModelLoadError(
+            f"The chat template of {owner!r} is refused: {fault}. Look at it, and load the model from somebody you "
+            f"trust."
+        )
+
+
+def _fault(task: str) -> str:
     """Why a template cannot be used; "" where it can."""
-    chats = [
-        {"messages": messages, "tools": tools, "add_generation_prompt": True, "documents": None, **special_tokens}
-        for messages, tools in _CHATS
-    ]
     limits = {"megabytes": _MEGABYTES, "seconds": _SECONDS // 2, "characters": _CHARACTERS}
-    task = json.dumps({"template": template, "chats": chats, **limits}, default=str)
+    task = json.dumps({**json.loads(task), **limits})
     command = [get_executable(), "-I", str(_PROBE)]  # -I: no settings of the user's, and no module beside the script
     try:
         done = subprocess.run(command, input=task, capture_output=True, encoding="utf-8", timeout=_SECONDS)  # noqa: S603

@@ -107,7 +107,20 @@ def test_a_template_that_the_real_renderer_takes_passes_and_renders_there():
 def test_a_process_that_cannot_be_started_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(template_check, "get_executable", lambda: "/no/such/python")
     with pytest.raises(ModelLoadError, match="could not be tried out"):
-        check_templates(tiny_tokenizer())
+        check_templates(tiny_tokenizer(chat_template="nobody else's"))
+
+
+def test_a_template_that_passed_is_not_tried_out_again(monkeypatch):
+    check_templates(tiny_tokenizer(chat_template="passes"))
+    monkeypatch.setattr(template_check, "get_executable", lambda: "/no/such/python")
+    check_templates(tiny_tokenizer(chat_template="passes"))
+    with pytest.raises(ModelLoadError, match="could not be tried out"):
+        check_templates(tiny_tokenizer(chat_template="passes not"))
+
+
+def test_an_engine_on_a_model_in_memory_does_not_take_such_a_template_either():
+    with pytest.raises(ModelLoadError, match="is refused"):
+        SteeringEngine(tiny_model(), tiny_tokenizer(chat_template="{{ 'y' * 10**9 }}"))
 
 
 def test_a_model_with_such_a_template_is_not_loaded(tmp_path):

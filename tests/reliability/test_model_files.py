@@ -173,7 +173,7 @@ def test_a_revision_reaches_everything_that_is_loaded(monkeypatch):
         asked.append((settings["revision"], settings["trust_remote_code"]))
         raise OSError("asked")
 
-    monkeypatch.setattr(models, "_check_hub", lambda name, revision: asked.append((revision, False)))
+    monkeypatch.setattr(models, "check_hub", lambda name, revision: asked.append((revision, False)))
     monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(ModelLoadError, match="asked"):
         load_model(ModelSettings(model="nobody/nothing", revision="abc123"))

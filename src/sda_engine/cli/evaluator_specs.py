@@ -1,11 +1,17 @@
-"""The evaluators that `sda evaluators check` knows by name."""
+"""The evaluators that the commands know by name."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sda_engine.errors import ConfigError
 from sda_engine.evaluation import NamedEvaluator
-from sda_engine.evaluators import ContrastiveEvaluator, Evaluator, FixedScore
+from sda_engine.evaluators import (
+    ContrastiveEvaluator,
+    Evaluator,
+    FixedScore,
+    SelfRatingEvaluator,
+    UncertaintyEvaluator,
+)
 
 DEFAULT_SPECS = ("contrastive", "self-rating", "uncertainty")  # they need nothing but the model
 SERVER_CONCURRENCY = 8  # calls to a server at a time
@@ -13,45 +19,62 @@ SERVER_CONCURRENCY = 8  # calls to a server at a time
 _FORMS = "contrastive, contrastive:sharpness=NUMBER, self-rating, uncertainty, fixed:SCORE, openai:MODEL, reward:MODEL"
 
 
-def make_evaluators(specs: list[str], base_url: str | None = None) -> list[NamedEvaluator]:
-    """The evaluators that texts such as "contrastive" or "openai:gpt-4.1" mean.
-
-    Args:
-        specs: the texts; none of them means those of DEFAULT_SPECS.
-        base_url: address of the OpenAI-compatible server of "openai:MODEL"; None means OpenAI itself.
+def make_evaluators(specs: Sequence[str], url: str | None = None) -> list[NamedEvaluator]:
+    """The evaluators to be checked that texts mean, each once; those of DEFAULT_SPECS for none.
 
     Raises:
         ConfigError: a text means none or is given twice, or a URL is given to evaluators that have no use for it.
     """
-    specs = specs or list(DEFAULT_SPECS)
-    if base_url is not None and not any(spec.startswith("openai:") for spec in specs):
-        raise ConfigError("--base-url needs --evaluator openai:MODEL.")
+    specs = specs or DEFAULT_SPECS
+    if url is not None and not any(map(_asks_a_server, specs)):
+        raise _url_has_no_use()
     if repeated := [spec for spec in specs if specs.count(spec) > 1]:
         raise ConfigError(f"--evaluator {repeated[0]!r} is given twice: name each evaluator once.")
-    return [_make_evaluator(spec, base_url) for spec in specs]
+    return [_make_named(spec, url if _asks_a_server(spec) else None) for spec in specs]
 
 
-def _make_evaluator(spec: str, base_url: str | None) -> NamedEvaluator:
+def make_evaluator(spec: str, url: str | None = None) -> Evaluator:
+    """The evaluator that a text such as "contrastive", "fixed:30" or "openai:gpt-4.1" means.
+
+    Args:
+        spec: the text.
+        url: address of the OpenAI-compatible server of "openai:MODEL"; None means OpenAI itself.
+
+    Raises:
+        ConfigError: the text means none, or a URL is given to an evaluator that has no use for it.
+    """
+    if url is not None and not _asks_a_server(spec):
+        raise _url_has_no_use()
     kind, colon, argument = spec.partition(":")
-    if kind == "openai" and argument:
-        from sda_engine.evaluators import OpenAIEvaluator  # here, since it imports the OpenAI SDK
-
-        return NamedEvaluator(spec, OpenAIEvaluator(argument, base_url=base_url), concurrency=SERVER_CONCURRENCY)
     try:
+        if kind == "openai" and argument:
+            return _made_when_asked_for("OpenAIEvaluator")(argument, base_url=url)
         if argument and kind in _WITH_ARGUMENT:
-            return NamedEvaluator(spec, _WITH_ARGUMENT[kind](argument))
+            return _WITH_ARGUMENT[kind](argument)
         if not colon and kind in _PLAIN:
-            return NamedEvaluator(spec, _PLAIN[kind]())
+            return _PLAIN[kind]()
     except ValueError as error:  # ConfigError is one too
         raise ConfigError(f"--evaluator {spec!r}: {error}") from error
     raise ConfigError(f"--evaluator cannot be {spec!r}: it must be one of {_FORMS}; e.g. openai:gpt-4.1.")
 
 
-def _made_when_asked_for(name: str) -> Callable[..., Evaluator]:
-    """A class of sda_engine.evaluators by name, imported when it is called: some import what takes seconds."""
+def _make_named(spec: str, url: str | None) -> NamedEvaluator:
+    return NamedEvaluator(spec, make_evaluator(spec, url), SERVER_CONCURRENCY if _asks_a_server(spec) else 1)
 
-    def make(*arguments: str) -> Evaluator:
-        evaluator: Evaluator = getattr(importlib.import_module("sda_engine.evaluators"), name)(*arguments)
+
+def _asks_a_server(spec: str) -> bool:
+    return spec.startswith("openai:")
+
+
+def _url_has_no_use() -> ConfigError:
+    return ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
+
+
+def _made_when_asked_for(name: str) -> Callable[..., Evaluator]:
+    """A class of sda_engine.evaluators by name, imported when it is called: those that import what takes seconds."""
+
+    def make(*arguments: object, **settings: object) -> Evaluator:
+        evaluator: Evaluator = getattr(importlib.import_module("sda_engine.evaluators"), name)(*arguments, **settings)
         return evaluator
 
     return make
@@ -67,8 +90,8 @@ def _contrastive(argument: str) -> Evaluator:
 _PLAIN: Mapping[str, Callable[[], Evaluator]] = {
     "contrastive": ContrastiveEvaluator,
     "fixed": FixedScore,
-    "self-rating": _made_when_asked_for("SelfRatingEvaluator"),
-    "uncertainty": _made_when_asked_for("UncertaintyEvaluator"),
+    "self-rating": SelfRatingEvaluator,
+    "uncertainty": UncertaintyEvaluator,
 }
 _WITH_ARGUMENT: Mapping[str, Callable[[str], Evaluator]] = {
     "contrastive": _contrastive,

@@ -29,7 +29,7 @@ def run(file: Path, model: ModelOptions, options: CheckOptions, *, as_json: bool
     pairs = read_pairs(file, options.alignment, limit=options.limit)
     if options.plot is not None:
         check_plot(options.plot, pairs)
-    evaluators = make_evaluators(options.evaluator or [], options.base_url)
+    evaluators = make_evaluators(options.evaluator or [], options.evaluator_url)
     engine = load_engine(model, console)
     columns = (TextColumn("Rating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

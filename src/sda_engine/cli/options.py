@@ -61,7 +61,10 @@ class RequestOptions:
     ] = None
     evaluator: Annotated[
         str | None,
-        _steering("Who rates the base response: fixed:SCORE, contrastive or openai:MODEL. Default: fixed:50."),
+        _steering(
+            "Who rates the base response: fixed:SCORE, contrastive, self-rating, uncertainty, openai:MODEL or "
+            "reward:MODEL. Default: fixed:50."
+        ),
     ] = None
     evaluator_url: Annotated[
         str | None, _steering("Address of an OpenAI-compatible server, for the evaluator openai:MODEL.")

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from sda_engine import PRESETS, Alignment, Completion, Sampling, Steering, SteeringEngine
 from sda_engine.alignment import resolve_alignment
+from sda_engine.cli.evaluator_specs import make_evaluator
 from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.errors import ConfigError
-from sda_engine.evaluators import ContrastiveEvaluator, Evaluator, FixedScore, OpenAIEvaluator
 from sda_engine.prompts import Message
 
 DEFAULT_ALIGNMENT = "helpfulness"
@@ -87,39 +87,13 @@ def make_steering(options: RequestOptions) -> Steering:
     """
     if options.amplification is not None and options.evaluator is not None:
         raise ConfigError("--amplification replaces the score of --evaluator: give one of the two.")
+    if options.evaluator_url is not None and options.evaluator is None:
+        raise ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
     return Steering().replace_given(
         gain=options.gain,
         amplification=options.amplification,
         plausibility=options.plausibility,
-        evaluator=make_evaluator(options.evaluator, options.evaluator_url),
-    )
-
-
-def make_evaluator(spec: str | None, url: str | None = None) -> Evaluator | None:
-    """The evaluator that a text such as "fixed:30", "contrastive" or "openai:gpt-4.1" means; None for None.
-
-    Raises:
-        ConfigError: the text means none, or a URL is given to an evaluator that has no use for it.
-    """
-    kind, colon, argument = (spec or "").partition(":")
-    if url is not None and kind != "openai":
-        raise ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
-    if spec is None:
-        return None
-    if kind == "openai" and argument:
-        return OpenAIEvaluator(argument, base_url=url)
-    if spec == "contrastive":
-        return ContrastiveEvaluator()
-    if spec == "fixed":
-        return FixedScore()
-    if kind == "fixed" and colon:
-        try:
-            return FixedScore(float(argument))
-        except ValueError as error:  # ConfigError is one too
-            raise ConfigError(f"--evaluator {spec!r}: the score must be above 0 and at most 100.") from error
-    raise ConfigError(
-        f"--evaluator cannot be {spec!r}: it must be fixed, fixed:SCORE, contrastive or openai:MODEL, e.g. "
-        f"openai:gpt-4.1."
+        evaluator=None if options.evaluator is None else make_evaluator(options.evaluator, options.evaluator_url),
     )
 
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -17,6 +16,7 @@ from transformers import (
 
 from sda_engine.devices import resolve_device, resolve_dtype
 from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.hub import check_hub
 from sda_engine.template_check import check_templates
 
 _AUTO_CLASS = "AutoModelForSequenceClassification"
@@ -43,8 +43,8 @@ def load_classifier(model: str, revision: str | None, device: str, dtype: str) -
     path = Path(model).expanduser()
     source = str(path) if path.is_dir() else model
     try:
-        if not path.is_dir() and try_to_load_from_cache(source, "config.json", revision=revision) is None:
-            HfApi().model_info(source, revision=revision, timeout=10)  # transformers would ask for much longer
+        if not path.is_dir():
+            check_hub(source, revision)
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if _AUTO_CLASS in (getattr(config, "auto_map", None) or {}):
             raise ModelLoadError(
