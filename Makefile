@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python benchmarks/instructions.py
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py
+	$(BIN)/python benchmarks/guards.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
