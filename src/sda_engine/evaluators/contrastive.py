@@ -15,11 +15,12 @@ class ContrastiveEvaluator:
     self-evaluation as future work; the mapping to a score is ours.
 
     What it can tell depends on the dimension. With SmolLM2-135M it tells answers that hold a keyword asked for from
-    others (IFEval, 40 answers sampled with the instruction: AUC 0.83, 95% interval 0.70 to 0.93), but not true answers
-    from false ones (TruthfulQA, 200 answers: 0.51, 0.45 to 0.56). There its mapping is too sure of itself as well: its
-    Brier score is 0.28 to 0.30, where a constant 50 has 0.25. So it is no default: run `sda evaluators check` on your
-    own model and data before you rely on it, and lower `sharpness` where the scores are too far from 50
-    (`benchmarks/evaluators.py` made these figures).
+    others (IFEval, 40 answers sampled with the instruction: AUC 0.83, 95% interval 0.70 to 0.93), but hardly those
+    without a forbidden word (80 answers: 0.57, 0.38 to 0.70), and not true answers from false ones (TruthfulQA, 200
+    answers: 0.51, 0.45 to 0.56). There its mapping is too sure of itself as well: its Brier score is 0.28 to 0.30,
+    where a constant 50 has 0.25. So it is no default: run `sda evaluators check` on your own model and data before you
+    rely on it, and lower `sharpness` where the scores are too far from 50 (`benchmarks/evaluators.py` made these
+    figures).
 
     Args:
         sharpness: how fast the score leaves 50, per nat per token; above 0.
