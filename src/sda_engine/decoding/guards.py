@@ -5,10 +5,10 @@ Collapse is a window of sampled tokens about which hardly anything was left to c
 more than one idea of how to go on. Both judge chosen tokens alone; what a grammar forces is to be left out, or any
 JSON would be a loop. The thresholds were measured with SmolLM2-135M, see the constants.
 
-Repetition is no sign of steering alone: a small model that decodes greedily repeats itself unsteered, too. On 20 prompts
-that no threshold was set on, SmolLM2-135M showed it in 4, 2, 1 and 0 greedy answers of 96 tokens at strength 0, 1, 2 and
-4, and in 0, 0, 0 and 2 sampled ones; a collapse in none. As many answers repeated themselves again where the strength
-was halved as where it was not (`benchmarks/guards.py`): with this model, take a sign as a report rather than a cure.
+Repetition is no sign of steering alone: a small model that decodes greedily repeats itself unsteered, too. On 20
+prompts that no threshold was set on, SmolLM2-135M showed it in 4, 2, 1 and 0 greedy answers of 96 tokens at strength 0,
+1, 2 and 4, and in 0, 0, 0 and 2 sampled ones; a collapse in none. As many answers repeated themselves again where the
+strength was halved as where it was not (`benchmarks/guards.py`): a sign is a report, and relaxing is no cure for it.
 """
 
 from collections import Counter, deque
