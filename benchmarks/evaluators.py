@@ -12,7 +12,6 @@ alone. Intervals are from a bootstrap over prompts.
 
 import argparse
 import asyncio
-import json
 import random
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from instructions import DATA, FORBID, INCLUDE, Row, avoids, includes, instruction_of, rows_of, words_of
+from instructions import DATA, FORBID, INCLUDE, Row, avoids, includes, instruction_of, read_rows, rows_of, words_of
 from rich.progress import track
 from sklearn.linear_model import LogisticRegression
 from timing import describe_machine, print_table
@@ -73,7 +72,7 @@ def main() -> None:
 
 def truthfulqa_pairs(data: Path, limit: int | None) -> list[RatedPair]:
     """The best true and the best false answer to each question, in shuffled order of the questions."""
-    questions = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    questions = read_rows(data)
     random.Random(0).shuffle(questions)  # noqa: S311 - a sample, no secret; the file is sorted by category
     return [
         RatedPair(

@@ -9,10 +9,8 @@ answered greedily and sampled at every strength, once with guard="report" and on
 
 import argparse
 import asyncio
-import json
-from pathlib import Path
 
-from instructions import DATA
+from instructions import DATA, read_rows
 from rich.progress import Progress
 from texts import quiet
 from timing import describe_machine, print_table
@@ -41,16 +39,11 @@ def main() -> None:
 def read_prompts(count: int) -> list[tuple[str, str]]:
     """(preset, prompt): situations for one half, questions for the other."""
     half = count // 2
-    situations = [row["prompt"].split(": ", 1)[-1] for row in rows_of(DATA.with_name("empathetic_dialogues.jsonl"))]
-    questions = [row["Question"] for row in rows_of(DATA.with_name("truthfulqa.jsonl"))]
+    situations = [row["prompt"].split(": ", 1)[-1] for row in read_rows(DATA.with_name("empathetic_dialogues.jsonl"))]
+    questions = [row["Question"] for row in read_rows(DATA.with_name("truthfulqa.jsonl"))]
     return [("empathy", text) for text in situations[FIRST::STEP][:half]] + [
         ("honesty", text) for text in questions[FIRST::STEP][: count - half]
     ]
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    """The objects of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 async def print_signs(engine: SteeringEngine, prompts: list[tuple[str, str]], new_tokens: int) -> None:

@@ -53,8 +53,12 @@ def main() -> None:
 
 def rows_of(data: Path, kind: str) -> list[Row]:
     """The rows of one kind of instruction."""
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    return [row for row in rows if row["instruction_id_list"] == [kind]]
+    return [row for row in read_rows(data) if row["instruction_id_list"] == [kind]]
+
+
+def read_rows(data: Path) -> list[Row]:
+    """All rows of a file of JSON lines."""
+    return [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
 
 
 def words_of(row: Row) -> list[str]:

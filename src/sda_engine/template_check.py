@@ -66,7 +66,9 @@ def check_templates(tokenizer: PreTrainedTokenizerBase) -> None:
                 | tokenizer.special_tokens_map
                 for messages, tools in _CHATS
             ]
-            _try_out(tokenizer.name_or_path, json.dumps({"template": template, "chats": chats}, default=str))
+            limits = {"megabytes": _MEGABYTES, "seconds": _SECONDS // 2, "characters": _CHARACTERS}
+            task = json.dumps({"template": template, "chats": chats, **limits}, default=str)
+            _try_out(tokenizer.name_or_path, task)
 
 
 @lru_cache(maxsize=64)
@@ -81,8 +83,6 @@ def _try_out(owner: str, task: str) -> None:
 
 def _fault(task: str) -> str:
     """Why a template cannot be used; "" where it can."""
-    limits = {"megabytes": _MEGABYTES, "seconds": _SECONDS // 2, "characters": _CHARACTERS}
-    task = json.dumps({**json.loads(task), **limits})
     command = [get_executable(), "-I", str(_PROBE)]  # -I: no settings of the user's, and no module beside the script
     try:
         done = subprocess.run(command, input=task, capture_output=True, encoding="utf-8", timeout=_SECONDS)  # noqa: S603
@@ -91,5 +91,5 @@ def _fault(task: str) -> str:
     except OSError as error:
         return f"it could not be tried out in a process of its own ({error})"
     if done.returncode != 0:
-        return f"it does not render some short chats in {limits['seconds']} seconds of computing"
+        return f"it does not render some short chats in {_SECONDS // 2} seconds of computing"
     return done.stdout

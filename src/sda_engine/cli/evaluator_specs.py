@@ -26,8 +26,7 @@ def make_evaluators(specs: Sequence[str], url: str | None = None) -> list[NamedE
         ConfigError: a text means none or is given twice, or a URL is given to evaluators that have no use for it.
     """
     specs = specs or DEFAULT_SPECS
-    if url is not None and not any(map(_asks_a_server, specs)):
-        raise _url_has_no_use()
+    check_url(url, specs)
     if repeated := [spec for spec in specs if specs.count(spec) > 1]:
         raise ConfigError(f"--evaluator {repeated[0]!r} is given twice: name each evaluator once.")
     return [_make_named(spec, url if _asks_a_server(spec) else None) for spec in specs]
@@ -43,8 +42,7 @@ def make_evaluator(spec: str, url: str | None = None) -> Evaluator:
     Raises:
         ConfigError: the text means none, or a URL is given to an evaluator that has no use for it.
     """
-    if url is not None and not _asks_a_server(spec):
-        raise _url_has_no_use()
+    check_url(url, [spec])
     kind, colon, argument = spec.partition(":")
     try:
         if kind == "openai" and argument:
@@ -58,16 +56,22 @@ def make_evaluator(spec: str, url: str | None = None) -> Evaluator:
     raise ConfigError(f"--evaluator cannot be {spec!r}: it must be one of {_FORMS}; e.g. openai:gpt-4.1.")
 
 
+def check_url(url: str | None, specs: Sequence[str]) -> None:
+    """Refuse the address of a judge's server where none of the evaluators asks one.
+
+    Raises:
+        ConfigError: there is such an address.
+    """
+    if url is not None and not any(map(_asks_a_server, specs)):
+        raise ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
+
+
 def _make_named(spec: str, url: str | None) -> NamedEvaluator:
     return NamedEvaluator(spec, make_evaluator(spec, url), SERVER_CONCURRENCY if _asks_a_server(spec) else 1)
 
 
 def _asks_a_server(spec: str) -> bool:
     return spec.startswith("openai:")
-
-
-def _url_has_no_use() -> ConfigError:
-    return ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
 
 
 def _made_when_asked_for(name: str) -> Callable[..., Evaluator]:

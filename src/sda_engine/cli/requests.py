@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sda_engine import PRESETS, Alignment, Completion, Sampling, Steering, SteeringEngine
 from sda_engine.alignment import resolve_alignment
-from sda_engine.cli.evaluator_specs import make_evaluator
+from sda_engine.cli.evaluator_specs import check_url, make_evaluator
 from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.errors import ConfigError
 from sda_engine.prompts import Message
@@ -87,8 +87,8 @@ def make_steering(options: RequestOptions) -> Steering:
     """
     if options.amplification is not None and options.evaluator is not None:
         raise ConfigError("--amplification replaces the score of --evaluator: give one of the two.")
-    if options.evaluator_url is not None and options.evaluator is None:
-        raise ConfigError("--evaluator-url needs --evaluator openai:MODEL.")
+    if options.evaluator is None:
+        check_url(options.evaluator_url, ())
     return Steering().replace_given(
         gain=options.gain,
         amplification=options.amplification,
