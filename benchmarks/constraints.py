@@ -14,8 +14,8 @@ import torch
 from timing import describe_machine, measure, parse_arguments, print_table
 
 from sda_engine import Constraint, Output, Sampling, SteeringEngine
-from sda_engine.constraints import ConstraintCompiler, TokenConstraint, join_grammars
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.output.constraints import ConstraintCompiler, TokenConstraint, join_grammars
+from sda_engine.tokens.tokenizer import SafeTokenizer
 
 NEW_TOKENS = 48
 CHAT = [{"role": "user", "content": "Tell me all about Ada, who is a mathematician, in five sentences."}]

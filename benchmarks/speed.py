@@ -32,8 +32,8 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from texts import quiet, text_cutter
 from timing import describe_machine, make_parser, print_table
 
-from sda_engine.devices import resolve_device, resolve_dtype
-from sda_engine.models import _locate
+from sda_engine.models.devices import resolve_device, resolve_dtype
+from sda_engine.models.loading import _locate
 
 _PACKAGES = ("langchain-core", "langchain-huggingface", "llama-index-core", "llama-index-llms-huggingface")
 _stderr = Console(stderr=True)

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from sda_engine import SteeringEngine
 from sda_engine.testing import tiny_engine, tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")

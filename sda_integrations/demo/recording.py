@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from typing import Unpack
 
-from sda_engine import Alignment, Completion, Output, Piece, Sampling, Steering, SteeringEngine
+from sda_engine import Alignment, Completion, Piece, SteeringEngine
 from sda_engine.prompts import Message
+from sda_engine.request_settings import RequestOptions
 
 
 class RecordingEngine(SteeringEngine):
@@ -27,16 +29,10 @@ class RecordingEngine(SteeringEngine):
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
-        *,
-        steering: Steering = Steering(),  # noqa: B008 - frozen
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        output: Output = Output(),  # noqa: B008 - frozen
-        timeout: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Generator[Piece, None, None]:
         """See SteeringEngine.stream, which `generate` goes through as well."""
-        return self._record(
-            super().stream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout)
-        )
+        return self._record(super().stream(messages, alignment, **options))
 
     def _record(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
         with closing(pieces):

@@ -11,7 +11,7 @@ from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.cli.requests import make_steering, quieten_transformers, read_prompt
 from sda_engine.cli.terminal import check_page, error_console, output_console, write_page
 from sda_integrations.demo.assistants import AnswerSettings, Assistant
-from sda_integrations.demo.command import DemoOptions
+from sda_integrations.demo.options import DemoOptions
 from sda_integrations.demo.passages import PASSAGES
 from sda_integrations.demo.recording import RecordingEngine
 from sda_integrations.demo.steps import step

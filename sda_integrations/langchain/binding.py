@@ -6,7 +6,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import _ChatModelBinding
 from langchain_core.runnables import Runnable
 
-from sda_engine.output_keywords import OUTPUT_KEYWORDS
+from sda_engine.adapting import OUTPUT_KEYWORDS
 
 
 class ChatSDABinding(_ChatModelBinding):  # type: ignore[no-redef]  # LangChain's own shares this oddity

@@ -12,9 +12,9 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
 from sda_engine import Constraint
-from sda_engine.completion import Piece
+from sda_engine.adapting import OUTPUT_KEYWORDS
 from sda_engine.errors import ConfigError
-from sda_engine.output_keywords import OUTPUT_KEYWORDS
+from sda_engine.results import Piece
 from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages

@@ -19,11 +19,11 @@ from pydantic import (
 )
 
 from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, describe_settings, override_settings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import QuantizationConfig
-from sda_engine.output_keywords import OUTPUT_KEYWORDS
-from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
+from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
 from sda_integrations.langchain.logprobs import count_logprobs
@@ -127,7 +127,7 @@ class ChatSDAFields(ReadsCallConfig):
             loading = {name: getattr(self, name) for name in _LOAD_DEFAULTS}
             if self.quantization_config is not None:
                 loading["quantization_config"] = self.quantization_config.to_dict()
-        return {"model": model, "engine": loading, **request.describe()}
+        return {"model": model, "engine": loading, **describe_settings(request)}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         """What callbacks and traces see: the call's settings as they take effect, evaluators by name."""
@@ -218,11 +218,13 @@ class ChatSDAFields(ReadsCallConfig):
         wanted, top = (call.get(name) for name in _LOGPROBS)
         top = self.top_logprobs if top is None and wanted is not False else top
         wanted = self.logprobs if wanted is None else wanted
-        return RequestSettings().override({**fields, "logprobs": count_logprobs(wanted, top)}, owner="ChatSDA")
+        return override_settings(
+            RequestSettings(), {**fields, "logprobs": count_logprobs(wanted, top)}, owner="ChatSDA"
+        )
 
     def _request(self, stop: list[str] | None, call: Mapping[str, object]) -> RequestSettings:
         """What a call asks of the engine, `model` apart, which says of which engine."""
         elsewhere = {*_READ_BY_LANGCHAIN, *_ALWAYS_SO, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
-        request = self._own_request(call).override({**keywords, "stop": stop}, owner="ChatSDA")
+        request = override_settings(self._own_request(call), {**keywords, "stop": stop}, owner="ChatSDA")
         return replace(request, output=make_output(call))

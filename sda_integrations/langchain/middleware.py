@@ -6,6 +6,7 @@ from typing import Any
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 
 from sda_engine import Alignment
+from sda_engine.adapting import override_settings
 from sda_engine.errors import ConfigError
 from sda_engine.request_settings import RequestSettings
 
@@ -35,7 +36,7 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
         if "alignment" in settings or "output" in settings:
             raise ConfigError("SDAMiddleware takes the alignment first, and the form of answers from the agent.")
         given = dict(settings) if callable(alignment) else {**settings, "alignment": alignment}
-        RequestSettings().override(given, owner="SDAMiddleware")
+        override_settings(RequestSettings(), given, owner="SDAMiddleware")
 
     def wrap_model_call(
         self,

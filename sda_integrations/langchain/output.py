@@ -7,9 +7,9 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from sda_engine import Output
+from sda_engine.adapting import read_output
 from sda_engine.errors import ConfigError
-from sda_engine.output_keywords import read_output
-from sda_engine.tools import resolve_tool
+from sda_engine.output import resolve_tool
 
 
 def make_output(call: Mapping[str, Any]) -> Output:

@@ -9,8 +9,8 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from sda_engine.completion import Completion, GeneratedTokenLogprobs, Piece, TokenLogprob, Usage
-from sda_engine.tools import InvalidToolCall, ToolCall
+from sda_engine.output import InvalidToolCall, ToolCall
+from sda_engine.results import Completion, GeneratedTokenLogprobs, Piece, TokenLogprob, Usage
 
 _FIRST_CALL = 2  # LangChain numbers text, reasoning and calls in one row when it joins chunks
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from sda_engine.adapting import override_settings
 from sda_engine.request_settings import RequestSettings
 
 _blocks: ContextVar[tuple[Mapping[str, object], ...]] = ContextVar("the settings of the blocks around", default=())
@@ -28,7 +29,7 @@ def call_settings(**settings: object) -> Iterator[None]:
     Raises:
         ConfigError: a name is unknown, or a value is out of range.
     """
-    RequestSettings().override(settings, owner="call_settings")
+    override_settings(RequestSettings(), settings, owner="call_settings")
     token = _blocks.set((*_blocks.get(), settings))
     try:
         yield

@@ -18,10 +18,10 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, override_settings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_engine.output_keywords import OUTPUT_KEYWORDS
-from sda_engine.request_settings import REQUEST_KEYWORDS, RequestSettings
+from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.llama_index.call_settings import settings_around
 from sda_integrations.llama_index.output import make_output
@@ -162,11 +162,11 @@ class SDAFields(FunctionCallingLLM):
         fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
         settings = RequestSettings()
         for given in (fields, *settings_around()):
-            settings = settings.override(given, owner="SDALLM")
+            settings = override_settings(settings, given, owner="SDALLM")
         call = call or {}
         elsewhere = {*_FOR_REMOTE_MODELS, *OUTPUT_KEYWORDS}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
-        return replace(settings.override(keywords, owner="SDALLM"), output=make_output(call))
+        return replace(override_settings(settings, keywords, owner="SDALLM"), output=make_output(call))
 
 
 def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:

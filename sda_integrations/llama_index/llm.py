@@ -19,6 +19,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import ToolSelection
 
 from sda_engine import Piece
+from sda_engine.adapting import describe_settings
 from sda_integrations.llama_index.messages import (
     PlainMessage,
     PlainToolCall,
@@ -132,7 +133,7 @@ class SDALLM(PredictsObjects):
         return {
             "class_name": self.class_name(),
             "model_name": self.model,
-            **self.request_settings().describe(),
+            **describe_settings(self.request_settings()),
         }
 
     @llm_chat_callback()

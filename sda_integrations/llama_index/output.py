@@ -8,16 +8,16 @@ from llama_index.core.tools import BaseTool, FunctionTool
 from pydantic import BaseModel
 
 from sda_engine import Output
+from sda_engine.adapting import read_output
 from sda_engine.errors import ConfigError
-from sda_engine.output_keywords import read_output
-from sda_engine.tools import Tool, resolve_tool
+from sda_engine.output import Tool, resolve_tool
 
 
 def make_output(call: Mapping[str, Any]) -> Output:
     """The form of the answer that a call asks for; free text where it says nothing of it.
 
     Args:
-        call: keywords of the call; only sda_engine.output_keywords.OUTPUT_KEYWORDS are looked at.
+        call: keywords of the call; only sda_engine.adapting.output.OUTPUT_KEYWORDS are looked at.
 
     Raises:
         ConfigError: a tool, a choice or a format cannot be read.

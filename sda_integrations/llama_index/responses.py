@@ -16,8 +16,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from sda_engine import Completion
-from sda_engine.completion import Delta, GeneratedTokenLogprobs, Piece, TokenLogprob
 from sda_engine.errors import IncompleteOutputError
+from sda_engine.results import Delta, GeneratedTokenLogprobs, Piece, TokenLogprob
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
-from sda_engine.completion import Piece
+from sda_engine.results import Piece
 from sda_integrations.llama_index.responses import Answer, GrowingAnswer
 
 Response = TypeVar("Response")

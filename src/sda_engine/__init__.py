@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
-    from sda_engine.completion import Completion, Piece, Usage
     from sda_engine.config import Sampling, Steering
-    from sda_engine.constraints import Constraint
     from sda_engine.engine import SteeringEngine
     from sda_engine.engine_settings import EngineSettings
-    from sda_engine.output import Output
-    from sda_engine.tools import Tool
-    from sda_engine.trace import Trace
+    from sda_engine.output.constraints import Constraint
+    from sda_engine.output.form import Output
+    from sda_engine.output.tools import Tool
+    from sda_engine.results.completion import Completion, Piece, Usage
+    from sda_engine.results.trace import Trace
 
 __all__ = [
     "PRESETS",
@@ -46,17 +46,17 @@ _HOMES = {
     "PRESETS": "alignment",
     "Alignment": "alignment",
     "AlignmentWarning": "alignment",
-    "Completion": "completion",
-    "Constraint": "constraints",
+    "Completion": "results",
+    "Constraint": "output",
     "EngineSettings": "engine_settings",
     "Output": "output",
-    "Piece": "completion",
+    "Piece": "results",
     "Sampling": "config",
     "Steering": "config",
     "SteeringEngine": "engine",
-    "Tool": "tools",
-    "Trace": "trace",
-    "Usage": "completion",
+    "Tool": "output",
+    "Trace": "results",
+    "Usage": "results",
 }
 
 

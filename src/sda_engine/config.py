@@ -5,12 +5,18 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, SkipValidation, field_validator, model_validator
 
-from sda_engine.amplification import AMPLIFICATION_CURVES, AmplificationCurve, amplification_factor
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity
 from sda_engine.settings import Settings
-from sda_engine.steering import LOG_2, TEMPERATURE_SCHEDULES, TemperatureSchedule
+from sda_engine.steering import (
+    AMPLIFICATION_CURVES,
+    LOG_2,
+    TEMPERATURE_SCHEDULES,
+    AmplificationCurve,
+    TemperatureSchedule,
+    amplification_factor,
+)
 
 Placement = Literal["after_query", "system"]
 EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
@@ -41,7 +47,7 @@ class Steering(Settings):
             the places where it changes, and at one in twenty of the others.
         critical_categories: a token is critical, too, where the most likely one after steering is of one of these
             categories: "numbers", "negations", "named_entities". A rule of thumb for English, by the text of the token
-            alone, see `sda_engine.token_categories`.
+            alone, see `sda_engine.tokens.categories`.
         guard: what to do where the answer shows a failure sign of strong steering, a loop or a collapsed distribution
             (see `sda_engine.decoding.guards`): "off", nothing; "report", note it in `Trace.warnings`; "relax", note it,
             and halve strength and avoid_strength from the next token on, at every further sign again.

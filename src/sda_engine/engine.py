@@ -11,30 +11,26 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import Self, cast
+from typing import Self, Unpack, cast
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.completion import Completion, Piece
-from sda_engine.config import Placement, Sampling, Steering
-from sda_engine.constraints import ConstraintCompiler
-from sda_engine.decoding.memory import default_cache_tokens
-from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.prompt_state import PromptState
-from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.config import Placement
+from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
-from sda_engine.output import Output
+from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
-from sda_engine.request_settings import check_settings, check_timeout
+from sda_engine.request_settings import RequestOptions, RequestSettings
+from sda_engine.results import Completion, Piece
+from sda_engine.settings import check_timeout, check_type
 from sda_engine.text_scorer import TextScorer
-from sda_engine.token_categories import TokenCategories
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens import SafeTokenizer, TokenCategories
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
 
@@ -63,7 +59,7 @@ class SteeringEngine:
         name: str = "custom",
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
-        check_settings(settings=settings)
+        check_type("settings", settings, EngineSettings)
         self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings)
 
     @classmethod
@@ -97,7 +93,7 @@ class SteeringEngine:
             ModelLoadError: there is no such model, or the engine cannot run it.
             ConfigError: a setting is out of range or not available on this machine.
         """
-        check_settings(settings=settings)
+        check_type("settings", settings, EngineSettings)
         model_settings = ModelSettings(
             model=model,
             revision=revision,
@@ -163,11 +159,7 @@ class SteeringEngine:
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
-        *,
-        steering: Steering = Steering(),  # noqa: B008 - frozen
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        output: Output = Output(),  # noqa: B008 - frozen
-        timeout: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Completion:
         """Answer a chat.
 
@@ -189,9 +181,7 @@ class SteeringEngine:
             RequestTimeoutError: the timeout passed.
             NumericalError: the model gave no usable distribution.
         """
-        for piece in self.stream(
-            messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout
-        ):
+        for piece in self.stream(messages, alignment, **options):
             if piece.completion is not None:
                 return piece.completion
         raise AssertionError("the last piece carries the completion")
@@ -200,34 +190,26 @@ class SteeringEngine:
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
-        *,
-        steering: Steering = Steering(),  # noqa: B008 - frozen
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        output: Output = Output(),  # noqa: B008 - frozen
-        timeout: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Generator[Piece, None, None]:
         """The same in pieces, as they are decoded; the last one carries the Completion.
 
         The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
         Arguments and errors are those of `generate`.
         """
-        request = self._request(messages, alignment, steering, sampling, output)
+        settings = RequestSettings.of(alignment, options)
+        request = self._request(messages, settings)
         self._compile(request)
-        return self._stream(request, _deadline(timeout))
+        return self._stream(request, settings.deadline())
 
     async def agenerate(
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
-        *,
-        steering: Steering = Steering(),  # noqa: B008 - frozen
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        output: Output = Output(),  # noqa: B008 - frozen
-        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+        **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
-        stream = self.astream(messages, alignment, steering=steering, sampling=sampling, output=output, timeout=timeout)
-        async with aclosing(stream) as pieces:
+        async with aclosing(self.astream(messages, alignment, **options)) as pieces:
             async for piece in pieces:
                 if piece.completion is not None:
                     return piece.completion
@@ -237,17 +219,14 @@ class SteeringEngine:
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
-        *,
-        steering: Steering = Steering(),  # noqa: B008 - frozen
-        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        output: Output = Output(),  # noqa: B008 - frozen
-        timeout: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task stops the work.
 
         A schema or grammar that cannot be enforced shows with the first piece, since the loop must not wait for it.
         """
-        return self._astream(self._request(messages, alignment, steering, sampling, output), _deadline(timeout))
+        settings = RequestSettings.of(alignment, options)
+        return self._astream(self._request(messages, settings), settings.deadline())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised."""
@@ -358,32 +337,23 @@ class SteeringEngine:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, device={str(self.model.device)!r}, dtype={self.model.dtype})"
 
-    def _request(
-        self,
-        messages: Sequence[Message],
-        alignment: Alignment | str | None,
-        steering: Steering,
-        sampling: Sampling,
-        output: Output,
-    ) -> Request:
-        check_settings(steering=steering, sampling=sampling, output=output)
-        resolved = resolve_alignment(alignment)
+    def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
+        output = settings.output
         contexts = make_contexts(
             messages,
-            resolved,
+            settings.alignment,
             self._tokenizer,
-            placement=steering.placement,
+            placement=settings.steering.placement,
             output=output,
             context_window=self.context_window,
         )
+        most = min(settings.sampling.max_new_tokens, self.context_window - contexts.longest_prompt)
         prefix = self._answer_prefix(contexts)
         answer_format = self._tokenizer.answer_format
         return Request(
             messages=messages,
-            alignment=resolved,
-            steering=steering,
-            sampling=sampling,
-            prompt=PromptState(contexts, min(sampling.max_new_tokens, self.context_window - contexts.longest_prompt)),
+            settings=settings,
+            prompt=PromptState(contexts, most),
             tokenizer=self._tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=self._settings.proposals,
@@ -391,7 +361,6 @@ class SteeringEngine:
             grammar=output.grammar(answer_format, thought_is_open=bool(prefix)),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=prefix,
-            must_call=output.must_call,
         )
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
@@ -403,7 +372,7 @@ class SteeringEngine:
         """Make the request's grammar and token categories ready; the first ones of an engine take a second."""
         if request.grammar is not None:
             request.constraint = self._constraints.compile(request.grammar)
-        request.critical_tokens = self._categories.mask(request.steering.critical_categories)
+        request.critical_tokens = self._categories.mask(request.settings.steering.critical_categories)
 
     def _answer_prefix(self, contexts: Contexts) -> str:
         """What the prompt has already written of the answer, which can only be the beginning of a thought."""
@@ -421,7 +390,7 @@ class SteeringEngine:
         if request.wants_score:
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
-                verdict.score = request.steering.evaluator.evaluate(evaluation)
+                verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
         if request.accepted:
             yield request.accepted_piece()
             return
@@ -430,7 +399,7 @@ class SteeringEngine:
                 yield request.piece(event)
 
     async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
-        if request.grammar is not None or request.steering.critical_categories:
+        if request.grammar is not None or request.settings.steering.critical_categories:
             await asyncio.to_thread(self._compile, request)
         for task in request.evaluation_tasks():
             async with aclosing(self._scheduler.aevents(task, deadline)) as events:
@@ -439,7 +408,7 @@ class SteeringEngine:
         if request.wants_score:
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
-                verdict.score = await request.steering.evaluator.aevaluate(evaluation)
+                verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
         if request.accepted:
             yield request.accepted_piece()
             return

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from sda_engine.alignment import Alignment
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
-from sda_engine.output import Output
-from sda_engine.tokenization import PLAIN_TEMPLATE_STOP, SafeTokenizer
-from sda_engine.tools import tool_prompt
+from sda_engine.output import Output, tool_prompt
+from sda_engine.tokens import PLAIN_TEMPLATE_STOP, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")

@@ -7,21 +7,25 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sda_engine.alignment import Alignment
-from sda_engine.completion import Completion, Piece, ToolCallDelta, Usage
-from sda_engine.config import Sampling, Steering
-from sda_engine.constraints import TokenConstraint
-from sda_engine.decoding.prompt_state import PromptState
-from sda_engine.decoding.proposals import Proposer
-from sda_engine.decoding.row_group import DecodedText, DecodeSettings
-from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
+from sda_engine.decoding import (
+    DecodedText,
+    DecodeSettings,
+    DecodeTask,
+    Event,
+    PromptState,
+    Proposer,
+    ScoreTask,
+    Task,
+    Token,
+)
 from sda_engine.errors import EngineClosedError, EvaluationError
 from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score, evaluator_name, needs_logprobs
+from sda_engine.output import TokenConstraint, ToolCall
 from sda_engine.prompts import BASE, INSTRUCTED, Message
+from sda_engine.request_settings import RequestSettings
+from sda_engine.results import Completion, Piece, ToolCallDelta, Trace, Usage
 from sda_engine.text_scorer import scored_rows
-from sda_engine.tokenization import SafeTokenizer
-from sda_engine.tools import ToolCall
-from sda_engine.trace import Trace
+from sda_engine.tokens import SafeTokenizer
 
 _FALLBACK_SCORE = 50.0
 
@@ -44,16 +48,13 @@ class Request:
         constraint: the grammar, once it is compiled; base response and answer each get a copy.
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
-        must_call: whether the answer has to be a tool call.
         critical_tokens: (vocab,) bool: tokens of `Steering.critical_categories`; None for no category.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
     """
 
     messages: Sequence[Message]
-    alignment: Alignment | None
-    steering: Steering
-    sampling: Sampling
+    settings: RequestSettings
     prompt: PromptState
     tokenizer: SafeTokenizer
     eos_token_ids: frozenset[int]
@@ -63,7 +64,6 @@ class Request:
     constraint: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
-    must_call: bool = False
     critical_tokens: Tensor | None = None
     base: DecodedText | None = None
     score: Score | None = None
@@ -73,12 +73,12 @@ class Request:
     @property
     def wants_score(self) -> bool:
         """Whether an evaluator has to rate before the amplification is known."""
-        return self.alignment is not None and self.steering.amplification is None
+        return self.settings.alignment is not None and self.settings.steering.amplification is None
 
     @property
     def accepted(self) -> bool:
         """Whether the base response scored so well that it is the answer."""
-        wanted, score = self.steering.accept_score, self.score
+        wanted, score = self.settings.steering.accept_score, self.score
         if wanted is None or score is None or score.fallback is not None or self.base is None:
             return False
         return score.value is not None and score.value >= wanted
@@ -86,28 +86,28 @@ class Request:
     @property
     def amplification(self) -> float | None:
         """The amplification factor, in [0, 1]; None for a plain answer."""
-        if self.alignment is None:
+        if self.settings.alignment is None:
             return None
-        if self.steering.amplification is not None:
-            return self.steering.amplification
+        if self.settings.steering.amplification is not None:
+            return self.settings.steering.amplification
         assert self.score is not None, "the evaluator comes first"
-        return 0.0 if self.score.value is None else self.steering.amplification_for(self.score.value)
+        return 0.0 if self.score.value is None else self.settings.steering.amplification_for(self.score.value)
 
     def evaluation_tasks(self) -> Iterator[Task]:
         """What has to be decoded before the evaluator can rate; each task is to be finished before the next."""
         if not self.wants_score:
             return
-        assert self.alignment is not None
+        assert self.settings.alignment is not None
         response = ""
         logprobs: Mapping[str, Tensor] = {}
-        if self.steering.evaluator.needs_response:
+        if self.settings.steering.evaluator.needs_response:
             task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, is_base=True)
             yield task
             self.base = task.result()
             if self.base.finish_reason == "cancelled":
                 raise EngineClosedError("The engine was closed while the base response was decoded.")
             response = _rated_text(self.base)
-            if needs_logprobs(self.steering.evaluator):
+            if needs_logprobs(self.settings.steering.evaluator):
                 rows = scored_rows(self.prompt.contexts)
                 scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
                 yield scoring
@@ -115,7 +115,7 @@ class Request:
         self._evaluation = EvaluationRequest(
             messages=self.messages,
             response=response,
-            alignment=self.alignment,
+            alignment=self.settings.alignment,
             base_logprobs=logprobs.get(BASE),
             instructed_logprobs=logprobs.get(INSTRUCTED),
         )
@@ -158,7 +158,7 @@ class Request:
         except Exception:  # a user's code: the exception may be kept, and must keep no rows
             self.prompt.release()
             raise
-        avoid = self.steering.avoid_strength
+        avoid = self.settings.steering.avoid_strength
         self._answer = self._decode(
             tuple(self.prompt.contexts.tails),
             strength=strength,
@@ -183,7 +183,7 @@ class Request:
         return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, self._completion(base))
 
     def _completion(self, answer: DecodedText) -> Completion:
-        steered = answer is not self.base and self.alignment is not None
+        steered = answer is not self.base and self.settings.alignment is not None
         return Completion(
             text=answer.text,
             token_ids=answer.token_ids,
@@ -196,7 +196,7 @@ class Request:
             ),
             trace=Trace(
                 tokens=answer.tokens,
-                alignment=self.alignment.name if self.alignment is not None else None,
+                alignment=self.settings.alignment.name if self.settings.alignment is not None else None,
                 strength=self._strength() if steered else 0.0,
                 warnings=answer.warnings,
             ),
@@ -206,11 +206,11 @@ class Request:
             base_response=self.base.text if self.base is not None else None,
             score=self.score,
             amplification=self.amplification if steered else None,
-            logprobs=answer.logprobs if self.sampling.logprobs is not None else None,
+            logprobs=answer.logprobs if self.settings.sampling.logprobs is not None else None,
         )
 
     def _strength(self) -> float:
-        return self.steering.gain * (self.amplification or 0.0)
+        return self.settings.steering.gain * (self.amplification or 0.0)
 
     def _decode(
         self, rows: tuple[str, ...], *, strength: float, avoid_strength: float, is_base: bool = False
@@ -220,9 +220,9 @@ class Request:
             rows=rows,
             strength=strength,
             avoid_strength=avoid_strength,
-            steering=self.steering,
-            sampling=self.sampling,
-            stop=(*self.sampling.stop, *contexts.stop),
+            steering=self.settings.steering,
+            sampling=self.settings.sampling,
+            stop=(*self.settings.sampling.stop, *contexts.stop),
             max_new_tokens=self.prompt.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
             constraint=self.constraint,
@@ -231,7 +231,7 @@ class Request:
             markers=frozenset(self.tokenizer.answer_format.special_tokens.values())
             if self.response_template
             else frozenset(),
-            must_call=self.must_call,
+            must_call=self.settings.output.must_call,
             critical_tokens=self.critical_tokens,
         )
         prompt = (*contexts.shared, *contexts.tails[BASE])
@@ -243,7 +243,7 @@ class Request:
             self.tokenizer,
             proposer,
             keeps_prompt=is_base,
-            stores_answer=not is_base or self.steering.accept_score is not None,
+            stores_answer=not is_base or self.settings.steering.accept_score is not None,
             continues=self.base is not None,
         )
 
@@ -253,9 +253,9 @@ class Request:
         return answer.token_ids[:-1] if ended else answer.token_ids
 
     def _fallback(self, error: Exception) -> Score:
-        name = evaluator_name(self.steering.evaluator)
+        name = evaluator_name(self.settings.steering.evaluator)
         base_response = self.base.text if self.base is not None else None
-        choice = self.steering.on_evaluator_error
+        choice = self.settings.steering.on_evaluator_error
         if choice == "raise":
             self.prompt.release()
             reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"

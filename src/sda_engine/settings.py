@@ -1,9 +1,10 @@
 """What all settings objects share: frozen, strict, and errors that name value, legal range and remedy."""
 
+import math
 import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -53,6 +54,8 @@ class Settings(BaseModel):
         return self.replace(**given) if given else self
 
 
+SettingsKind = TypeVar("SettingsKind", bound=Settings)
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 4, 16, 16, 16, 400
 
@@ -70,6 +73,31 @@ def check_argument(owner: str, argument: str, value: object, legal: bool, must_b
     """
     if not legal:
         raise ConfigError(f"{owner}.{argument} cannot be {shown(value)}: it must be {must_be}.")
+
+
+def check_type(name: str, value: object, expected: type[SettingsKind]) -> SettingsKind:
+    """A settings object, if it is one.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if not isinstance(value, expected):
+        article = "an" if expected.__name__[0] in "AEIO" else "a"
+        raise ConfigError(
+            f"{name} cannot be {value!r}: it must be {article} {expected.__name__}, e.g. {expected.__name__}()."
+        )
+    return value
+
+
+def check_timeout(timeout: object) -> float:
+    """A timeout in seconds, if it is legal.
+
+    Raises:
+        ConfigError: it is not a finite number above 0.
+    """
+    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 < timeout < math.inf:
+        return float(timeout)
+    raise ConfigError(f"timeout cannot be {timeout!r}: it must be a number of seconds above 0, or None.")
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> ConfigError:

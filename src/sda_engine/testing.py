@@ -27,16 +27,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.answer_format import CALL_BEGIN, CALL_END
+from sda_engine.alignment import Alignment
 from sda_engine.config import Sampling, Steering
-from sda_engine.constraints import TokenConstraint
 from sda_engine.engine import SteeringEngine
 from sda_engine.errors import ConfigError, ConstraintError
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
-from sda_engine.output import Output
+from sda_engine.output import Output, TokenConstraint
 from sda_engine.prompts import Message
 from sda_engine.request import Request
+from sda_engine.request_settings import RequestSettings
+from sda_engine.tokens import CALL_BEGIN, CALL_END
 
 Architecture = Literal["llama", "gemma3"]
 ScriptedAnswer = str | Exception | tuple[str, Exception]
@@ -201,19 +201,14 @@ class ScriptedEngine(SteeringEngine):
         model = tiny_model(context_window=context_window, vocab_size=len(tokenizer))
         super().__init__(model, tokenizer, name="scripted")
 
-    def _request(
-        self,
-        messages: Sequence[Message],
-        alignment: Alignment | str | None,
-        steering: Steering,
-        sampling: Sampling,
-        output: Output,
-    ) -> Request:
-        request = super()._request(messages, alignment, steering, sampling, output)
+    def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
+        request = super()._request(messages, settings)
         self._compile(request)
         request.grammar = None  # it is compiled
         text, failure = self._entries[min(next(self._places), len(self._entries) - 1)]
-        self.requests.append(ScriptedRequest(messages, resolve_alignment(alignment), steering, sampling, output))
+        self.requests.append(
+            ScriptedRequest(messages, settings.alignment, settings.steering, settings.sampling, settings.output)
+        )
         end = min(request.eos_token_ids)
         request.constraint = _ScriptedTokens(text, [*self.encode(text), end], failure, request.constraint)
         return request

@@ -8,14 +8,12 @@ from torch import Tensor
 
 from sda_engine.alignment import Alignment
 from sda_engine.config import Placement
-from sda_engine.decoding.prompt_state import PromptState
-from sda_engine.decoding.scheduler import Scheduler
-from sda_engine.decoding.tasks import ScoreTask
+from sda_engine.decoding import PromptState, Scheduler, ScoreTask
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, needs_logprobs
 from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, make_contexts
 from sda_engine.settings import shown
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens import SafeTokenizer
 
 Logprobs = Mapping[str, Tensor]
 """Row -> (tokens,) float32, nats."""

@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from sda_engine.models import ALIASES
+from sda_engine.models.loading import ALIASES
 from sda_integrations.langchain import ChatSDA
 
 # A 135M model does not choose to call a tool when it is merely told how. Steered towards it, it does.

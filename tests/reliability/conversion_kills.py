@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sda_engine.gguf_conversion import cache_folder, converted_folder, is_whole
+from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is_whole
 
 GGUF, KILLS, SEED = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 

@@ -7,9 +7,9 @@ import pytest
 from werkzeug import Response
 
 from sda_engine import Alignment, Sampling, Steering, SteeringEngine
-from sda_engine.amplification import amplification_factor
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators import OpenAIEvaluator
+from sda_engine.steering.amplification import amplification_factor
 from tests.conftest import user
 from tests.reliability.raw_server import HEAD, RawServer, drip, hang
 from tests.sda_engine.evaluators.test_openai import GOOD, Judge, as_json, completion, fault

@@ -10,17 +10,19 @@ from collections import OrderedDict
 import psutil
 import pytest
 
-from sda_engine import Constraint, EngineSettings, Output, Sampling, SteeringEngine, constraints, template_check
-from sda_engine.constraints import ConstraintCompiler
+from sda_engine import Constraint, EngineSettings, Output, Sampling, SteeringEngine
 from sda_engine.errors import ModelLoadError
-from sda_engine.template_check import check_templates
+from sda_engine.models import template_check
+from sda_engine.models.template_check import check_templates
+from sda_engine.output import constraints
+from sda_engine.output.constraints import ConstraintCompiler
 from sda_engine.testing import tiny_engine, tiny_model, tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
 from tests.reliability.test_inputs import TEMPLATES, family_tokenizer
-from tests.sda_engine.test_company import stored_tokens
+from tests.sda_engine.decoding.test_company import stored_tokens
 
 LOOP = "{% for i in range(99999) %}"
 HUNGRY = {

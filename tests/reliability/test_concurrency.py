@@ -1,6 +1,6 @@
 """Requirements 13 to 17: many requests at once, some of which are given up, too long, or fail.
 
-Requirement 12 is tests/sda_engine/test_company.py, whose slow half has the 100 seeds.
+Requirement 12 is tests/sda_engine/decoding/test_company.py, whose slow half has the 100 seeds.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from sda_engine import Constraint, EngineSettings, Output, Sampling, SteeringEngine
-from sda_engine.constraints import TokenConstraint
 from sda_engine.errors import ContextLengthError, QueueFullError
+from sda_engine.output.constraints import TokenConstraint
 from sda_engine.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
-from tests.sda_engine.test_company import (
+from tests.sda_engine.decoding.test_company import (
     ALIGNMENTS,
     POISON,
     Ask,

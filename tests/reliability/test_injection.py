@@ -16,7 +16,7 @@ from sda_engine.evaluators.verdict import (
     parse_verdict,
 )
 from sda_engine.testing import CHAT_TEMPLATE, tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.reliability.injection_attacks import ATTACKS, GUESSED_CODE, Attack
 
 QUESTION = "How far away is the moon?"

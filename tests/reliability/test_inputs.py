@@ -10,7 +10,7 @@ from sda_engine.errors import ConfigError, MessageError
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
 from sda_engine.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
 
 # The formats of well-known model families, in words of our own: name -> (control tokens, template)

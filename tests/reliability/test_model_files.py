@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sda_engine import Sampling, SteeringEngine, models
+from sda_engine import Sampling, SteeringEngine
 from sda_engine.errors import ModelLoadError
-from sda_engine.gguf_conversion import cache_folder, converted_folder, is_whole
-from sda_engine.models import ModelSettings, load_model
+from sda_engine.models import loading
+from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is_whole
+from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 
@@ -173,12 +174,12 @@ def test_a_revision_reaches_everything_that_is_loaded(monkeypatch):
         asked.append((settings["revision"], settings["trust_remote_code"]))
         raise OSError("asked")
 
-    monkeypatch.setattr(models, "check_hub", lambda name, revision: asked.append((revision, False)))
-    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", refuse)
+    monkeypatch.setattr(loading, "check_hub", lambda name, revision: asked.append((revision, False)))
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(ModelLoadError, match="asked"):
         load_model(ModelSettings(model="nobody/nothing", revision="abc123"))
-    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", lambda *_, **settings: tiny_tokenizer())
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *_, **settings: tiny_tokenizer())
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", refuse)
     with pytest.raises(ModelLoadError, match="asked"):
         load_model(ModelSettings(model="nobody/nothing", revision="abc123"))
     assert asked == [("abc123", False)] * 4
@@ -297,7 +298,7 @@ def test_a_spoilt_folder_is_converted_again(gguf_file, spoil):
 
 def test_a_whole_folder_is_not_converted_again(gguf_file, monkeypatch):
     folder = converted_folder(gguf_file)
-    monkeypatch.setattr("sda_engine.gguf_conversion._convert", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr("sda_engine.models.gguf_conversion._convert", lambda *_: pytest.fail("converted again"))
     assert converted_folder(gguf_file) == folder
 
 

@@ -1,6 +1,6 @@
 """Requirements 18 to 20: logits that are no distribution, greedy answers in company, strength 0.
 
-Requirement 19, for all kinds of requests, is tests/sda_engine/test_company.py.
+Requirement 19, for all kinds of requests, is tests/sda_engine/decoding/test_company.py.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
-from sda_engine.constraints import TokenConstraint
 from sda_engine.errors import NumericalError
 from sda_engine.evaluators import ContrastiveEvaluator
-from sda_engine.steering import constant_schedule, steered_step
+from sda_engine.output.constraints import TokenConstraint
+from sda_engine.steering.mathematics import constant_schedule, steered_step
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.test_company import (
+from tests.sda_engine.decoding.test_company import (
     ALIGNMENTS,
     POISON,
     Ask,

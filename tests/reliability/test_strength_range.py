@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from sda_engine import Alignment, Sampling, Steering, SteeringEngine
-from sda_engine.amplification import AMPLIFICATION_CURVES, amplification_factor
-from sda_engine.completion import Completion
 from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.results.completion import Completion
+from sda_engine.steering.amplification import AMPLIFICATION_CURVES, amplification_factor
 from sda_engine.testing import ScriptedEvaluator
 from tests.conftest import user
 

@@ -6,7 +6,7 @@ from sda_engine.alignment import Alignment
 from sda_engine.errors import ContextLengthError, MessageError
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
 from sda_engine.testing import tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
 
 WINDOW = 2048

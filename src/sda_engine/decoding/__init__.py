@@ -1,1 +1,24 @@
 """Decoding: row groups over one model, one token at a time, in a worker thread of the engine's own."""
+
+from sda_engine.decoding.memory import default_cache_tokens
+from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.proposals import Proposer
+from sda_engine.decoding.row_group import DecodedText, DecodeSettings
+from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
+
+__all__ = [
+    "DecodeSettings",
+    "DecodeTask",
+    "DecodedText",
+    "Event",
+    "ModelRunner",
+    "PromptState",
+    "Proposer",
+    "Scheduler",
+    "ScoreTask",
+    "Task",
+    "Token",
+    "default_cache_tokens",
+]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from transformers.utils.chat_parsing import ResponseParser
 
-from sda_engine.completion import Delta, ToolCallDelta
 from sda_engine.decoding.detokenizer import StopChecker
-from sda_engine.tools import FunctionCall, InvalidToolCall, ToolCall, new_call_id
+from sda_engine.output import FunctionCall, InvalidToolCall, ToolCall, new_call_id
+from sda_engine.results import Delta, ToolCallDelta
 
 _NAME_AND_ARGUMENTS = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'

@@ -14,8 +14,8 @@ strength was halved as where it was not (`benchmarks/guards.py`): a sign is a re
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from sda_engine.results import WarningKind
 from sda_engine.steering import SteeredStep, entropy
-from sda_engine.trace import WarningKind
 
 MAX_PERIOD = 64  # tokens of the longest sequence whose repetition is recognised as a loop
 MIN_REPEATS = 3

@@ -6,10 +6,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob
-from sda_engine.sampling import top_tokens
-from sda_engine.steering import SteeredStep
-from sda_engine.trace import Candidate, TraceToken
+from sda_engine.results import Candidate, GeneratedTokenLogprobs, TokenLogprob, TraceToken
+from sda_engine.steering import SteeredStep, top_tokens
 
 _SHOWN = 3  # candidates per distribution in a trace
 

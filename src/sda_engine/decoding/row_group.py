@@ -7,20 +7,24 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sda_engine.completion import Delta, FinishReason, GeneratedTokenLogprobs
 from sda_engine.config import Sampling, Steering
-from sda_engine.constraints import TokenConstraint
 from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.recorder import Recorder
 from sda_engine.errors import NumericalError
+from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
-from sda_engine.sampling import make_generator, sample
-from sda_engine.steering import TEMPERATURE_SCHEDULES, SteeredStep, TemperatureSchedule, steered_step
-from sda_engine.tokenization import SafeTokenizer
-from sda_engine.tools import InvalidToolCall, ToolCall
-from sda_engine.trace import TraceToken, TraceWarning
+from sda_engine.results import Delta, FinishReason, GeneratedTokenLogprobs, TraceToken, TraceWarning
+from sda_engine.steering import (
+    TEMPERATURE_SCHEDULES,
+    SteeredStep,
+    TemperatureSchedule,
+    make_generator,
+    sample,
+    steered_step,
+)
+from sda_engine.tokens import SafeTokenizer
 
 _RELAXATION = 0.5  # what is left of the strength after a finding of the guard
 

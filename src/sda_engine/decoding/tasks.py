@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sda_engine.completion import FinishReason
 from sda_engine.decoding.attention import Segment
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
@@ -16,7 +15,8 @@ from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSettings, RowGroup
 from sda_engine.decoding.rows import Row
 from sda_engine.errors import NumericalError
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.results import FinishReason
+from sda_engine.tokens import SafeTokenizer
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sda_engine.devices import resolve_device, resolve_dtype
 from sda_engine.errors import ConfigError, ModelLoadError
-from sda_engine.hub import check_hub
-from sda_engine.template_check import check_templates
+from sda_engine.models import check_hub, check_templates, resolve_device, resolve_dtype
 
 _AUTO_CLASS = "AutoModelForSequenceClassification"
 _SAMPLES = 64  # values of each weight that the fingerprint looks at

@@ -1,7 +1,7 @@
 """FixedScore: the same score for every request, and so no base response to decode."""
 
-from sda_engine.amplification import check_score
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
+from sda_engine.steering import check_score
 
 
 class FixedScore:

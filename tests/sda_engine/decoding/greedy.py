@@ -2,12 +2,12 @@
 
 import torch
 
-from sda_engine.completion import Delta
 from sda_engine.decoding.attention import Segment
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedToken
 from sda_engine.decoding.tasks import Task, Token
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Contexts
+from sda_engine.results.completion import Delta
 
 ROWS = (BASE, INSTRUCTED, AVOIDED)
 POISON = 319  # a token that no text has

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sda_engine.answer_format import make_answer_format
-from sda_engine.completion import Delta
 from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import StopChecker
+from sda_engine.results.completion import Delta
+from sda_engine.tokens.answer_format import make_answer_format
 
 QWEN3 = {
     "defaults": {"role": "assistant"},

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.testing import tiny_tokenizer
-from sda_engine.tokenization import SafeTokenizer
+from sda_engine.tokens.tokenizer import SafeTokenizer
 
 TOKENIZER = SafeTokenizer(tiny_tokenizer())
 

@@ -526,7 +526,7 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path, damage):
 def test_a_hub_model_out_of_reach_is_refused_with_a_remedy(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "sda_engine.hub.HfApi.model_info",
+        "sda_engine.models.hub.HfApi.model_info",
         lambda self, model, **given: asked.append((model, given)) or (_ for _ in ()).throw(OSError("offline")),
     )
     with pytest.raises(ModelLoadError, match=r"'nobody/nothing' could not be loaded: offline\. .*HF_TOKEN"):
@@ -539,7 +539,7 @@ def test_a_revision_reaches_every_part_of_the_load(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"revision cannot be 'abc'.*no effect"):
         RewardModelEvaluator(folder, revision="abc")
     asked = []
-    monkeypatch.setattr("sda_engine.hub.try_to_load_from_cache", lambda *_, **__: "cached")
+    monkeypatch.setattr("sda_engine.models.hub.try_to_load_from_cache", lambda *_, **__: "cached")
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForSequenceClassification"):
         module = __import__("sda_engine.evaluators.classifier", fromlist=[name])
         loader = getattr(module, name).from_pretrained

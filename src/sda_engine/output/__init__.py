@@ -1,0 +1,27 @@
+"""The form of an answer: tools, schemas and grammars, and the gate and the compiler that make them safe to enforce."""
+
+from sda_engine.output.constraints import Constraint, ConstraintCompiler, TokenConstraint
+from sda_engine.output.form import Output
+from sda_engine.output.tools import (
+    FunctionCall,
+    InvalidToolCall,
+    Tool,
+    ToolCall,
+    new_call_id,
+    resolve_tool,
+    tool_prompt,
+)
+
+__all__ = [
+    "Constraint",
+    "ConstraintCompiler",
+    "FunctionCall",
+    "InvalidToolCall",
+    "Output",
+    "TokenConstraint",
+    "Tool",
+    "ToolCall",
+    "new_call_id",
+    "resolve_tool",
+    "tool_prompt",
+]
