@@ -19,7 +19,7 @@ from sda_engine.output.constraints import TokenConstraint
 from sda_engine.steering.mathematics import constant_schedule, steered_step
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.test_company import (
+from tests.sda_engine.decoding.company import (
     ALIGNMENTS,
     POISON,
     Ask,

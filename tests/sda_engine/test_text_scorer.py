@@ -21,7 +21,7 @@ from sda_engine.errors import (
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.test_company import (
+from tests.sda_engine.decoding.company import (
     ALIGNMENTS,
     Ask,
     check_nothing_is_left,
