@@ -18,6 +18,7 @@ from sda_engine.errors import SDAError
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.floats import LOGPROB, SCORE
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over a lazy dog", "and asks", "what is", "in the library")
 ALIGNMENTS = (
@@ -140,14 +141,15 @@ def check_same(together: Completion, alone: Completion) -> None:
     assert together.text == alone.text
     assert together.finish_reason == alone.finish_reason
     assert together.base_response == alone.base_response
-    assert together.trace.divergence == pytest.approx(alone.trace.divergence, abs=1e-4)
-    assert together.trace.temperature == pytest.approx(alone.trace.temperature, abs=1e-4)
+    assert together.trace.divergence == pytest.approx(alone.trace.divergence, abs=LOGPROB)
+    assert together.trace.temperature == pytest.approx(alone.trace.temperature, abs=LOGPROB)
     assert (together.score is None) == (alone.score is None)
     if alone.score is not None and alone.score.value is not None:
-        assert together.score.value == pytest.approx(alone.score.value, abs=0.01)
+        assert together.score.value == pytest.approx(alone.score.value, abs=SCORE)
     assert (together.logprobs is None) == (alone.logprobs is None)
     for one, other in zip(together.logprobs or (), alone.logprobs or (), strict=True):
-        assert one.chosen.logprob == pytest.approx(other.chosen.logprob, abs=1e-3)
+        # after steering and temperature, which multiply what the contexts differ in
+        assert one.chosen.logprob == pytest.approx(other.chosen.logprob, abs=10 * LOGPROB)
         assert len(one.top) == len(other.top)
 
 
