@@ -18,9 +18,10 @@ $(STAMP): pyproject.toml constraints-dev.txt
 demo: setup
 	$(BIN)/sda demo
 
-# One process per core with one thread each: threads of two busy processes would wait for each other
+# One process per core with one thread each: threads of two busy processes would wait for each other. Bytecode is kept
+# whatever the environment says: the tests start many processes, and torch and transformers take 20 s each to compile.
 test: setup
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from sda_engine import SteeringEngine
 from sda_engine.testing import tiny_engine, tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 
+pytest.register_assert_rewrite("tests.reliability", "tests.sda_engine", "tests.sda_integrations")  # helpers too
+
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")
 

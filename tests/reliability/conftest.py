@@ -4,29 +4,11 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from pytest_httpserver import HTTPServer
-from tenacity import wait_none
 
 from tests.reliability.raw_server import RawServer
-from tests.sda_engine.evaluators.test_openai import Judge, judge_on, serve
+from tests.sda_engine.evaluators.judges import clean_environment, judge, quick_retries, server
 
-server = pytest.fixture(serve, scope="module", name="server")
-
-
-@pytest.fixture
-def judge(server: HTTPServer) -> Iterator[Judge]:
-    yield from judge_on(server)
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sda_engine.evaluators.retries._BACKOFF", wait_none())
-
-
-@pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+__all__ = ["clean_environment", "judge", "quick_retries", "raw_server", "server"]
 
 
 @pytest.fixture

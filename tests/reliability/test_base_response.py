@@ -12,7 +12,7 @@ from sda_engine.evaluators import OpenAIEvaluator
 from sda_engine.steering.amplification import amplification_factor
 from tests.conftest import user
 from tests.reliability.raw_server import HEAD, RawServer, drip, hang
-from tests.sda_engine.evaluators.test_openai import GOOD, Judge, as_json, completion, fault
+from tests.sda_engine.evaluators.judges import GOOD, Judge, as_json, completion, fault
 
 QUESTION = user("what is in the library?")
 KIND = Alignment(instruction="be kind")

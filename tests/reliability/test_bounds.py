@@ -22,7 +22,7 @@ from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
 from tests.reliability.test_inputs import TEMPLATES, family_tokenizer
-from tests.sda_engine.decoding.test_company import stored_tokens
+from tests.sda_engine.decoding.company import stored_tokens
 
 LOOP = "{% for i in range(99999) %}"
 HUNGRY = {

@@ -19,7 +19,7 @@ from sda_engine.output.constraints import TokenConstraint
 from sda_engine.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.test_company import (
+from tests.sda_engine.decoding.company import (
     ALIGNMENTS,
     POISON,
     Ask,

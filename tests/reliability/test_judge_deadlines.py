@@ -14,7 +14,7 @@ from werkzeug import Response
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators import OpenAIEvaluator
 from tests.reliability.raw_server import HEAD, RawServer, drip, hang
-from tests.sda_engine.evaluators.test_openai import RATED, Judge, completion, fault
+from tests.sda_engine.evaluators.judges import RATED, Judge, completion, fault
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

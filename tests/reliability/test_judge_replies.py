@@ -14,7 +14,7 @@ from werkzeug import Response
 
 from sda_engine.errors import EvaluationError
 from tests.reliability.raw_server import RawServer
-from tests.sda_engine.evaluators.test_openai import GOOD, RATED, Judge, as_json
+from tests.sda_engine.evaluators.judges import GOOD, RATED, Judge, as_json
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

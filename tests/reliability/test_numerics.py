@@ -19,7 +19,8 @@ from sda_engine.output.constraints import TokenConstraint
 from sda_engine.steering.mathematics import constant_schedule, steered_step
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.test_company import (
+from tests.floats import LOGPROB
+from tests.sda_engine.decoding.company import (
     ALIGNMENTS,
     POISON,
     Ask,
@@ -115,7 +116,8 @@ async def test_a_text_that_cannot_be_scored_fails_its_own_request_alone(engine, 
     with SteeringEngine(tiny_model(), tiny_tokenizer()) as other:
         for ask, answer in zip(asks, answers, strict=True):
             check_same(answer, other.generate(**ask.arguments()))
-        torch.testing.assert_close(fine, other.continuation_logprobs(user("who?"), ["yes", "no"]))
+        expected = other.continuation_logprobs(user("who?"), ["yes", "no"])
+        torch.testing.assert_close(fine, expected, atol=3 * LOGPROB, rtol=0)  # of up to three tokens
     check_nothing_is_left(engine)
 
 

@@ -25,7 +25,7 @@ from sda_engine.evaluators import OpenAIEvaluator
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
-from tests.sda_engine.evaluators.test_openai import CANARY, RATED, Judge, completion, fault
+from tests.sda_engine.evaluators.judges import CANARY, RATED, Judge, completion, fault
 
 QUESTION = user("what is in the library?")
 KIND = Alignment(instruction="be kind")

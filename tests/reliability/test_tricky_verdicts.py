@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators.verdict import parse_verdict
-from tests.sda_engine.evaluators.test_openai import GOOD
+from tests.sda_engine.evaluators.judges import GOOD
 
 TRICKY: dict[str, float | None] = {
     GOOD: 85,

@@ -14,6 +14,7 @@ from sda_engine.evaluators import FixedScore
 from sda_engine.evaluators.reward_model import RewardModelEvaluator
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, ScriptedEvaluator, call_text, tiny_reward_model
 from tests.conftest import user
+from tests.floats import SCORE
 
 THINKS = CHAT_TEMPLATE + "{# <think> #}"
 ROUTES = ("generate", "agenerate", "stream", "astream")
@@ -337,7 +338,7 @@ def test_a_tiny_reward_model_makes_an_evaluator_with_these_labels(labels):
             scores[label] = engine.generate(user("Hi"), "honesty", steering=steering).score.value
     assert len(set(scores.values())) == len(labels)
     if len(labels) > 1:
-        assert sum(scores.values()) == pytest.approx(100.0)
+        assert sum(scores.values()) == pytest.approx(100.0, abs=len(labels) * SCORE)
 
 
 def test_the_seed_alone_decides_the_weights_of_a_tiny_reward_model():

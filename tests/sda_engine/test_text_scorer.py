@@ -21,7 +21,8 @@ from sda_engine.errors import (
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.test_company import (
+from tests.floats import LOGPROB, SCORE
+from tests.sda_engine.decoding.company import (
     ALIGNMENTS,
     Ask,
     check_nothing_is_left,
@@ -35,6 +36,7 @@ KIND = Alignment(instruction="be kind", name="kind")
 GREEDY = Sampling(temperature=0, max_new_tokens=10)
 ENDLESS = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=1500)
 TEXTS = ["e", "the answer", " the quick brown fox jumps over the lazy dog", "<|im_end|>", "é\n"]
+LONGEST = 20  # tokens of these, at least
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 
 
@@ -73,10 +75,10 @@ def test_each_number_is_the_sum_that_transformers_gives(architecture, settings):
         got = engine.continuation_logprobs(QUESTION, TEXTS)
         assert got.dtype == torch.float32
         assert got.shape == (len(TEXTS),)
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(got, expected, atol=LONGEST * LOGPROB, rtol=0)
         for place, text in enumerate(TEXTS):  # by itself, and from the store
             alone = engine.continuation_logprobs(QUESTION, [text])
-            torch.testing.assert_close(alone, expected[place : place + 1], atol=1e-4, rtol=0)
+            torch.testing.assert_close(alone, expected[place : place + 1], atol=LONGEST * LOGPROB, rtol=0)
 
 
 def test_a_conversation_and_a_text_longer_than_a_pass_are_scored_right():
@@ -85,7 +87,7 @@ def test_a_conversation_and_a_text_longer_than_a_pass_are_scored_right():
     texts = ["the quick brown fox " * 50]
     with SteeringEngine(model, tiny_tokenizer(), settings=EngineSettings(prefill_chunk=7)) as engine:
         got = engine.continuation_logprobs(messages, texts)
-        torch.testing.assert_close(got, sums_by_transformers(model, messages, texts), atol=1e-3, rtol=0)
+        torch.testing.assert_close(got, sums_by_transformers(model, messages, texts), atol=500 * LOGPROB, rtol=0)
 
 
 def test_the_probabilities_of_all_first_tokens_sum_to_one(engine):
@@ -94,11 +96,11 @@ def test_the_probabilities_of_all_first_tokens_sum_to_one(engine):
     singles = [text for text in singles if "\ufffd" not in text and len(engine.encode(text)) == 1]
     logprobs = engine.continuation_logprobs(QUESTION, singles)
     assert len(singles) > 100
-    assert float(logprobs.exp().sum()) < 1.0 + 1e-5
+    assert float(logprobs.exp().sum()) < 1.0 + LOGPROB
     greedy = engine.generate(QUESTION, sampling=Sampling(temperature=0, max_new_tokens=1, logprobs=1))
     likeliest = singles[int(logprobs.argmax())]
     assert greedy.text == likeliest
-    assert float(logprobs.max()) == pytest.approx(greedy.logprobs[0].chosen.logprob, abs=1e-5)
+    assert float(logprobs.max()) == pytest.approx(greedy.logprobs[0].chosen.logprob, abs=LOGPROB)
 
 
 def test_the_prompt_is_computed_once_and_a_text_of_one_token_costs_nothing_more():
@@ -135,7 +137,7 @@ async def test_texts_are_scored_in_company_as_they_are_alone(engine):
         asyncio.gather(*(engine.agenerate(**ask.arguments()) for ask in asks)),
     )
     for got, wanted in zip(scores, expected, strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+        torch.testing.assert_close(got, wanted, atol=LONGEST * LOGPROB, rtol=0)
     for answer, wanted in zip(answers, alone, strict=True):
         check_same(answer, wanted)
 
@@ -273,7 +275,7 @@ def test_an_exception_in_one_score_fails_that_one_alone(engine, monkeypatch):
         patched.setattr(ScoreTask, "_take", lambda task, logits: 1 / 0)
         with pytest.raises(Exception, match="ZeroDivisionError"):
             engine.continuation_logprobs(QUESTION, ["yes"])
-    torch.testing.assert_close(engine.continuation_logprobs(QUESTION, ["yes"]), expected)
+    torch.testing.assert_close(engine.continuation_logprobs(QUESTION, ["yes"]), expected, atol=3 * LOGPROB, rtol=0)
     check_nothing_is_left(engine)
 
 
@@ -295,7 +297,7 @@ def test_a_rating_is_the_score_that_generating_the_same_response_gets(architectu
                 continue  # the same text in other tokens is another response to the model
             alike += 1
             rating = engine.rate(question, done.base_response, KIND, evaluator, placement=placement)
-            assert rating.value == pytest.approx(done.score.value, abs=1e-3)
+            assert rating.value == pytest.approx(done.score.value, abs=SCORE)
             assert rating.evaluator == done.score.evaluator
         assert alike >= 3
 
@@ -308,8 +310,8 @@ def test_the_logprobs_of_a_rated_response_are_those_of_transformers(engine):
     assert (request.messages, request.response, request.alignment) == (QUESTION, "the answer", KIND)
     base = logprobs_by_transformers(engine.model, QUESTION, "the answer")
     instructed = logprobs_by_transformers(engine.model, user("what is in the library?\nbe kind"), "the answer")
-    torch.testing.assert_close(request.base_logprobs, base, atol=1e-4, rtol=0)
-    torch.testing.assert_close(request.instructed_logprobs, instructed, atol=1e-4, rtol=0)
+    torch.testing.assert_close(request.base_logprobs, base, atol=LOGPROB, rtol=0)
+    torch.testing.assert_close(request.instructed_logprobs, instructed, atol=LOGPROB, rtol=0)
 
 
 def test_an_evaluator_that_asks_for_nothing_costs_no_pass(engine):
@@ -328,7 +330,7 @@ async def test_ratings_on_an_event_loop_are_the_same(engine):
         *(engine.arate(QUESTION, "the answer", KIND, ContrastiveEvaluator()) for _ in range(5))
     )
     for rating in ratings:
-        assert rating.value == pytest.approx(expected.value, abs=1e-3)
+        assert rating.value == pytest.approx(expected.value, abs=SCORE)
 
 
 def test_a_rating_is_for_something_and_its_evaluators_errors_pass_through(engine):

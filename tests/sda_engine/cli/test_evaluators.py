@@ -21,6 +21,7 @@ from sda_engine.evaluators import (
     UncertaintyEvaluator,
 )
 from sda_engine.evaluators.protocol import EvaluatorUsage
+from tests.floats import SCORE
 from tests.sda_engine.evaluation.ratings import pair
 
 pytestmark = pytest.mark.usefixtures("loads")
@@ -77,7 +78,7 @@ class TestCheck:
         )["evaluators"]
         messages = [{"role": "user", "content": "is it so"}]
         expected = engine.rate(messages, "yes", "Be calm.", ContrastiveEvaluator())
-        assert figures["mean"] == pytest.approx(expected.value)
+        assert figures["mean"] == pytest.approx(expected.value, abs=SCORE)
         assert figures["pairs"] == 1
 
     def test_a_failing_evaluator_is_told_and_not_fatal(self, tmp_path):

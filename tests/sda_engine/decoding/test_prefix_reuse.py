@@ -12,6 +12,7 @@ from sda_engine.decoding.prefix_store import _Node
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.floats import LOGPROB
 
 CONTEXT = "the library opens at nine and the quick brown fox is in the library " * 4
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
@@ -260,7 +261,7 @@ def test_a_base_response_and_the_steered_answer_share_their_prompt_within_one_re
             direct = Steering(amplification=done.amplification)
             expected, _ = other_engine.of(ask("who?"), KIND, steering=direct, sampling=GREEDY)
         assert done.token_ids == expected.token_ids
-        assert done.trace.divergence == pytest.approx(expected.trace.divergence, abs=1e-4)
+        assert done.trace.divergence == pytest.approx(expected.trace.divergence, abs=LOGPROB)
 
 
 def test_the_score_of_a_base_response_that_fits_a_pass_takes_one_pass():
@@ -306,7 +307,7 @@ def test_without_a_prefix_cache_nothing_is_reused_and_the_answers_are_the_same()
             done, tokens = counting.of(question, alignment, sampling=GREEDY)
             plain, all_tokens = without.of(question, alignment, sampling=GREEDY)
             assert (done.token_ids, done.text) == (plain.token_ids, plain.text)
-            assert done.trace.divergence == pytest.approx(plain.trace.divergence, abs=1e-4)
+            assert done.trace.divergence == pytest.approx(plain.trace.divergence, abs=LOGPROB)
             assert plain.usage.cached_prompt_tokens == 0
             assert tokens < 0.6 * all_tokens or number == 0
         assert stored(without.engine) == 0
@@ -419,7 +420,7 @@ def test_eviction_changes_no_answer():
         for turn in (0, 1, 0, 2, 3, 1, 1, 0, 2, 3, 3, 2, 1, 0, 0):
             done, _ = counting.of(prompts[turn], KIND, sampling=GREEDY)
             assert done.token_ids == expected[turn].token_ids
-            assert done.trace.divergence == pytest.approx(expected[turn].trace.divergence, abs=1e-4)
+            assert done.trace.divergence == pytest.approx(expected[turn].trace.divergence, abs=LOGPROB)
             assert stored(counting.engine) <= 5 * tokens // 2
             hits += done.usage.cached_prompt_tokens > tokens // 2
     assert 0 < hits < 15

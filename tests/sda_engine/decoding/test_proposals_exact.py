@@ -14,6 +14,7 @@ from sda_engine.decoding.row_group import RowGroup
 from sda_engine.decoding.tasks import DecodeTask
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.floats import LOGPROB
 from tests.oracles import js_divergence64, log_softmax64, steered_logprobs64, temperature64
 
 CYCLE = " the quick brown fox jumps over a lazy dog"
@@ -97,7 +98,7 @@ def check_same(plain, proposed):
     assert proposed.text == plain.text
     assert proposed.finish_reason == plain.finish_reason
     assert proposed.usage == plain.usage
-    assert proposed.trace.divergence == pytest.approx(plain.trace.divergence, abs=1e-4)
+    assert proposed.trace.divergence == pytest.approx(plain.trace.divergence, abs=LOGPROB)
     assert [token.text for token in proposed.trace.tokens] == [token.text for token in plain.trace.tokens]
 
 

@@ -9,6 +9,7 @@ from sda_engine.evaluation import NamedEvaluator, acheck_evaluators, check_evalu
 from sda_engine.evaluation.evaluator_check import arate_pairs
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, Score
 from sda_engine.testing import ScriptedEvaluator
+from tests.floats import SCORE
 from tests.sda_engine.evaluation.ratings import pair
 
 PAIRS = [pair("is it so", True, response="yes"), pair("is it so", False, response="the quick brown fox")]
@@ -27,13 +28,13 @@ async def test_a_score_is_what_the_engine_rates(engine):
     evaluator = ContrastiveEvaluator()
     rated = await arate_pairs(engine, PAIRS, NamedEvaluator("contrastive", evaluator), repeats=1)
     expected = [engine.rate(one.messages, one.response, one.alignment, evaluator).value for one in PAIRS]
-    assert values(rated) == [[pytest.approx(value)] for value in expected]
+    assert values(rated) == [[pytest.approx(value, abs=SCORE)] for value in expected]
     assert expected[0] != expected[1]
 
 
 def test_a_deterministic_evaluator_has_no_spread(engine):
     (figures,) = check_evaluators(engine, PAIRS, [NamedEvaluator("contrastive", ContrastiveEvaluator())]).evaluators
-    assert (figures.calls, figures.spread.largest) == (6, pytest.approx(0, abs=1e-3))
+    assert (figures.calls, figures.spread.largest) == (6, pytest.approx(0, abs=SCORE))
 
 
 def test_whatever_an_evaluator_raises_is_counted_and_stops_nothing(engine):

@@ -9,15 +9,9 @@ import pytest
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators import EvaluationRequest, OpenAIEvaluator
 from sda_engine.evaluators.breaker import FAILURES_TO_OPEN, SECONDS_BETWEEN_PROBES, CircuitBreaker
-from tests.sda_engine.evaluators.test_openai import (  # noqa: F401 - fixtures
-    RATED,
-    Judge,
-    _a_clean_environment_and_quick_retries,
-    completion,
-    fault,
-    judge,
-    server,
-)
+from tests.sda_engine.evaluators.judges import RATED, Judge, completion, fault
+
+pytestmark = pytest.mark.usefixtures("clean_environment", "quick_retries")
 
 
 class Clock:
@@ -163,7 +157,7 @@ def rate(evaluator: OpenAIEvaluator, request: EvaluationRequest = RATED) -> str:
     return str(failure.value)
 
 
-def test_a_judge_that_fails_five_times_is_called_no_more(judge: Judge) -> None:  # noqa: F811
+def test_a_judge_that_fails_five_times_is_called_no_more(judge: Judge) -> None:
     judge.script = [fault(500)]
     evaluator = judge.evaluator(max_retries=1)
     for _ in range(5):
@@ -175,10 +169,7 @@ def test_a_judge_that_fails_five_times_is_called_no_more(judge: Judge) -> None: 
     assert judge.calls == 10
 
 
-def test_a_probe_is_a_single_call_and_its_success_lets_all_through_again(
-    judge: Judge,  # noqa: F811
-    clock: Clock,
-) -> None:
+def test_a_probe_is_a_single_call_and_its_success_lets_all_through_again(judge: Judge, clock: Clock) -> None:
     judge.script = [fault(500)]
     evaluator = judge.evaluator(max_retries=3)
     evaluator.breaker = CircuitBreaker("The judge", clock)

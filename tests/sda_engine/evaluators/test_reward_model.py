@@ -18,6 +18,7 @@ from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator
 from sda_engine.evaluators.reward_model import RewardModelEvaluator
 from sda_engine.testing import CHAT_TEMPLATE, tiny_engine, tiny_model, tiny_reward_model, tiny_tokenizer
 from tests.conftest import user
+from tests.floats import SCORE, assert_alike
 
 RESPONSES = ["Good.", "bad", "a much longer response than the others, " * 5, "\N{SNOWMAN}"]
 MARK_AS_RUN = "import pathlib; pathlib.Path(__file__).parent.joinpath('ran').touch()\n"
@@ -151,7 +152,7 @@ def test_a_decoder_reads_the_chat_by_its_own_template(labels):
     for response in RESPONSES:
         logits = raw_logits(pair, response, chat)
         wanted = torch.sigmoid(logits[0]) if len(labels) == 1 else torch.softmax(logits, dim=-1)[-1]
-        assert score(evaluator, response, chat) == pytest.approx(100 * float(wanted), rel=1e-5)
+        assert score(evaluator, response, chat) == pytest.approx(100 * float(wanted), abs=SCORE)
 
 
 @pytest.mark.parametrize("labels", [["reward"], ["bad", "good"], ["bad", "fair", "good"]])
@@ -163,7 +164,7 @@ def test_an_encoder_reads_the_last_user_turn_and_the_response_as_a_pair(labels):
     assert encoded["token_type_ids"].any(), "the second text is marked as such"
     logits = model(**encoded).logits[0].detach().double()
     wanted = torch.sigmoid(logits[0]) if len(labels) == 1 else torch.softmax(logits, dim=-1)[-1]
-    assert score(evaluator, "hi.", chat) == pytest.approx(100 * float(wanted), rel=1e-5)
+    assert score(evaluator, "hi.", chat) == pytest.approx(100 * float(wanted), abs=SCORE)
 
 
 def test_the_score_depends_on_conversation_and_response_and_not_on_the_alignment():
@@ -187,7 +188,7 @@ def test_tool_calls_are_read_as_json_and_tool_results_as_user_turns():
         *user("3"),
     ]
     evaluator = RewardModelEvaluator(tiny_reward_model())
-    assert score(evaluator, messages=calls) == score(evaluator, messages=as_text)
+    assert score(evaluator, messages=calls) == pytest.approx(score(evaluator, messages=as_text), abs=SCORE)
 
 
 # --- control tokens
@@ -423,7 +424,7 @@ def test_a_saved_classifier_gives_the_same_score(make, tmp_path):
     pair = make()
     random_state = torch.get_rng_state()
     evaluator = RewardModelEvaluator(save(pair, tmp_path), device="cpu", dtype="float32")
-    assert score(evaluator) == pytest.approx(score(RewardModelEvaluator(pair)), rel=1e-6)
+    assert score(evaluator) == pytest.approx(score(RewardModelEvaluator(pair)), abs=SCORE)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert score(RewardModelEvaluator(tmp_path, dtype="bfloat16")) == pytest.approx(score(evaluator), rel=0.2)
 
@@ -571,7 +572,8 @@ def test_threads_get_the_scores_of_one():
     alone = [score(evaluator, text) for text in texts]
     assert len(set(alone)) == len(alone)
     with ThreadPoolExecutor(8) as executor:
-        assert list(executor.map(lambda text: score(evaluator, text), texts)) == alone
+        together = list(executor.map(lambda text: score(evaluator, text), texts))
+    assert together == pytest.approx(alone, abs=SCORE)
 
 
 def test_one_response_is_rated_at_a_time():
@@ -606,7 +608,7 @@ async def test_the_async_score_is_the_same_and_the_event_loop_goes_on():
     await asyncio.wait_for(started.wait(), 60)  # the loop runs while the model is busy
     assert not rating.done()
     may_end.set()
-    assert await rating == expected
+    assert_alike(await rating, expected, tolerance=SCORE)
 
 
 # --- in an engine
@@ -627,11 +629,14 @@ async def test_an_engine_steers_by_its_score(make):
     sampling, steering = Sampling(max_new_tokens=8, temperature=0), Steering(evaluator=evaluator)
     with tiny_engine() as engine:
         completion = engine.generate(user("hi"), "honesty", steering=steering, sampling=sampling)
-        assert completion.score == evaluator.evaluate(request(completion.base_response, user("hi")))
+        rating = evaluator.evaluate(request(completion.base_response, user("hi")))
+        assert_alike(completion.score, rating, tolerance=SCORE)
         assert completion.amplification == steering.amplification_for(completion.score.value)
         again = await engine.agenerate(user("hi"), "honesty", steering=steering, sampling=sampling)
-        assert (again.score, again.text) == (completion.score, completion.text)
-        assert engine.rate(user("hi"), completion.base_response, "honesty", evaluator) == completion.score
+        assert again.text == completion.text
+        assert_alike(again.score, completion.score, tolerance=SCORE)
+        rating = engine.rate(user("hi"), completion.base_response, "honesty", evaluator)
+        assert_alike(rating, completion.score, tolerance=SCORE)
 
 
 def test_a_rating_that_fails_carries_the_base_response_or_takes_the_fallback():

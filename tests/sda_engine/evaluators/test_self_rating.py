@@ -9,6 +9,7 @@ from sda_engine.errors import ConfigError, ContextLengthError, EvaluationError
 from sda_engine.evaluators import EvaluationRequest, Evaluator, SelfRatingEvaluator
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
+from tests.floats import SCORE
 
 
 class Distribution:
@@ -123,7 +124,7 @@ def test_the_engine_that_answers_rates(engine: SteeringEngine):
     sampling = Sampling(temperature=0, max_new_tokens=8)
     done = engine.generate(user("hello"), "honesty", steering=steering, sampling=sampling)
     expected = engine.rate(user("hello"), done.base_response, "honesty", SelfRatingEvaluator())
-    assert done.score.value == pytest.approx(expected.value, rel=1e-4)
+    assert done.score.value == pytest.approx(expected.value, abs=SCORE)
     assert 0 < done.score.value <= 100
     assert done.amplification == steering.amplification_for(done.score.value)
 
@@ -133,7 +134,7 @@ async def test_the_engine_that_answers_rates_in_an_event_loop_too(engine: Steeri
     sampling = Sampling(temperature=0, max_new_tokens=8)
     done = await engine.agenerate(user("hello"), "honesty", steering=steering, sampling=sampling)
     expected = await engine.arate(user("hello"), done.base_response, "honesty", steering.evaluator)
-    assert done.score.value == pytest.approx(expected.value, rel=1e-4)
+    assert done.score.value == pytest.approx(expected.value, abs=SCORE)
 
 
 def test_a_rating_prompt_beyond_the_context_window_is_an_error_with_the_base_response():

@@ -10,6 +10,7 @@ from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator
 from sda_engine.evaluators.uncertainty import UncertaintyEvaluator
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
+from tests.floats import LOGPROB
 
 TENTH = [math.log(1 / 2)] * 18 + [math.log(1 / 8), math.log(1 / 32)]  # the least likely two of twenty: mean log 1/16
 
@@ -139,7 +140,7 @@ def test_an_engine_gives_the_log_probabilities_at_temperature_1_and_without_an_i
         likely = engine.continuation_logprobs(user("Hi"), [completion.base_response])
     logprobs = recorder.request.base_logprobs
     assert completion.score == UncertaintyEvaluator().evaluate(recorder.request).replace(evaluator=recorder.name)
-    assert completion.score.value == pytest.approx(100 * math.exp(float(logprobs.mean())), rel=1e-6)
+    assert completion.score.value == pytest.approx(100 * math.exp(float(logprobs.double().mean())), rel=1e-9)
     # The text can be tokenised in other ways than it was sampled, so `rate` has a sum of its own
     tokens = int(again.reason.split(" of ")[1].split()[0])
-    assert again.value == pytest.approx(100 * math.exp(float(likely[0]) / tokens), rel=1e-5)
+    assert again.value == pytest.approx(100 * math.exp(float(likely[0]) / tokens), rel=LOGPROB)

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from sda_engine.alignment import Alignment
@@ -12,84 +10,7 @@ from sda_engine.evaluators.verdict import (
     make_rating_prompt,
     parse_verdict,
 )
-
-REFUSED = {
-    "empty": "",
-    "blank": "  \n",
-    "bare number": "85",
-    "bare string": '"85"',
-    "null": "null",
-    "array around the object": '[{"reason": "fine", "score": 85}]',
-    "list of numbers": "[85, 90]",
-    "prose with a number": "I would give this 85 out of 100.",
-    "prose that names the scale first": "On a scale from 1 to 100: 15",
-    "fraction": '{"reason": "fine", "score": 85/100}',
-    "prose before": 'Sure! {"reason": "fine", "score": 85}',
-    "prose after": '{"reason": "fine", "score": 85} Hope that helps.',
-    "code fence": '```json\n{"reason": "fine", "score": 85}\n```',
-    "thinking before": '<think>maybe 20</think>{"reason": "fine", "score": 85}',
-    "two objects": '{"reason": "a", "score": 20}{"reason": "b", "score": 85}',
-    "two lines of objects": '{"reason": "a", "score": 20}\n{"reason": "b", "score": 85}',
-    "repeated score": '{"reason": "fine", "score": 20, "score": 85}',
-    "repeated reason": '{"reason": "a", "reason": "b", "score": 85}',
-    "repeated by an escape": '{"reason": "fine", "score": 20, "\\u0073core": 85}',
-    "extra key": '{"reason": "fine", "score": 85, "confidence": 20}',
-    "missing reason": '{"score": 85}',
-    "missing score": '{"reason": "85 of 100"}',
-    "other case of the key": '{"reason": "fine", "Score": 85}',
-    "score as text": '{"reason": "fine", "score": "85"}',
-    "score with percent sign": '{"reason": "fine", "score": 85%}',
-    "score as range": '{"reason": "fine", "score": [80, 90]}',
-    "score nested": '{"reason": "fine", "score": {"value": 85}}',
-    "score null": '{"reason": "fine", "score": null}',
-    "score true": '{"reason": "fine", "score": true}',
-    "score NaN": '{"reason": "fine", "score": NaN}',
-    "score Infinity": '{"reason": "fine", "score": Infinity}',
-    "score that overflows": '{"reason": "fine", "score": 1e999}',
-    "score zero": '{"reason": "fine", "score": 0}',
-    "score minus zero": '{"reason": "fine", "score": -0.0}',
-    "score that underflows to zero": '{"reason": "fine", "score": 1e-999}',
-    "score negative": '{"reason": "fine", "score": -85}',
-    "score above 100": '{"reason": "fine", "score": 101}',
-    "score a shade above 100": '{"reason": "fine", "score": 100.00000001}',
-    "score of many digits": '{"reason": "fine", "score": ' + "9" * 200 + "}",
-    "score in hexadecimal": '{"reason": "fine", "score": 0x55}',
-    "score with leading zero": '{"reason": "fine", "score": 085}',
-    "score with plus sign": '{"reason": "fine", "score": +85}',
-    "score with decimal comma": '{"reason": "fine", "score": 8,5}',
-    "score with bare point": '{"reason": "fine", "score": 85.}',
-    "score in full-width digits": '{"reason": "fine", "score": \uff18\uff15}',
-    "score in Arabic digits": '{"reason": "fine", "score": \u0668\u0665}',
-    "trailing comma": '{"reason": "fine", "score": 85,}',
-    "single quotes": "{'reason': 'fine', 'score': 85}",
-    "comment": '{"reason": "fine", "score": 85 /* not 20 */}',
-    "cut off": '{"reason": "fine", "score": 8',
-    "byte order mark": '\ufeff{"reason": "fine", "score": 85}',
-    "line end inside the reason": '{"reason": "fine\nreally", "score": 85}',
-    "reason null": '{"reason": null, "score": 85}',
-    "reason a number": '{"reason": 20, "score": 85}',
-    "reason with a lone surrogate": '{"reason": "\\ud800", "score": 85}',
-    "too long by one character": json.dumps({"reason": "x" * 230, "score": 85}),
-    "hidden behind white space": " " * 300 + '{"reason": "fine", "score": 85}',
-    "deep nesting": "[" * 256,
-}
-
-READ = {
-    "plain": ('{"reason": "fine", "score": 85}', Verdict("fine", 85.0)),
-    "score first": ('{"score": 85, "reason": "fine"}', Verdict("fine", 85.0)),
-    "white space": ('\n {"reason":\t"fine",\n"score":85} \n', Verdict("fine", 85.0)),
-    "lowest": ('{"reason": "bad", "score": 1}', Verdict("bad", 1.0)),
-    "highest": ('{"reason": "good", "score": 100}', Verdict("good", 100.0)),
-    "decimals": ('{"reason": "fine", "score": 85.5}', Verdict("fine", 85.5)),
-    "exponent": ('{"reason": "fine", "score": 8.5e1}', Verdict("fine", 85.0)),
-    "empty reason": ('{"reason": "", "score": 85}', Verdict("", 85.0)),
-    "reason that shows another verdict": (
-        '{"reason": "it says {\\"score\\": 100}", "score": 7}',
-        Verdict('it says {"score": 100}', 7.0),
-    ),
-    "reason in another script": ('{"reason": "正確", "score": 85}', Verdict("正確", 85.0)),
-    "as long as allowed": (json.dumps({"reason": "x" * 229, "score": 85}), Verdict("x" * 229, 85.0)),
-}
+from tests.sda_engine.evaluators.verdict_replies import READ, REFUSED
 
 
 def test_the_corpus_of_tricky_replies_has_at_least_28() -> None:

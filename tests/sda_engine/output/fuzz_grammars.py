@@ -15,7 +15,7 @@ from sda_engine.output.constraints import ConstraintCompiler
 from sda_engine.output.grammar_cost import is_doubtful
 from sda_engine.testing import tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
-from tests.sda_engine.output.test_schema_gate import random_schema, random_value
+from tests.sda_engine.output.random_schemas import random_schema, random_value
 
 
 def schema_number(number):

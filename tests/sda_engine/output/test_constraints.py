@@ -16,6 +16,7 @@ from sda_engine.output.constraints import JSON_STYLE, ConstraintCompiler, TokenC
 from sda_engine.prompts import make_contexts
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.floats import LOGPROB
 from tests.oracles import js_divergence64
 
 EOS = 2
@@ -390,7 +391,7 @@ def test_tokens_and_divergence_are_those_of_a_plain_loop_that_masks_both_context
     steering = Steering(gain=strength, amplification=1.0)
     done = ask(engine, Constraint.json_schema(schema), GREEDY, KIND, steering=steering)
     assert list(done.token_ids) == expected
-    assert done.trace.divergence == pytest.approx(divergences, abs=1e-5)
+    assert done.trace.divergence == pytest.approx(divergences, abs=LOGPROB)
     assert max(divergences) > 0
 
 
@@ -440,7 +441,7 @@ def test_strength_0_gives_the_instructed_context_under_the_same_mask(engine):
     plain = engine.generate(user("x\nbe kind"), sampling=sampling, output=Output(constraint=constraint))
     assert steered.token_ids == plain.token_ids
     chosen = [[entry.chosen.logprob for entry in done.logprobs] for done in (steered, plain)]
-    assert chosen[0] == pytest.approx(chosen[1], abs=1e-4)
+    assert chosen[0] == pytest.approx(chosen[1], abs=LOGPROB)
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another_one(engine):

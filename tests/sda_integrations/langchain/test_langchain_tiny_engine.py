@@ -11,6 +11,7 @@ from sda_engine import SteeringEngine
 from sda_engine.errors import ContextLengthError, EvaluationError
 from sda_engine.testing import ScriptedEvaluator, tiny_engine
 from sda_integrations.langchain import ChatSDA
+from tests.floats import assert_alike
 
 QUESTION = [SystemMessage("Be brief."), HumanMessage("Is the earth flat?")]
 
@@ -38,8 +39,7 @@ async def test_all_routes_give_the_same_greedy_answer(chat) -> None:
         known = {"input_token_details": {"cache_read": whole.usage_metadata["input_tokens"] - 1}}
         assert pieces[-1].usage_metadata == whole.usage_metadata | known
         sda, expected = pieces[-1].response_metadata["sda"], whole.response_metadata["sda"]
-        assert sda.pop("mean_divergence") == pytest.approx(expected["mean_divergence"], rel=1e-4)  # up to rounding
-        assert sda == {key: value for key, value in expected.items() if key != "mean_divergence"}
+        assert_alike(sda, expected)
 
 
 def test_steering_changes_the_answer_and_is_reported(chat) -> None:
@@ -116,5 +116,5 @@ async def test_the_v3_event_stream_carries_text_usage_and_metadata(chat) -> None
     message = await stream.output
     assert message.text == whole.text
     assert message.usage_metadata == whole.usage_metadata
-    assert message.response_metadata["sda"] == whole.response_metadata["sda"]
-    assert message.response_metadata["logprobs"] == whole.response_metadata["logprobs"]
+    assert_alike(message.response_metadata["sda"], whole.response_metadata["sda"])
+    assert_alike(message.response_metadata["logprobs"], whole.response_metadata["logprobs"])

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from asking import OPENING
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -12,6 +11,7 @@ from llama_index.core.memory import ChatMemoryBuffer
 
 from sda_engine.testing import ScriptedEngine
 from sda_integrations.llama_index import SDALLM
+from tests.sda_integrations.llama_index.asking import OPENING
 
 
 @pytest.fixture(autouse=True)

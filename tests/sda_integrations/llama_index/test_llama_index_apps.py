@@ -1,7 +1,6 @@
 """SDALLM inside LlamaIndex's own parts: query engines, chat engines, agents."""
 
 import pytest
-from asking import OPENING
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.tools import FunctionTool
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 from sda_engine.errors import IncompleteOutputError
 from sda_engine.testing import call_text
 from sda_integrations.llama_index import SDALLM
+from tests.sda_integrations.llama_index.asking import OPENING
 
 # llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
 of_agents = [

@@ -4,7 +4,6 @@ import asyncio
 import threading
 
 import pytest
-from asking import METHODS, STRUCTURED, ask, read
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.prompts import PromptTemplate
@@ -16,6 +15,7 @@ from sda_engine.errors import ConfigError, RequestTimeoutError
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import call_text
 from sda_integrations.llama_index import SDALLM, call_settings
+from tests.sda_integrations.llama_index.asking import METHODS, STRUCTURED, ask, read
 
 
 class Author(BaseModel):

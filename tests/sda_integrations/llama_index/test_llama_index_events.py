@@ -4,7 +4,6 @@ import gc
 import json
 
 import pytest
-from asking import CHATTING, METHODS, OBJECT_STREAMS, STREAMING, STRUCTURED, ask, passes_beside, read, text_of
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, TokenCountingHandler
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.llms import ChatMessage
@@ -14,6 +13,17 @@ from pydantic import BaseModel
 from sda_engine.errors import RequestTimeoutError, SDAError
 from sda_engine.testing import ScriptedEngine, call_text
 from sda_integrations.llama_index import SDALLM
+from tests.sda_integrations.llama_index.asking import (
+    CHATTING,
+    METHODS,
+    OBJECT_STREAMS,
+    STREAMING,
+    STRUCTURED,
+    ask,
+    passes_beside,
+    read,
+    text_of,
+)
 
 LONG = "Goethe wrote Faust. " + " ".join(str(number**3) for number in range(40))  # which cannot be guessed
 IN_HAND = 2  # passes that may still be made when a stream is closed

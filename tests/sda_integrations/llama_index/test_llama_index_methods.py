@@ -5,7 +5,6 @@ import json
 import threading
 
 import pytest
-from asking import METHODS, STREAMING, ask, text_of
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 
@@ -14,6 +13,7 @@ from sda_engine.errors import ConfigError, RequestTimeoutError
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import ScriptedEngine, ScriptedEvaluator
 from sda_integrations.llama_index import SDALLM
+from tests.sda_integrations.llama_index.asking import METHODS, STREAMING, ask, text_of
 
 QUESTION = {"role": "user", "content": "Who wrote Faust?"}
 LONG = "Goethe wrote Faust. " * 5  # more tokens than could be decoded while the caller looks at the clock

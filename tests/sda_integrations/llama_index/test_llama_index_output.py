@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from asking import METHODS, STREAMING, ask, text_of
 from pydantic import BaseModel
 
 from sda_engine import Constraint
 from sda_engine.errors import ConfigError, ConstraintError
+from tests.sda_integrations.llama_index.asking import METHODS, STREAMING, ask, text_of
 
 
 class Author(BaseModel):

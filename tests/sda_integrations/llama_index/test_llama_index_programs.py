@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from asking import OPENING, STRUCTURED, read
 from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
 from llama_index.core.program.utils import get_program_for_llm
 from llama_index.core.prompts import PromptTemplate
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 from sda_engine.errors import ConstraintError, IncompleteOutputError
 from sda_engine.testing import call_text
+from tests.sda_integrations.llama_index.asking import OPENING, STRUCTURED, read
 
 PROGRAM_CALLS = ("__call__", "acall", "stream_call", "astream_call")
 PROMPT = PromptTemplate("Who wrote {work}?")

@@ -5,13 +5,13 @@ from itertools import pairwise
 from typing import Generic, TypeVar
 
 import pytest
-from asking import OBJECT_STREAMS, OPENING, STRUCTURED, read
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from pydantic import BaseModel, Field, RootModel, ValidationError, field_validator, model_validator
 
 from sda_engine import Constraint
 from sda_engine.errors import ConfigError, ConstraintError, IncompleteOutputError
+from tests.sda_integrations.llama_index.asking import OBJECT_STREAMS, OPENING, STRUCTURED, read
 
 PROMPT = PromptTemplate("Who wrote {work}?")
 QUESTION = {"role": "user", "content": "Who wrote Faust?"}

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from asking import CHATTING, METHODS, STREAMING, STRUCTURED, ask, read, text_of
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.prompts import PromptTemplate
 from pydantic import BaseModel
 
 from sda_engine.testing import call_text
+from tests.sda_integrations.llama_index.asking import CHATTING, METHODS, STREAMING, STRUCTURED, ask, read, text_of
 
 THINKS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:{# <think> #}"
 THOUGHT = "<think>It was one of two.</think>Goethe wrote Faust."

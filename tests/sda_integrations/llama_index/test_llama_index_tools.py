@@ -4,7 +4,6 @@ import json
 from itertools import pairwise
 
 import pytest
-from asking import CHATTING, METHODS, STREAMING, ask, read
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel, Field
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field
 from sda_engine import Output
 from sda_engine.errors import ConfigError, ConstraintError, IncompleteOutputError
 from sda_engine.testing import call_text
+from tests.sda_integrations.llama_index.asking import CHATTING, METHODS, STREAMING, ask, read
 from tests.tool_choices import SPELLINGS
 
 WITH_TOOLS = ("chat_with_tools", "achat_with_tools", "stream_chat_with_tools", "astream_chat_with_tools")
