@@ -73,7 +73,7 @@ def _memory_mounts(mounts: list[str]) -> Iterator[tuple[str, str, str]]:
     """Version, mount point, and the group that the mount point shows, of each mounted tree with memory limits."""
     for line in mounts:
         place, _, kind = line.partition(" - ")
-        version, _, options = (kind.split(" ") + ["", ""])[:3]
+        version, _, options = [*kind.split(" "), "", ""][:3]
         if version == "cgroup2" or (version == "cgroup" and "memory" in options.split(",")):
             yield version, place.split(" ")[4], place.split(" ")[3]
 
