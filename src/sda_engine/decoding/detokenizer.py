@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
-_REPLACEMENT = "\ufffd"  # what a tokenizer shows for an incomplete character
+_REPLACEMENT = "\ufffd"  # what a tokenizer shows for bytes that are no character, or not yet
+_UNFINISHED = 3  # of them that may still become a character, which has at most four bytes
+_MOST_HELD = 16  # tokens that are decoded again with each new one in a run of broken characters
 
 
 class Detokenizer:
     """Turns a growing list of tokens into text, piece by piece.
 
-    A token's text can depend on the ones before it (spaces, characters of several tokens), so each step decodes a
-    short window with and without the new tokens and gives out the difference.
+    A token's text can depend on the ones before it (spaces, characters of several tokens), so each step decodes the new
+    tokens behind some that have been given out, and gives out the difference. What ends in an unfinished character is
+    held back, but no more of it than a character can have.
 
     Args:
         decode: token ids to text.
@@ -17,30 +20,56 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._ids: list[int] = []
-        self._window = 0  # where the decoded window begins
-        self._done = 0  # tokens before this have been given out
+        self._context: list[int] = []  # tokens before the new ones, all given out
+        self._before = ""  # what they decode to
+        self._new: list[int] = []
+        self._given = 0  # characters of the new tokens that have been given out
 
     def push(self, token_id: int) -> str:
-        """The text that became complete with this token; "" inside a character."""
-        self._ids.append(token_id)
-        text = self._pending()
-        if text.endswith(_REPLACEMENT):
-            return ""
-        return self._give_out(text)
+        """The text that became certain with this token; "" inside a character."""
+        self._new.append(token_id)
+        text = self._text(self._new)
+        if not text.endswith(_REPLACEMENT):
+            return self._give_out(text)
+        broken = len(text) - len(text.rstrip(_REPLACEMENT))
+        certain = max(self._given, len(text) - min(broken, _UNFINISHED))
+        piece, self._given = text[self._given : certain], certain
+        if len(self._new) >= _MOST_HELD:
+            self._move_on(text[:certain])
+        return piece
 
     def flush(self) -> str:
-        """What is left at the end, an incomplete character included."""
-        return self._give_out(self._pending())
+        """What is left at the end, an unfinished character included."""
+        return self._give_out(self._text(self._new))
 
-    def _pending(self) -> str:
-        before = self._decode(self._ids[self._window : self._done])
-        return self._decode(self._ids[self._window :])[len(before) :]
+    def _text(self, new: Sequence[int]) -> str:
+        text = self._decode([*self._context, *new])
+        if _REPLACEMENT in text[: len(self._before)] and not text.startswith(self._before):
+            return self._decode(new)  # some tokenizers unmake whole characters where bytes that are none follow
+        return text[len(self._before) :]
 
     def _give_out(self, text: str) -> str:
+        piece = text[self._given :]
         if text:
-            self._window, self._done = self._done, len(self._ids)
-        return text
+            self._make_context(len(self._new), len(text))
+        elif len(self._new) >= _MOST_HELD:  # tokens without a text: one more of them changes nothing
+            self._new.pop()
+        return piece
+
+    def _move_on(self, certain: str) -> None:
+        """Make as many of the new tokens context as have a certain text, and the same one wherever they stand."""
+        for count in range(len(self._new) - 1, 0, -1):
+            alone = self._decode(self._new[:count])
+            if certain.startswith(alone) and self._text(self._new[:count]) == alone:
+                self._make_context(count, len(alone))
+                return
+        self._new.pop()  # an unfinished character, and so many tokens without a text
+
+    def _make_context(self, count: int, characters: int) -> None:
+        """The first new tokens, which decode to so many characters, become what later ones are decoded behind."""
+        self._context, self._new = self._new[:count], self._new[count:]
+        self._before = self._decode(self._context)
+        self._given = max(0, self._given - characters)
 
 
 class StopChecker:

@@ -1,7 +1,8 @@
 """How much of the machine the keys and values may take, in tokens."""
 
-import psutil
 import torch
+
+from sda_engine.models import available_memory
 
 _SHARE = 0.5  # of the free memory; the rest is for activations, logits and everybody else
 
@@ -11,5 +12,5 @@ def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = psutil.virtual_memory().available
+        free = available_memory()
     return max(1, int(_SHARE * free) // bytes_per_token)

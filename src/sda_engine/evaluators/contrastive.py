@@ -68,7 +68,7 @@ class ContrastiveEvaluator:
                 f"base_logprobs has {base.numel()} tokens and instructed_logprobs {instructed.numel()}: both "
                 f"must cover the tokens of the same base response."
             )
-        gain = float((instructed.double() - base.double()).mean())
+        gain = float((instructed.cpu().double() - base.cpu().double()).mean())
         if not math.isfinite(gain):
             raise EvaluationError(f"The mean log-probability ratio of the base response is {gain}: no score.")
         logit = max(-30.0, min(30.0, self.sharpness * gain))  # keeps the score above 0 and exp() in range

@@ -170,7 +170,7 @@ class RewardModelEvaluator:
         return Score(value=value, evaluator=self.name, reason=f"{output.label} {reward:+.4f}")
 
     def _logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(labels,) float64."""
+        """(labels,) float64, on the CPU."""
         if any(module.training for module in self._model.modules()):
             raise EvaluationError(
                 f"The model {self._source} is in training mode now, where dropout makes scores random. Call "
@@ -193,7 +193,7 @@ class RewardModelEvaluator:
                 f"its logits have the shape {shape} in place of (1, {labels}): use a sequence classifier, e.g. one "
                 f"loaded with AutoModelForSequenceClassification."
             )
-        return logits[0].double().cpu()
+        return logits[0].cpu().double()  # in this order: not every device has float64
 
     def _check_length(self, tokens: int) -> None:
         if self.max_tokens is not None and tokens > self.max_tokens:

@@ -108,7 +108,7 @@ class SelfRatingEvaluator:
 
     def _score(self, logprobs: "Tensor") -> Score:
         """The score of a distribution over the ratings, (ratings,) nats, which need not sum to one."""
-        probabilities = logprobs.double().exp()
+        probabilities = logprobs.cpu().double().exp()
         mass = float(probabilities.sum())
         if not (math.isfinite(mass) and mass > 0):
             raise EvaluationError(f"The model's distribution over the ratings sums to {mass}: no score.")

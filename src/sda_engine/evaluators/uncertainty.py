@@ -79,7 +79,7 @@ class UncertaintyEvaluator:
                 "least one token."
             )
         counted = _least_likely_tenth(logprobs) if self.aggregate == "tail" else logprobs
-        level = float(counted.double().mean())
+        level = float(counted.cpu().double().mean())
         if not math.isfinite(level):
             raise EvaluationError(
                 f"The mean log-probability of the base response is {level}: no score. Load the model with "

@@ -3,15 +3,19 @@
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
+from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
 from sda_engine.models.template_check import check_templates
 
 __all__ = [
     "LoadedModel",
+    "MemoryLimit",
     "ModelSettings",
     "QuantizationConfig",
+    "available_memory",
     "check_hub",
     "check_templates",
     "load_model",
+    "memory_limits",
     "resolve_device",
     "resolve_dtype",
     "wrap_model",

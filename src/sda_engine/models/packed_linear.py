@@ -7,9 +7,10 @@ Rearranged once, in oneDNN's own layout, two tokens cost about what one does.
 
 from typing import cast
 
-import psutil
 import torch
 from torch import Tensor, nn
+
+from sda_engine.models.memory import available_memory
 
 _SHARE = 0.25  # of the free memory that the second copy of the weights may take
 
@@ -52,7 +53,7 @@ def pack_linear_layers(model: nn.Module) -> None:
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _can_be_packed(layer.weight)]
     needed = sum(layer.weight.nbytes for layer in layers)
-    if not _has_packed_products() or needed > _SHARE * psutil.virtual_memory().available:
+    if not _has_packed_products() or needed > _SHARE * available_memory():
         return
     for layer in layers:
         layer.__class__ = PackedLinear

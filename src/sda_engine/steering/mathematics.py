@@ -13,6 +13,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from sda_engine.steering.precision import in_widest
+
 LOG_2 = math.log(2.0)
 NEGATIVE_INFINITY = float("-inf")
 
@@ -235,14 +237,14 @@ def steered_step(
     other = avoided if instructed_logits is None and avoided is not None else instructed
 
     divergence = js_divergence(base, other) if other is not base else base.new_zeros(base.shape[0])
-    start = base_logits.double()
+    start = in_widest(base_logits)
     # steering multiplies rounding errors, so it starts from the logits again, in float64; normalising drops the
     # constants by which logits and log-probabilities differ
     steered = steer(
         start,
-        start if instructed_logits is None else instructed_logits.double(),
+        start if instructed_logits is None else in_widest(instructed_logits),
         strength,
-        avoided_logprobs=None if avoided_logits is None else avoided_logits.double(),
+        avoided_logprobs=None if avoided_logits is None else in_widest(avoided_logits),
         avoid_strength=avoid_strength,
     )
     steered = torch.log_softmax(apply_plausibility(steered, instructed, plausibility), dim=-1)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sda_engine.steering.precision import in_widest
+
 _CANDIDATES = (64, 1024)  # that many are tried before the whole vocabulary is sorted; the first is nearly always enough
 _BLOCK = 64  # tokens whose largest is looked at first, where few of many are wanted
 
@@ -42,7 +44,7 @@ def sample(
     vocab = logprobs.shape[-1]
     for size in (*(size for size in _CANDIDATES if size < vocab), vocab):
         best, token_ids = top_tokens(logprobs, size)
-        probabilities = best.double().exp()
+        probabilities = in_widest(best).exp()
         kept = _kept(probabilities, top_k=top_k, top_p=top_p, min_p=min_p)
         if size == vocab or not bool(kept[:, -1].any()):
             break
