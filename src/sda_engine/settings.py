@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sda_engine.errors import ConfigError, SDAError
+from sda_engine.errors import ConfigError
 
 
 class Settings(BaseModel):
@@ -40,9 +40,7 @@ class Settings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                causes = [problem.get("ctx", {}).get("error") for problem in error.errors(include_url=False)]
-                explained = next((cause for cause in causes if isinstance(cause, SDAError)), None)
-                raise explained or ConfigError(_explain(type(self), error)) from error
+                raise ConfigError(_explain(type(self), error)) from error
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, validated like a new one."""
@@ -127,9 +125,6 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return unknown_name(owner, name, known, "field")
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):  # it explains itself
-        return cause
     return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.")
 
 
@@ -139,8 +134,6 @@ def _explain(settings: type[Settings], error: ValidationError) -> str:
 
 
 def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
-    if not problem["loc"]:  # a rule over several fields, which explains itself
-        return str(problem["ctx"]["error"])
     name = str(problem["loc"][0])
     field = settings.model_fields.get(name)
     if field is None:
