@@ -42,9 +42,13 @@ class Settings(BaseModel):
             except ValidationError as error:
                 raise ConfigError(_explain(type(self), error)) from error
 
+    def given(self) -> dict[str, object]:
+        """The fields that were given a value, be it the default one."""
+        return {name: value for name, value in self if name in self.model_fields_set}
+
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, validated like a new one."""
-        return type(self)(**{**dict(self), **changes})
+        return type(self)(**{**self.given(), **changes})
 
     def replace_given(self, **changes: object) -> Self:
         """Like `replace`, but a change to None means: keep what there is."""
