@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
@@ -19,7 +18,8 @@ from pydantic import (
 )
 
 from sda_engine import Alignment, Steering, SteeringEngine
-from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, describe_settings, override_settings
+from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_settings, describe_settings
+from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import QuantizationConfig
@@ -78,6 +78,7 @@ class ChatSDAFields(ReadsCallConfig):
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
     _profile_is_ours: bool = PrivateAttr(default=False)
+    _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
     # Inputs stay out of pydantic's own errors, since an evaluator's repr may hold a key
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
@@ -212,19 +213,29 @@ class ChatSDAFields(ReadsCallConfig):
             profile["reasoning_output"] = engine.thinks
         return profile
 
-    def _own_request(self, call: Mapping[str, object] = MappingProxyType({})) -> RequestSettings:
-        """What the fields ask of the engine; log-probabilities as one call's pair of keywords overrides them."""
-        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
-        wanted, top = (call.get(name) for name in _LOGPROBS)
-        top = self.top_logprobs if top is None and wanted is not False else top
-        wanted = self.logprobs if wanted is None else wanted
-        return override_settings(
-            RequestSettings(), {**fields, "logprobs": count_logprobs(wanted, top)}, owner="ChatSDA"
-        )
+    def _own_request(self) -> RequestSettings:
+        """What the fields ask of the engine."""
+        return combine_settings(self._own_settings({}), owner="ChatSDA")
 
     def _request(self, stop: list[str] | None, call: Mapping[str, object]) -> RequestSettings:
         """What a call asks of the engine, `model` apart, which says of which engine."""
         elsewhere = {*_READ_BY_LANGCHAIN, *_ALWAYS_SO, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
-        request = override_settings(self._own_request(call), {**keywords, "stop": stop}, owner="ChatSDA")
+        request = combine_settings(self._own_settings(call), {**keywords, "stop": stop}, owner="ChatSDA")
         return replace(request, output=make_output(call))
+
+    def _own_settings(self, call: Mapping[str, object]) -> dict[str, object]:
+        """The fields as request keywords; log-probabilities as one call's pair of keywords overrides them."""
+        wanted, top = (call.get(name) for name in _LOGPROBS)
+        top = self.top_logprobs if top is None and wanted is not False else top
+        wanted = self.logprobs if wanted is None else wanted
+        fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
+        return {**fields, "alignment": self._own_alignment(), "logprobs": count_logprobs(wanted, top)}
+
+    def _own_alignment(self) -> Alignment | None:
+        """The field's alignment, resolved once, so that it is warned of once."""
+        given, resolved = self._resolved
+        if given != self.alignment:
+            resolved = resolve_alignment(self.alignment)
+            self._resolved = self.alignment, resolved
+        return resolved

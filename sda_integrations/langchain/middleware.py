@@ -6,7 +6,8 @@ from typing import Any
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 
 from sda_engine import Alignment
-from sda_engine.adapting import override_settings
+from sda_engine.adapting import STEERING_KEYWORDS, override_settings
+from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.request_settings import RequestSettings
 
@@ -23,20 +24,29 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         alignment: what ChatSDA takes, or a function from the ModelRequest to that, e.g. to read the user from
             `request.runtime.context`.
-        settings: call keywords of ChatSDA by name: gain, amplification, evaluator, steering, temperature, ...
+        settings: call keywords of ChatSDA by name: gain, amplification, evaluator, steering, temperature, ... They come
+            before the agent's own model settings. For a call whose alignment the function gives as None, gain,
+            amplification and evaluator are left out.
 
     Raises:
-        ConfigError: a setting is unknown or out of range.
+        ConfigError: a setting is unknown, out of range, or without effect since the alignment is None.
     """
 
     def __init__(self, alignment: Alignment | str | AlignmentChoice | None, **settings: object) -> None:
         super().__init__()
-        self._alignment = alignment
-        self._settings: Mapping[str, object] = settings
         if "alignment" in settings or "output" in settings:
             raise ConfigError("SDAMiddleware takes the alignment first, and the form of answers from the agent.")
-        given = dict(settings) if callable(alignment) else {**settings, "alignment": alignment}
-        override_settings(RequestSettings(), given, owner="SDAMiddleware")
+        given = override_settings(RequestSettings(), settings, owner="SDAMiddleware")
+        self._alignment = alignment if callable(alignment) else resolve_alignment(alignment)
+        self._settings: Mapping[str, object] = settings
+        self._plain_settings = {name: value for name, value in settings.items() if name not in STEERING_KEYWORDS}
+        if settings.get("steering") is not None:
+            self._plain_settings["steering"] = given.steering.without(given.steering.idle_for(None))
+        if self._alignment is None and (idle := given.steering.idle_for(None)):
+            raise ConfigError(
+                f"SDAMiddleware(None, ...) asks for plain answers, in which {', '.join(idle)} would change nothing: "
+                f"leave it out, or name an alignment."
+            )
 
     def wrap_model_call(
         self,
@@ -56,4 +66,5 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def _steered(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         alignment = self._alignment(request) if callable(self._alignment) else self._alignment
-        return request.override(model_settings={**request.model_settings, **self._settings, "alignment": alignment})
+        settings = self._plain_settings if alignment is None else self._settings
+        return request.override(model_settings={**request.model_settings, **settings, "alignment": alignment})

@@ -29,8 +29,9 @@ def call_settings(**settings: object) -> Iterator[None]:
     Raises:
         ConfigError: a name is unknown, or a value is out of range.
     """
-    override_settings(RequestSettings(), settings, owner="call_settings")
-    token = _blocks.set((*_blocks.get(), settings))
+    resolved = override_settings(RequestSettings(), settings, owner="call_settings")
+    block = {**settings, "alignment": resolved.alignment} if "alignment" in settings else settings
+    token = _blocks.set((*_blocks.get(), block))
     try:
         yield
     finally:

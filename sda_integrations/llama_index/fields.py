@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from sda_engine import Alignment, Steering, SteeringEngine
-from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, override_settings
+from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_settings
+from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.request_settings import RequestSettings
@@ -98,6 +99,7 @@ class SDAFields(FunctionCallingLLM):
     timeout: SkipValidation[float | None] = Field(default=None, description="Seconds for a whole request.")
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
 
@@ -160,13 +162,19 @@ class SDAFields(FunctionCallingLLM):
             ConstraintError: the schema of a tool or of the answer is too large.
         """
         fields = {name: getattr(self, name) for name in REQUEST_KEYWORDS}
-        settings = RequestSettings()
-        for given in (fields, *settings_around()):
-            settings = override_settings(settings, given, owner="SDALLM")
         call = call or {}
         elsewhere = {*_FOR_REMOTE_MODELS, *OUTPUT_KEYWORDS}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
-        return replace(override_settings(settings, keywords, owner="SDALLM"), output=make_output(call))
+        layers = ({**fields, "alignment": self._own_alignment()}, *settings_around(), keywords)
+        return replace(combine_settings(*layers, owner="SDALLM"), output=make_output(call))
+
+    def _own_alignment(self) -> Alignment | None:
+        """The field's alignment, resolved once, so that it is warned of once."""
+        given, resolved = self._resolved
+        if given != self.alignment:
+            resolved = resolve_alignment(self.alignment)
+            self._resolved = self.alignment, resolved
+        return resolved
 
 
 def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:

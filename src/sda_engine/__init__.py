@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
-    from sda_engine.config import Sampling, Steering
+    from sda_engine.config import NoEffectWarning, Sampling, Steering
     from sda_engine.engine import SteeringEngine
     from sda_engine.engine_settings import EngineSettings
     from sda_engine.output.constraints import Constraint
@@ -32,6 +32,7 @@ __all__ = [
     "Completion",
     "Constraint",
     "EngineSettings",
+    "NoEffectWarning",
     "Output",
     "Piece",
     "Sampling",
@@ -49,6 +50,7 @@ _HOMES = {
     "Completion": "results",
     "Constraint": "output",
     "EngineSettings": "engine_settings",
+    "NoEffectWarning": "config",
     "Output": "output",
     "Piece": "results",
     "Sampling": "config",

@@ -3,8 +3,6 @@
 The five presets are data. Their wording is ours; the dimensions are the paper's.
 """
 
-import re
-import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -12,10 +10,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from sda_engine.caller_warnings import warn_caller
 from sda_engine.errors import ConfigError
+from sda_engine.prohibitions import find_prohibition
 from sda_engine.settings import Settings
-
-_PROHIBITION = re.compile(r"\b(do not|don't|never|must not|avoid|refrain from)\b", re.IGNORECASE)
 
 
 class AlignmentWarning(UserWarning):
@@ -24,6 +22,9 @@ class AlignmentWarning(UserWarning):
 
 class Alignment(Settings):
     """How the answer should be, for the model (instruction, avoid) and for the evaluator (rubric).
+
+    Warns with AlignmentWarning, at the line of the caller's own, where the instruction is phrased as a prohibition and
+    there is no `avoid`.
 
     Attributes:
         instruction: how the model should behave. It is added to the prompt of the instructed context.
@@ -48,6 +49,17 @@ class Alignment(Settings):
             raise ConfigError(
                 "Alignment(instruction=None, avoid=None) has nothing to steer by: give at least one of the two, "
                 "or pass alignment=None for a plain answer."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _says_what_to_do(self) -> Self:
+        if self.instruction and not self.avoid and (found := find_prohibition(self.instruction)):
+            warn_caller(
+                f"The alignment instruction says what not to do ({found!r}). Steering amplifies what an instruction "
+                f"names, so prohibitions tend to backfire: describe the unwanted text in Alignment(avoid=...) instead, "
+                f"and say in the instruction what to do.",
+                AlignmentWarning,
             )
         return self
 
@@ -119,37 +131,27 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
 def resolve_alignment(alignment: object) -> Alignment | None:
     """The Alignment that a user's value means: a preset by name, a text of their own, or None for a plain answer.
 
-    Warns with AlignmentWarning about a text that is nearly a preset's name, and about an instruction that is
-    phrased as a prohibition.
+    A preset's name counts whatever its case. Warns with AlignmentWarning about a text that is nearly such a name, and
+    like Alignment about a prohibition; an Alignment that is given has done so when it was made.
 
     Raises:
         ConfigError: the value is of another type, or blank.
     """
-    if alignment is None:
-        return None
     if isinstance(alignment, str):
-        if alignment in PRESETS:
-            return PRESETS[alignment]
-        close = get_close_matches(alignment.lower(), PRESETS, n=1, cutoff=0.75)
+        name = alignment.strip().lower()
+        if name in PRESETS:
+            return PRESETS[name]
+        close = get_close_matches(name, PRESETS, n=1, cutoff=0.75)
         if close:
-            warnings.warn(
+            warn_caller(
                 f"alignment={alignment!r} is taken as an instruction of your own. Did you mean the preset "
                 f"{close[0]!r}?",
                 AlignmentWarning,
-                stacklevel=3,
             )
-        alignment = Alignment(instruction=alignment)
-    if not isinstance(alignment, Alignment):
+        return Alignment(instruction=alignment)
+    if alignment is not None and not isinstance(alignment, Alignment):
         raise ConfigError(
             f"alignment cannot be {alignment!r}: it must be a preset ({', '.join(PRESETS)}), an instruction as "
             f"text, an Alignment, or None for a plain answer."
-        )
-    if alignment.instruction and not alignment.avoid and (found := _PROHIBITION.search(alignment.instruction)):
-        warnings.warn(
-            f"The alignment instruction says what not to do ({found[0]!r}). Steering amplifies what an instruction "
-            f"names, so prohibitions tend to backfire: describe the unwanted text in Alignment(avoid=...) instead, "
-            f"and say in the instruction what to do.",
-            AlignmentWarning,
-            stacklevel=3,
         )
     return alignment

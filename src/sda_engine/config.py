@@ -1,14 +1,16 @@
 """Request settings: how to steer (Steering) and how to sample (Sampling). Frozen, and validated once."""
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Literal, Self, get_args
 
 from pydantic import Field, SkipValidation, field_validator, model_validator
 
+from sda_engine.alignment import Alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
-from sda_engine.evaluators.protocol import Evaluator, evaluator_identity
-from sda_engine.settings import Settings
+from sda_engine.evaluators.protocol import Evaluator, evaluator_identity, evaluator_name
+from sda_engine.settings import Settings, shown
 from sda_engine.steering import (
     AMPLIFICATION_CURVES,
     LOG_2,
@@ -24,6 +26,12 @@ TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
+_BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
+_BY_ALIGNMENT = ("gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
+
+
+class NoEffectWarning(UserWarning):
+    """A setting that was given, is legal, and changes nothing in this request."""
 
 
 class Steering(Settings):
@@ -31,6 +39,9 @@ class Steering(Settings):
 
     The strength of steering is gain * amplification. Defaults are the published settings, but for the score: a
     fixed score of 50 stands in for the external evaluator, so that no request needs a second response.
+
+    A setting that another one given with it robs of any effect is refused, e.g. an evaluator beside a fixed
+    amplification; `replace` takes the new one of two such in place of the old one.
 
     Attributes:
         gain: k, the constant multiplier.
@@ -115,14 +126,75 @@ class Steering(Settings):
         return tuple(categories) if isinstance(categories, list) else categories
 
     @model_validator(mode="after")
-    def _categories_have_an_effect(self) -> Self:
-        if self.critical_categories and self.temperature_schedule in _BLIND_SCHEDULES:
-            raise ConfigError(
-                f"Steering.critical_categories={self.critical_categories!r} would change nothing: "
-                f"temperature_schedule={self.temperature_schedule!r} treats all tokens alike. Set "
-                f"temperature_schedule='critical_tokens', or a callable that looks at `in_category`."
-            )
+    def _settings_have_an_effect(self) -> Self:
+        chosen = self._chosen()
+        for name, reason, remedy in self._useless_together():
+            if name in chosen:
+                raise ConfigError(f"Steering.{name}={shown(chosen[name])} would change nothing: {reason}. {remedy}.")
         return self
+
+    def _chosen(self) -> dict[str, object]:
+        """The settings that were given and say something; None and () say that there is none."""
+        return {name: value for name, value in self.given().items() if value is not None and value != ()}
+
+    def _useless_together(self) -> Iterator[tuple[str, str, str]]:
+        """Settings that these leave no effect, whatever is answered: name, reason, remedy."""
+        schedule = f"temperature_schedule={shown(self.temperature_schedule)}"
+        if self.temperature_schedule in _BLIND_SCHEDULES:
+            why = f"{schedule} treats all tokens alike"
+            other = "Set temperature_schedule='critical_tokens', or a callable that looks at "
+            yield "critical_categories", why, f"{other}`in_category`"
+            yield "critical_divergence", why, f"{other}`critical_divergence`"
+        if self.temperature_schedule == "constant":
+            for name in ("temperature_sensitivity", "min_temperature"):
+                yield name, f"{schedule} leaves the temperature as it is", "Set temperature_schedule='divergence'"
+        if self.amplification is not None:
+            for name in _BY_SCORE:
+                yield name, f"amplification={self.amplification} is fixed, so nothing is rated", "Leave out one of them"
+        if "evaluator" in self.given():
+            yield from self._useless_with(self.evaluator)
+
+    def _useless_with(self, evaluator: Evaluator) -> Iterator[tuple[str, str, str]]:
+        name = evaluator_name(evaluator)
+        if not evaluator.needs_response:
+            why = f"{name} rates no base response that could be accepted"
+            yield "accept_score", why, "Give another evaluator, or leave it out"
+        if isinstance(evaluator, FixedScore):
+            yield "on_evaluator_error", f"{name} never fails", "Give another evaluator, or leave it out"
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some settings changed. Those that the changes leave no effect go back to their defaults."""
+        stale: set[str] = set()
+        if changes.get("amplification") is not None:
+            stale.update(_BY_SCORE)
+        elif changes.get("evaluator") is not None:
+            stale.add("amplification")
+            if isinstance(evaluator := changes["evaluator"], Evaluator):
+                stale.update(name for name, _, _ in self._useless_with(evaluator))
+        kept = {name: value for name, value in self.given().items() if name not in stale}
+        return type(self)(**{**kept, **changes})
+
+    def without(self, names: Collection[str]) -> Self:
+        """A copy with some settings back at their defaults."""
+        return type(self)(**{name: value for name, value in self.given().items() if name not in names})
+
+    def idle_for(self, alignment: Alignment | None) -> dict[str, str]:
+        """The given settings that change nothing in an answer with this alignment, and why."""
+        idle: dict[str, str] = {}
+        if alignment is None:
+            idle |= dict.fromkeys(_BY_ALIGNMENT, "there is no alignment to steer by")
+            if isinstance(self.temperature_schedule, str):
+                why = "there is no alignment, so contexts cannot diverge"
+                idle |= {"temperature_sensitivity": why, "critical_divergence": why}
+        else:
+            if "evaluator" not in self.given() and self.amplification is None:
+                idle |= {name: reason for name, reason, _ in self._useless_with(self.evaluator)}
+            if alignment.avoid is None:
+                idle["avoid_strength"] = "the alignment has no text to avoid"
+            elif alignment.instruction is None and self.avoid_strength is not None:
+                why = "the alignment has no instruction, and avoid_strength says how far to stay away"
+                idle |= dict.fromkeys(("gain", "amplification", "amplification_curve"), why)
+        return {name: idle[name] for name in self._chosen() if name in idle}
 
     def amplification_for(self, score: float) -> float:
         """The amplification factor that a score means under these settings, in [0, 1]."""

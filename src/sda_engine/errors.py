@@ -1,10 +1,10 @@
 """Every error that the engine raises, in one tree.
 
     SDAError
-    ├── ConfigError            a setting is unknown or out of range (also a ValueError)
-    ├── MessageError           the chat messages cannot be turned into a prompt (also a ValueError)
-    ├── ConstraintError        a schema or grammar cannot be enforced, or is too large (also a ValueError)
-    ├── IncompleteOutputError  an answer ended before the object or call in it was whole (also a ValueError)
+    ├── ConfigError            a setting is unknown or out of range
+    ├── MessageError           the chat messages cannot be turned into a prompt
+    ├── ConstraintError        a schema or grammar cannot be enforced, or is too large
+    ├── IncompleteOutputError  an answer ended before the object or call in it was whole
     ├── ContextLengthError     the prompt leaves no room in the model's context window
     ├── ModelLoadError         no model under that name, or one that the engine cannot run
     ├── EvaluationError        an evaluator gave no usable score; the base response is kept
@@ -14,7 +14,8 @@
     ├── RequestTimeoutError    the request took longer than its caller allowed (also a TimeoutError)
     └── EngineClosedError      the engine was closed while, or before, the request ran
 
-A message says what was given, what is legal, and what to do about it.
+A message says what was given, what is legal, and what to do about it. None is a ValueError: frameworks take that for a
+model's bad answer, and go on with an empty one in place of the error.
 """
 
 
@@ -22,19 +23,19 @@ class SDAError(Exception):
     """Anything that the engine refuses or fails to do."""
 
 
-class ConfigError(SDAError, ValueError):
+class ConfigError(SDAError):
     """A setting is unknown or out of its legal range."""
 
 
-class MessageError(SDAError, ValueError):
+class MessageError(SDAError):
     """The chat messages cannot be turned into a prompt."""
 
 
-class ConstraintError(SDAError, ValueError):
+class ConstraintError(SDAError):
     """A schema, regular expression or grammar cannot be enforced, or is larger than the engine takes."""
 
 
-class IncompleteOutputError(SDAError, ValueError):
+class IncompleteOutputError(SDAError):
     """An answer reached its token limit before the object or the tool call that it was to be was whole."""
 
 

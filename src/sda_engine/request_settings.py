@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.config import Sampling, Steering
+from sda_engine.caller_warnings import warn_caller
+from sda_engine.config import NoEffectWarning, Sampling, Steering
 from sda_engine.output import Output
 from sda_engine.settings import check_timeout, check_type, unknown_name
 
@@ -65,13 +66,29 @@ class RequestSettings:
     def of(cls, alignment: Alignment | str | None, options: RequestOptions) -> Self:
         """The settings that the arguments of an engine's method mean.
 
+        Warns with NoEffectWarning where steering was given a setting that changes nothing with this alignment.
+
         Raises:
             ConfigError: an option is unknown, of another type or out of range.
         """
         for name in options:
             if name not in RequestOptions.__annotations__:
                 raise unknown_name("The request", name, RequestOptions.__annotations__, "option")
-        return cls(resolve_alignment(alignment), **options)
+        settings = cls(resolve_alignment(alignment), **options)
+        settings._warn_of_idle_steering()
+        return settings
+
+    def _warn_of_idle_steering(self) -> None:
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.steering.idle_for(self.alignment).items():
+            by_reason.setdefault(reason, []).append(name)
+        if by_reason:
+            idle = "; ".join(f"{', '.join(names)} (since {reason})" for reason, names in by_reason.items())
+            warn_caller(
+                f"What Steering was given changes nothing in this answer: {idle}. Leave it out, or give the alignment "
+                f"or evaluator that it is meant for.",
+                NoEffectWarning,
+            )
 
     def deadline(self) -> float | None:
         """When the timeout passes if the request starts now, in seconds of time.monotonic(); None for no limit."""

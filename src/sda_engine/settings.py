@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sda_engine.errors import ConfigError, SDAError
+from sda_engine.errors import ConfigError
 
 
 class Settings(BaseModel):
@@ -40,13 +40,15 @@ class Settings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                causes = [problem.get("ctx", {}).get("error") for problem in error.errors(include_url=False)]
-                explained = next((cause for cause in causes if isinstance(cause, SDAError)), None)
-                raise explained or ConfigError(_explain(type(self), error)) from error
+                raise ConfigError(_explain(type(self), error)) from error
+
+    def given(self) -> dict[str, object]:
+        """The fields that were given a value, be it the default one."""
+        return {name: value for name, value in self if name in self.model_fields_set}
 
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, validated like a new one."""
-        return type(self)(**{**dict(self), **changes})
+        return type(self)(**{**self.given(), **changes})
 
     def replace_given(self, **changes: object) -> Self:
         """Like `replace`, but a change to None means: keep what there is."""
@@ -127,9 +129,6 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return unknown_name(owner, name, known, "field")
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):  # it explains itself
-        return cause
     return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.")
 
 
@@ -139,8 +138,6 @@ def _explain(settings: type[Settings], error: ValidationError) -> str:
 
 
 def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
-    if not problem["loc"]:  # a rule over several fields, which explains itself
-        return str(problem["ctx"]["error"])
     name = str(problem["loc"][0])
     field = settings.model_fields.get(name)
     if field is None:

@@ -13,7 +13,9 @@ from sda_engine.output import Output
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, check_type, unknown_name
 
-_STEERING_FIELDS = ("evaluator", "gain", "amplification")
+STEERING_KEYWORDS = ("evaluator", "gain", "amplification")
+"""Those of REQUEST_KEYWORDS that change Steering; without an alignment they have no effect."""
+
 _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "temperature": "temperature",
@@ -27,8 +29,32 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout")
+REQUEST_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, *_SAMPLING_FIELDS, "timeout")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
+
+
+def combine_settings(*layers: Mapping[str, object], owner: str) -> RequestSettings:
+    """The settings of one request, from layers of keywords: each comes before those to its left.
+
+    What an outer layer says of steering is left out where the alignment of an inner one leaves it no effect, since it
+    is meant for other calls: a model with a gain may be asked for a plain answer.
+
+    Args:
+        layers: names and values, as for `override_settings`; the first one is the model's own.
+        owner: whose keywords they are, for errors.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is out of range.
+    """
+    settings = RequestSettings()
+    for given in layers:
+        settings = override_settings(settings, given, owner=owner)
+    chosen = max((place for place, given in enumerate(layers) if "alignment" in given), default=0)
+    if chosen == 0:
+        return settings
+    meant = {name for given in layers[chosen:] for name in _steering_names(given)}
+    idle = [name for name in settings.steering.idle_for(settings.alignment) if name not in meant]
+    return replace(settings, steering=settings.steering.without(idle))
 
 
 def override_settings(
@@ -37,7 +63,8 @@ def override_settings(
     """Settings with those changed that are given by the names in REQUEST_KEYWORDS.
 
     None means "keep what there is", but for `alignment`, where it asks for a plain answer. A `steering` object
-    replaces the whole of the one there is; evaluator, gain and amplification then change that.
+    replaces the whole of the one there is; evaluator, gain and amplification then change that. An evaluator and a fixed
+    amplification exclude each other: of an earlier and a later one the later counts, and both at once are refused.
 
     Args:
         given: names and values.
@@ -50,16 +77,30 @@ def override_settings(
         if name not in REQUEST_KEYWORDS:
             raise unknown_name(owner, name, REQUEST_KEYWORDS, "call keyword")
     values = {name: value for name, value in given.items() if value is not None}
-    steering = check_type("steering", values.get("steering", settings.steering), Steering)
     return replace(
         settings,
         alignment=resolve_alignment(given["alignment"]) if "alignment" in given else settings.alignment,
-        steering=steering.replace_given(**_only(values, _STEERING_FIELDS)),
+        steering=_override_steering(settings.steering, values),
         sampling=settings.sampling.replace_given(
             **{_SAMPLING_FIELDS[name]: value for name, value in _only(values, _SAMPLING_FIELDS).items()}
         ),
         timeout=check_timeout(values["timeout"]) if "timeout" in values else settings.timeout,
     )
+
+
+def _override_steering(steering: Steering, values: Mapping[str, object]) -> Steering:
+    flat = _only(values, STEERING_KEYWORDS)
+    if "steering" not in values:
+        return steering.replace_given(**flat)
+    given = check_type("steering", values["steering"], Steering)
+    return Steering(**{**given.given(), **flat}) if flat else given
+
+
+def _steering_names(given: Mapping[str, object]) -> set[str]:
+    """Which settings of Steering keywords give, flat or in an object."""
+    steering = given.get("steering")
+    in_object = steering.model_fields_set if isinstance(steering, Steering) else ()
+    return {*in_object, *(name for name in STEERING_KEYWORDS if given.get(name) is not None)}
 
 
 def describe_settings(settings: RequestSettings) -> dict[str, object]:

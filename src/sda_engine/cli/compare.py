@@ -46,10 +46,12 @@ def run(prompt: str, model: ModelOptions, options: RequestOptions, *, as_json: b
 
 
 def _answers(request: EngineRequest) -> list[Answer]:
-    base, steered = Answer("base", replace(request, alignment=None)), Answer("steered", request)
+    plain = request.steering.without(request.steering.idle_for(None))
+    base, steered = Answer("base", replace(request, alignment=None, steering=plain)), Answer("steered", request)
     if request.alignment is None or request.alignment.instruction is None:  # then the instructed answer is the base one
         return [base, steered]
-    instructed = request.steering.replace(amplification=0.0, avoid_strength=0.0)
+    without_avoid = {} if request.alignment.avoid is None else {"avoid_strength": 0.0}
+    instructed = request.steering.replace(amplification=0.0, **without_avoid)
     return [base, Answer("instructed", replace(request, steering=instructed)), steered]
 
 

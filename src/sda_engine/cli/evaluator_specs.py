@@ -51,7 +51,7 @@ def make_evaluator(spec: str, url: str | None = None) -> Evaluator:
             return _WITH_ARGUMENT[kind](argument)
         if not colon and kind in _PLAIN:
             return _PLAIN[kind]()
-    except ValueError as error:  # ConfigError is one too
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"--evaluator {spec!r}: {error}") from error
     raise ConfigError(f"--evaluator cannot be {spec!r}: it must be one of {_FORMS}; e.g. openai:gpt-4.1.")
 

@@ -67,8 +67,8 @@ def make_alignment(alignment: str | None, avoid: str | None) -> Alignment | None
     """The alignment that --alignment and --avoid mean together."""
     if avoid is None:
         return resolve_alignment(DEFAULT_ALIGNMENT if alignment is None else alignment)
-    if alignment is not None and alignment in PRESETS:
-        return PRESETS[alignment].replace(avoid=avoid)
+    if alignment is not None and (preset := PRESETS.get(alignment.strip().lower())) is not None:
+        return preset.replace(avoid=avoid)
     return Alignment(instruction=alignment, avoid=avoid)
 
 
