@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from sda_engine.alignment import resolve_alignment
 from sda_engine.config import Steering
+from sda_engine.models import check_template_values
 from sda_engine.output import Output
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, check_type, unknown_name
@@ -27,7 +28,7 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout")
+REQUEST_KEYWORDS = ("alignment", "steering", *_STEERING_FIELDS, *_SAMPLING_FIELDS, "timeout", "template_kwargs")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
 
 
@@ -37,7 +38,8 @@ def override_settings(
     """Settings with those changed that are given by the names in REQUEST_KEYWORDS.
 
     None means "keep what there is", but for `alignment`, where it asks for a plain answer. A `steering` object
-    replaces the whole of the one there is; evaluator, gain and amplification then change that.
+    replaces the whole of the one there is; evaluator, gain and amplification then change that. `template_kwargs` change
+    the variables that they name.
 
     Args:
         given: names and values.
@@ -59,6 +61,7 @@ def override_settings(
             **{_SAMPLING_FIELDS[name]: value for name, value in _only(values, _SAMPLING_FIELDS).items()}
         ),
         timeout=check_timeout(values["timeout"]) if "timeout" in values else settings.timeout,
+        template_kwargs={**settings.template_kwargs, **check_template_values(values.get("template_kwargs", {}))},
     )
 
 
@@ -70,6 +73,7 @@ def describe_settings(settings: RequestSettings) -> dict[str, object]:
         "steering": settings.steering.describe(),
         **{flat: sampling[name] for flat, name in _SAMPLING_FIELDS.items()},
         **({"output": settings.output.model_dump(mode="json")} if settings.output != Output() else {}),
+        **({"template_kwargs": dict(settings.template_kwargs)} if settings.template_kwargs else {}),
     }
 
 
