@@ -57,6 +57,9 @@ class ChatSDA(ChatSDAFields):
             Return log-probabilities, and how many of the most likely tokens at each place.
         timeout: float | None
             Seconds that a whole request may take.
+        template_kwargs: dict | None
+            Values for variables that the model's chat template leaves open, e.g. {"enable_thinking": False}. Those of
+            a call change the variables that they name.
 
     Instantiate:
         ```python
@@ -242,7 +245,9 @@ class ChatSDA(ChatSDAFields):
         if not messages:
             return 0
         output = make_output({"tools": list(tools or [])})
-        return self.load_engine().count_prompt_tokens(to_engine_messages(messages), output=output)
+        return self.load_engine().count_prompt_tokens(
+            to_engine_messages(messages), output=output, template_kwargs=self.template_kwargs or {}
+        )
 
     # --- Tools and structured output ---
 

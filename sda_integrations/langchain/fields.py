@@ -22,7 +22,7 @@ from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_setti
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_engine.models import QuantizationConfig
+from sda_engine.models import QuantizationConfig, TemplateValue
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
@@ -72,6 +72,7 @@ class ChatSDAFields(ReadsCallConfig):
     logprobs: SkipValidation[bool | None] = None
     top_logprobs: SkipValidation[int | None] = None
     timeout: SkipValidation[float | None] = None
+    template_kwargs: SkipValidation[Mapping[str, TemplateValue] | None] = None
 
     streaming: bool | None = None
     """Whether `invoke` streams internally; None: where a callback listens to its tokens."""

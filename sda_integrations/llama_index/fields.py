@@ -22,6 +22,7 @@ from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_setti
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
+from sda_engine.models import TemplateValue
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.llama_index.call_settings import settings_around
@@ -97,6 +98,9 @@ class SDAFields(FunctionCallingLLM):
         description="How many top log-probabilities to return per token, after the chosen token's.",
     )
     timeout: SkipValidation[float | None] = Field(default=None, description="Seconds for a whole request.")
+    template_kwargs: SkipValidation[Mapping[str, TemplateValue] | None] = Field(
+        default=None, description="Values for variables of the model's chat template, e.g. {'enable_thinking': False}."
+    )
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
     _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))

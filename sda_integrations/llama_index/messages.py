@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from types import MappingProxyType
 from typing import NotRequired, TypedDict
 
@@ -20,6 +19,7 @@ from llama_index.core.base.llms.types import (
 from pydantic import BaseModel
 
 from sda_engine.errors import MessageError
+from sda_engine.models import merge_leading_system
 
 PlainMessage = dict[str, object]
 
@@ -56,18 +56,13 @@ _ROLES: Mapping[MessageRole, str] = MappingProxyType(
 def plain_messages(messages: Sequence[ChatMessage]) -> list[PlainMessage]:
     """The messages as plain dicts; the given ones are not changed.
 
-    Several system messages at the start become one, since most chat templates know one system turn.
+    Several system messages at the start become one, as in the prompt, so that evaluators and traces see it too:
     LlamaIndex puts an LLM's system prompt before the system message that a prompt template brings along.
 
     Raises:
         MessageError: a message holds an image, audio, video or a document.
     """
-    turns = [_plain_message(message) for message in messages]
-    leading = list(takewhile(lambda turn: turn["role"] == "system", turns))
-    if len(leading) < 2:
-        return turns
-    system = "\n\n".join(str(turn["content"]) for turn in leading)
-    return [{"role": "system", "content": system}, *turns[len(leading) :]]
+    return [dict(turn) for turn in merge_leading_system([_plain_message(message) for message in messages])]
 
 
 def user_message(text: str) -> PlainMessage:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from types import MappingProxyType
 from typing import Self, Unpack, cast
 
 from torch import Tensor
@@ -22,7 +23,7 @@ from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cac
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
-from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
+from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, TemplateValue, load_model, wrap_model
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
@@ -172,6 +173,8 @@ class SteeringEngine:
             output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
             timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator
                 has a limit of its own.
+            template_kwargs: values for variables that the model's chat template leaves open, e.g.
+                {"enable_thinking": False}; texts, numbers, True, False or None.
 
         Raises:
             MessageError, ConfigError: the input is malformed.
@@ -237,15 +240,17 @@ class SteeringEngine:
         messages: Sequence[Message],
         *,
         output: Output = Output(),  # noqa: B008 - frozen
+        template_kwargs: Mapping[str, TemplateValue] = MappingProxyType({}),
     ) -> int:
         """Tokens of the base prompt that these messages become, with the output's tools and schema where it has any.
 
-        They may be more than the context window holds.
+        They may be more than the context window holds. Arguments are those of `generate`.
 
         Raises:
-            MessageError: the messages are malformed.
+            MessageError, ConfigError: the input is malformed.
         """
-        return make_contexts(messages, None, self._tokenizer, output=output).prompt_tokens()
+        tokenizer = self._tokenizer.with_template_kwargs(template_kwargs)
+        return make_contexts(messages, None, tokenizer, output=output).prompt_tokens()
 
     def continuation_logprobs(
         self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
@@ -342,14 +347,14 @@ class SteeringEngine:
         contexts = make_contexts(
             messages,
             settings.alignment,
-            self._tokenizer,
+            self._tokenizer.with_template_kwargs(settings.template_kwargs),
             placement=settings.steering.placement,
             output=output,
             context_window=self.context_window,
         )
         most = min(settings.sampling.max_new_tokens, self.context_window - contexts.longest_prompt)
-        prefix = self._answer_prefix(contexts)
-        answer_format = self._tokenizer.answer_format
+        answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(contexts)
+        thought_is_open = answer_format.opens_thought(prompt_end)
         return Request(
             messages=messages,
             settings=settings,
@@ -358,9 +363,9 @@ class SteeringEngine:
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=self._settings.proposals,
             token_cost=self._token_cost,
-            grammar=output.grammar(answer_format, thought_is_open=bool(prefix)),
+            grammar=output.grammar(answer_format.behind(prompt_end), thought_is_open=thought_is_open),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
-            answer_prefix=prefix,
+            answer_prefix=answer_format.thought_begin if thought_is_open else "",
         )
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
@@ -374,14 +379,10 @@ class SteeringEngine:
             request.constraint = self._constraints.compile(request.grammar)
         request.critical_tokens = self._categories.mask(request.settings.steering.critical_categories)
 
-    def _answer_prefix(self, contexts: Contexts) -> str:
-        """What the prompt has already written of the answer, which can only be the beginning of a thought."""
-        answer_format = self._tokenizer.answer_format
-        if not answer_format.thinks:
-            return ""
+    def _prompt_end(self, contexts: Contexts) -> str:
+        """The last words of the prompt, where it may have begun or closed a thought."""
         prompt = (*contexts.shared, *contexts.tails[BASE])
-        text = self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
-        return answer_format.thought_begin if text.rstrip().endswith(answer_format.thought_begin) else ""
+        return self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:
         for task in request.evaluation_tasks():

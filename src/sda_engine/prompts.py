@@ -1,14 +1,16 @@
 """Chat messages to Contexts: the prompt of every row of a request, as one shared prefix and one tail per row."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from sda_engine.alignment import Alignment
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
+from sda_engine.models import merge_leading_system
 from sda_engine.output import Output, tool_prompt
-from sda_engine.tokens import PLAIN_TEMPLATE_STOP, SafeTokenizer
+from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
@@ -55,7 +57,7 @@ def make_contexts(
     Args:
         messages: chat messages as plain dicts; never changed.
         alignment: None gives the base row alone.
-        tokenizer: renders with the model's own chat template.
+        tokenizer: renders with the model's own chat template, which need not take a system turn.
         placement: where the instruction goes, see Steering.placement.
         output: the tools and the JSON schema that the prompt tells of, in every row.
         context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
@@ -64,7 +66,7 @@ def make_contexts(
         MessageError: messages are empty, malformed, or refused by the chat template.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
-    turns = _tell_of_output(normalise_messages(messages), output, tokenizer)
+    turns = _tell_of_output(merge_leading_system(normalise_messages(messages)), output, tokenizer)
     tools = [tool.as_function() for tool in output.callable_tools] if tokenizer.answer_format.tools_in_template else []
     texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
@@ -110,7 +112,7 @@ def place_instruction(turns: Sequence[Message], instruction: str, placement: Pla
     return _add_to_system_turn(turns, instruction, "\n")
 
 
-def _tell_of_output(turns: list[dict[str, object]], output: Output, tokenizer: SafeTokenizer) -> list[Message]:
+def _tell_of_output(turns: Sequence[Message], output: Output, tokenizer: SafeTokenizer) -> list[Message]:
     """The turns, with a system turn that tells of tools and of the JSON schema where nothing else does."""
     markers, tools = tokenizer.answer_format, output.callable_tools
     texts = (
@@ -166,18 +168,28 @@ def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_
     With tools at hand, calls of the past have to look like those that the model is to write.
 
     Calls become {"name": ..., "arguments": ...} between the model's markers at the end of the assistant's text, and
-    results a user turn <tool_response>...</tool_response>: the format of Hermes, which many models have seen.
+    results a user turn <tool_response>...</tool_response>: the format of Hermes, which many models have seen. Results
+    that follow each other share one turn, a blank line between them.
     """
     markers = tokenizer.answer_format
     knows_calls = tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template
     if markers.tools_in_template if has_tools else knows_calls:
         return list(turns)
-    return [_tool_turn_as_text(turn, markers.call_begin, markers.call_end) for turn in turns]
+    written: list[Message] = []
+    for is_result, run in groupby(turns, lambda turn: turn["role"] == "tool"):
+        if is_result:
+            written.append(_results_as_text(run))
+        else:
+            written += [_calls_as_text(turn, markers) for turn in run]
+    return written
 
 
-def _tool_turn_as_text(turn: Message, begin: str, end: str) -> Message:
-    if turn["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
+def _results_as_text(turns: Iterable[Message]) -> Message:
+    results = (f"<tool_response>\n{turn['content']}\n</tool_response>" for turn in turns)
+    return {"role": "user", "content": "\n\n".join(results)}
+
+
+def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
     calls = turn.get("tool_calls")
     if not isinstance(calls, Sequence) or not calls:
         return turn
@@ -190,7 +202,7 @@ def _tool_turn_as_text(turn: Message, begin: str, end: str) -> Message:
                 f'{{"type": "function", "function": {{"name": "...", "arguments": {{...}}}}}}.'
             )
         body = {"name": function["name"], "arguments": function.get("arguments", {})}
-        lines.append(f"{begin}{json.dumps(body, ensure_ascii=False)}{end}")
+        lines.append(f"{markers.call_begin}{json.dumps(body, ensure_ascii=False)}{markers.call_end}")
     return {"role": turn["role"], "content": "\n".join(lines)}
 
 

@@ -107,6 +107,8 @@ class Request:
             if self.base.finish_reason == "cancelled":
                 raise EngineClosedError("The engine was closed while the base response was decoded.")
             response = _rated_text(self.base)
+            if not response.strip() and self.base.finish_reason == "length":
+                return  # evaluation_request() says why
             if needs_logprobs(self.settings.steering.evaluator):
                 rows = scored_rows(self.prompt.contexts)
                 scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
@@ -121,8 +123,14 @@ class Request:
         )
 
     def evaluation_request(self, model: LocalModel) -> EvaluationRequest:
-        """What the evaluator is asked, and the model that it may ask in turn."""
-        assert self._evaluation is not None, "evaluation_tasks() comes first"
+        """What the evaluator is asked, and the model that it may ask in turn.
+
+        Raises:
+            EvaluationError: the base response was cut off before there was anything to rate.
+        """
+        if self._evaluation is None:
+            assert self.base is not None, "evaluation_tasks() comes first"
+            raise EvaluationError(self._why_unrated(self.base))
         self._evaluation.model = model
         return self._evaluation
 
@@ -245,6 +253,19 @@ class Request:
             keeps_prompt=is_base,
             stores_answer=not is_base or self.settings.steering.accept_score is not None,
             continues=self.base is not None,
+        )
+
+    def _why_unrated(self, base: DecodedText) -> str:
+        """What is wrong with a base response that reached its token limit before it said anything, and the remedy."""
+        most, wanted = self.prompt.max_new_tokens, self.settings.sampling.max_new_tokens
+        what = "a thought" if base.reasoning else "the beginning of an answer"
+        without_thought = self.tokenizer.answer_format.thinks and "enable_thinking" in self.tokenizer.template_variables
+        remedies = [f"max_new_tokens (max_tokens) above {wanted}" if most == wanted else "a shorter prompt"]
+        if without_thought:
+            remedies.append('template_kwargs={"enable_thinking": False}')
+        return (
+            f"{what} filled all {most} tokens of the base response, so there is no answer to rate. Use "
+            f"{' or '.join(remedies)}."
         )
 
     def _answer_tokens(self, answer: DecodedText) -> tuple[int, ...]:

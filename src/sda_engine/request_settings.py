@@ -1,12 +1,14 @@
 """RequestSettings: all that one request asks for beside its messages, as one object that is checked once."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.caller_warnings import warn_caller
 from sda_engine.config import NoEffectWarning, Sampling, Steering
+from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
 from sda_engine.settings import check_timeout, check_type, unknown_name
 
@@ -20,12 +22,15 @@ class RequestOptions(TypedDict, total=False):
         output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
         timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator has
             a limit of its own.
+        template_kwargs: values for variables that the model's chat template leaves open, e.g.
+            {"enable_thinking": False}.
     """
 
     steering: Steering
     sampling: Sampling
     output: Output
     timeout: float | None
+    template_kwargs: Mapping[str, TemplateValue]
 
 
 class RequestArguments(RequestOptions):
@@ -44,9 +49,10 @@ class RequestSettings:
         sampling: how tokens are drawn, and when the answer ends.
         output: the form of the answer: tools and constraints.
         timeout: seconds for all decoding; None means no limit.
+        template_kwargs: values for variables of the model's chat template. Which it has, only the model can tell.
 
     Raises:
-        ConfigError: one of them is of another type, or the timeout is not above 0.
+        ConfigError: one of them is of another type, the timeout is not above 0, or a value is not plain.
     """
 
     alignment: Alignment | None = None
@@ -54,6 +60,7 @@ class RequestSettings:
     sampling: Sampling = field(default_factory=Sampling)
     output: Output = field(default_factory=Output)
     timeout: float | None = None
+    template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_type("steering", self.steering, Steering)
@@ -61,6 +68,7 @@ class RequestSettings:
         check_type("output", self.output, Output)
         if self.timeout is not None:
             check_timeout(self.timeout)
+        object.__setattr__(self, "template_kwargs", check_template_values(self.template_kwargs))
 
     @classmethod
     def of(cls, alignment: Alignment | str | None, options: RequestOptions) -> Self:
@@ -102,4 +110,5 @@ class RequestSettings:
             "sampling": self.sampling,
             "output": self.output,
             "timeout": self.timeout,
+            "template_kwargs": self.template_kwargs,
         }

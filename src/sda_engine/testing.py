@@ -32,6 +32,7 @@ from sda_engine.config import Sampling, Steering
 from sda_engine.engine import SteeringEngine
 from sda_engine.errors import ConfigError, ConstraintError
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
+from sda_engine.models import TemplateValue
 from sda_engine.output import Output, TokenConstraint
 from sda_engine.prompts import Message
 from sda_engine.request import Request
@@ -162,6 +163,7 @@ class ScriptedRequest:
     steering: Steering
     sampling: Sampling
     output: Output
+    template_kwargs: Mapping[str, TemplateValue]
 
 
 class ScriptedEngine(SteeringEngine):
@@ -207,7 +209,14 @@ class ScriptedEngine(SteeringEngine):
         request.grammar = None  # it is compiled
         text, failure = self._entries[min(next(self._places), len(self._entries) - 1)]
         self.requests.append(
-            ScriptedRequest(messages, settings.alignment, settings.steering, settings.sampling, settings.output)
+            ScriptedRequest(
+                messages=messages,
+                alignment=settings.alignment,
+                steering=settings.steering,
+                sampling=settings.sampling,
+                output=settings.output,
+                template_kwargs=settings.template_kwargs,
+            )
         )
         end = min(request.eos_token_ids)
         request.constraint = _ScriptedTokens(text, [*self.encode(text), end], failure, request.constraint)

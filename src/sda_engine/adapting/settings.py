@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from sda_engine.alignment import resolve_alignment
 from sda_engine.config import Steering
+from sda_engine.models import check_template_values
 from sda_engine.output import Output
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, check_type, unknown_name
@@ -29,7 +30,7 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-REQUEST_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, *_SAMPLING_FIELDS, "timeout")
+REQUEST_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, *_SAMPLING_FIELDS, "timeout", "template_kwargs")
 """What can be set on a model of an adapter and, under the same name, on a single call."""
 
 
@@ -65,6 +66,7 @@ def override_settings(
     None means "keep what there is", but for `alignment`, where it asks for a plain answer. A `steering` object
     replaces the whole of the one there is; evaluator, gain and amplification then change that. An evaluator and a fixed
     amplification exclude each other: of an earlier and a later one the later counts, and both at once are refused.
+    `template_kwargs` change the variables that they name.
 
     Args:
         given: names and values.
@@ -85,6 +87,7 @@ def override_settings(
             **{_SAMPLING_FIELDS[name]: value for name, value in _only(values, _SAMPLING_FIELDS).items()}
         ),
         timeout=check_timeout(values["timeout"]) if "timeout" in values else settings.timeout,
+        template_kwargs={**settings.template_kwargs, **check_template_values(values.get("template_kwargs", {}))},
     )
 
 
@@ -111,6 +114,7 @@ def describe_settings(settings: RequestSettings) -> dict[str, object]:
         "steering": settings.steering.describe(),
         **{flat: sampling[name] for flat, name in _SAMPLING_FIELDS.items()},
         **({"output": settings.output.model_dump(mode="json")} if settings.output != Output() else {}),
+        **({"template_kwargs": dict(settings.template_kwargs)} if settings.template_kwargs else {}),
     }
 
 

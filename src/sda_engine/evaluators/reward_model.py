@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from sda_engine.errors import ConfigError, EvaluationError, ModelLoadError
 from sda_engine.evaluators.classifier import check_classifier, fingerprint, load_classifier
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
+from sda_engine.models import find_turn_rules
 from sda_engine.settings import check_argument, shown, unknown_name
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -96,6 +97,7 @@ class RewardModelEvaluator:
         self.max_tokens = _checked_limit(max_tokens, self._model.config, self._tokenizer)
         self._accepted = frozenset(inspect.signature(self._model.forward).parameters)
         self._weights = fingerprint(self._model, self._tokenizer)
+        self._rules = find_turn_rules(partial(self._tokenizer.apply_chat_template, tokenize=False))
         self._lock = threading.Lock()
         self._try_out()
 
@@ -212,7 +214,11 @@ class RewardModelEvaluator:
             if self._tokenizer.chat_template is None:
                 return self._read_pair(turns)
             ids = self._tokenizer.apply_chat_template(
-                turns, tokenize=True, return_dict=False, add_generation_prompt=False, sanitize_control_tokens=True
+                cast(list[dict[str, str]], self._rules.fit(turns)),
+                tokenize=True,
+                return_dict=False,
+                add_generation_prompt=False,
+                sanitize_control_tokens=True,
             )
         except (jinja2.TemplateError, ValueError, TypeError) as error:
             raise EvaluationError(

@@ -1,22 +1,36 @@
-"""Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates checked."""
+"""Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates tried out."""
 
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
 from sda_engine.models.template_check import check_templates
+from sda_engine.models.template_turns import TurnRules, find_turn_rules, merge_leading_system
+from sda_engine.models.template_variables import (
+    TemplateValue,
+    check_template_names,
+    check_template_values,
+    template_variables,
+)
 
 __all__ = [
     "LoadedModel",
     "MemoryLimit",
     "ModelSettings",
     "QuantizationConfig",
+    "TemplateValue",
+    "TurnRules",
     "available_memory",
     "check_hub",
+    "check_template_names",
+    "check_template_values",
     "check_templates",
+    "find_turn_rules",
     "load_model",
     "memory_limits",
+    "merge_leading_system",
     "resolve_device",
     "resolve_dtype",
+    "template_variables",
     "wrap_model",
 ]

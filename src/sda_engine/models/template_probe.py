@@ -40,7 +40,8 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _environment() -> jinja2.Environment:
+def make_environment() -> jinja2.Environment:
+    """The environment that transformers runs chat templates in."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -66,7 +67,7 @@ def _limit(megabytes: int, seconds: int) -> None:
 def _fault(template: str, chats: list[dict[str, object]], characters: int) -> str:
     """Why a template cannot be used; "" where it can."""
     try:
-        compiled = _environment().from_string(template)
+        compiled = make_environment().from_string(template)
     except jinja2.TemplateError as error:
         return f"it cannot be compiled: {error}"
     for chat in chats:

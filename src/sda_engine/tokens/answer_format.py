@@ -7,7 +7,8 @@ Hermes and Qwen: a call is <tool_call>, a newline, {"name": ..., "arguments": ..
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 CALL_BEGIN, CALL_END = "<tool_call>\n", "\n</tool_call>"
 THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
@@ -56,6 +57,15 @@ class AnswerFormat:
         """The first sign of a call, which text cannot hold, and the white space that follows it."""
         marker = self.call_begin.rstrip()
         return marker, self.call_begin[len(marker) :]
+
+    def opens_thought(self, prompt_end: str) -> bool:
+        """Whether a prompt ends inside a thought, which the answer then goes on with."""
+        return self.thinks and prompt_end.rstrip().endswith(self.thought_begin)
+
+    def behind(self, prompt_end: str) -> Self:
+        """How the model writes behind a prompt: with no thought where the prompt has closed one, often an empty one."""
+        closed = self.thinks and prompt_end.rstrip().endswith(self.thought_end)
+        return replace(self, thinks=False) if closed else self
 
     def template(self, *, with_tools: bool) -> dict[str, object] | None:
         """The response template for one answer; None where an answer is text and nothing else."""

@@ -8,12 +8,20 @@ lock, and leaves the user's own tokenizer alone.
 import copy
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from typing import cast
+from functools import partial
+from typing import Self, cast
 
-import jinja2
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sda_engine.errors import MessageError
+from sda_engine.models import (
+    TemplateValue,
+    TurnRules,
+    check_template_names,
+    check_template_values,
+    find_turn_rules,
+    template_variables,
+)
 from sda_engine.tokens.answer_format import make_answer_format
 
 PLAIN_TEMPLATE = (
@@ -39,6 +47,7 @@ class SafeTokenizer:
         chat_template: the model's own, or None.
         answer_format: how the model writes tool calls and thoughts.
         special_tokens: text -> id of every token that is not ordinary text.
+        template_variables: what `with_template_kwargs` may set.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -63,16 +72,33 @@ class SafeTokenizer:
         markers = {token.content: token_id for token_id, token in added.items() if _is_marker(token)}
         self.answer_format = make_answer_format(self.chat_template or "", shipped, markers)
         self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
+        self.template_variables = template_variables(tokenizer)
+        self._template_kwargs: Mapping[str, TemplateValue] = {}
+        self._turn_rules: dict[str, TurnRules] = {}  # by template
 
     @property
     def is_plain(self) -> bool:
         """Whether the plain template stands in for a missing chat template."""
         return self.chat_template is None
 
+    def with_template_kwargs(self, template_kwargs: Mapping[str, TemplateValue]) -> Self:
+        """This tokenizer with values for variables of its chat template; the two share all else.
+
+        Raises:
+            ConfigError: the template has no such variable, or a value is not plain.
+        """
+        if not template_kwargs:
+            return self
+        view = copy.copy(self)
+        view._template_kwargs = check_template_values(template_kwargs)
+        check_template_names(template_kwargs, self.template_variables)
+        return view
+
     def render(self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()) -> list[int]:
         """Token ids of a chat, ready for the assistant's next turn.
 
-        Text in messages and tools that looks like a control token is encoded as ordinary text.
+        Text in messages and tools that looks like a control token is encoded as ordinary text. Turns that the chat
+        template does not take are made to fit, see `TurnRules`.
 
         Args:
             messages: plain dicts.
@@ -84,25 +110,43 @@ class SafeTokenizer:
         """
         calls = [message["tool_calls"] for message in messages if "tool_calls" in message]
         self._refuse_control_tokens_in_keys([*tools, *calls])
+        template = self._template_for(tools) or PLAIN_TEMPLATE
         with self._lock:
+            turns = self._rules_of(template).fit(messages)
             try:
                 ids = self._tokenizer.apply_chat_template(
-                    cast(list[dict[str, str]], [dict(message) for message in messages]),
+                    cast(list[dict[str, str]], [dict(turn) for turn in turns]),
                     tools=[dict(tool) for tool in tools] or None,
-                    chat_template=self._template_for(tools) or PLAIN_TEMPLATE,
+                    chat_template=template,
                     add_generation_prompt=True,
                     tokenize=True,
                     return_dict=False,
                     sanitize_control_tokens=True,
                     begins_with_bos=self._begins_with_bos,
+                    **self._template_kwargs,  # type: ignore[arg-type]  # none of which is an argument of its own
                 )
-            except jinja2.TemplateError as error:
-                roles = ", ".join(str(message["role"]) for message in messages)
+            except Exception as error:  # a template is foreign code: whatever it raises is a refusal
+                roles = ", ".join(str(turn["role"]) for turn in turns)
+                given = f" and template_kwargs={dict(self._template_kwargs)!r}" if self._template_kwargs else ""
                 raise MessageError(
-                    f"The model's chat template refuses messages with the roles [{roles}]: {error}. Reorder or "
-                    f"merge the messages; some models take no system turn, so put that text in the first user turn."
+                    f"The model's chat template refuses messages with the roles [{roles}]{given}: {error}. Reorder "
+                    f"the messages: most templates want a chat to begin with a user turn, and an answer before the "
+                    f"next one."
                 ) from error
         return list(ids)
+
+    def _rules_of(self, template: str) -> TurnRules:
+        """Which turns a template takes, tried out once. The lock must be held."""
+        if template not in self._turn_rules:
+            render = partial(
+                self._tokenizer.apply_chat_template,
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
+                begins_with_bos=self._begins_with_bos,
+            )
+            self._turn_rules[template] = find_turn_rules(render)
+        return self._turn_rules[template]
 
     def _template_for(self, tools: Sequence[Mapping[str, object]]) -> str | None:
         """The chat template; the one for tools where a model has two."""

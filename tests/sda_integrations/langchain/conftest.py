@@ -1,10 +1,11 @@
 """A steering engine without a model: it plays a fixed answer and records what it was asked."""
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ class Call:
     sampling: Sampling
     output: Output
     timeout: float | None
+    template_kwargs: Mapping[str, object]
 
 
 def called(name: str, *several: dict[str, object], **arguments: object) -> Completion:
@@ -125,7 +127,13 @@ class FakeEngine(SteeringEngine):
     def encode(self, text: str) -> list[int]:
         return [len(word) for word in text.split()]
 
-    def count_prompt_tokens(self, messages: Sequence[Message], *, output: Output = Output()) -> int:  # noqa: B008
+    def count_prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        *,
+        output: Output = Output(),  # noqa: B008
+        template_kwargs: Mapping[str, object] = MappingProxyType({}),
+    ) -> int:
         texts = [str(message["content"]) for message in messages]
         return sum(len(text.split()) for text in texts) + 10 * len(output.callable_tools)
 
