@@ -344,6 +344,7 @@ class SteeringEngine:
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
+        self._constraints.warn_of(output.left_out)
         contexts = make_contexts(
             messages,
             settings.alignment,

@@ -5,6 +5,7 @@
     ├── MessageError           the chat messages cannot be turned into a prompt
     ├── ConstraintError        a schema or grammar cannot be enforced, or is too large
     ├── IncompleteOutputError  an answer ended before the object or call in it was whole
+    ├── InvalidOutputError     an answer does not fit the part of its schema that no grammar could enforce
     ├── ContextLengthError     the prompt leaves no room in the model's context window
     ├── ModelLoadError         no model under that name, or one that the engine cannot run
     ├── EvaluationError        an evaluator gave no usable score; the base response is kept
@@ -37,6 +38,18 @@ class ConstraintError(SDAError):
 
 class IncompleteOutputError(SDAError):
     """An answer reached its token limit before the object or the tool call that it was to be was whole."""
+
+
+class InvalidOutputError(SDAError):
+    """A whole answer does not fit the part of its JSON schema that no grammar could enforce.
+
+    Attributes:
+        text: the answer.
+    """
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class ContextLengthError(SDAError):

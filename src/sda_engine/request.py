@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from sda_engine.decoding import (
 )
 from sda_engine.errors import EngineClosedError, EvaluationError
 from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score, evaluator_name, needs_logprobs
-from sda_engine.output import TokenConstraint, ToolCall
+from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
 from sda_engine.prompts import BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
 from sda_engine.results import Completion, Piece, ToolCallDelta, Trace, Usage
@@ -192,6 +192,7 @@ class Request:
 
     def _completion(self, answer: DecodedText) -> Completion:
         steered = answer is not self.base and self.settings.alignment is not None
+        answer = self._checked(answer)
         return Completion(
             text=answer.text,
             token_ids=answer.token_ids,
@@ -216,6 +217,28 @@ class Request:
             amplification=self.amplification if steered else None,
             logprobs=answer.logprobs if self.settings.sampling.logprobs is not None else None,
         )
+
+    def _checked(self, answer: DecodedText) -> DecodedText:
+        """An answer held against what its grammar could not enforce: calls that do not fit are invalid ones.
+
+        Raises:
+            InvalidOutputError: the text does not fit.
+        """
+        output = self.settings.output
+        if answer.finish_reason == "stop" and not answer.invalid_tool_calls and not output.must_call:
+            output.check_text(answer.text)
+        misfits = [output.misfit_of_call(call["function"]) for call in answer.tool_calls]
+        if not any(misfits):
+            return answer
+        valid = tuple(call for call, misfit in zip(answer.tool_calls, misfits, strict=True) if misfit is None)
+        invalid = tuple(
+            _invalid_call(index, call, misfit)
+            for index, (call, misfit) in enumerate(zip(answer.tool_calls, misfits, strict=True))
+            if misfit is not None
+        )
+        reason = answer.finish_reason if valid or answer.finish_reason != "tool_calls" else "stop"
+        invalid = (*invalid, *answer.invalid_tool_calls)
+        return replace(answer, tool_calls=valid, invalid_tool_calls=invalid, finish_reason=reason)
 
     def _strength(self) -> float:
         return self.settings.steering.gain * (self.amplification or 0.0)
@@ -293,6 +316,17 @@ def _rated_text(base: DecodedText) -> str:
     """What an evaluator reads of a base response: its text, and its tool calls as JSON."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in base.tool_calls]
     return "\n".join([base.text, *calls] if base.text else calls)
+
+
+def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:
+    function = call["function"]
+    return InvalidToolCall(
+        index=index,
+        id=call["id"],
+        name=function["name"],
+        text=json.dumps(function, ensure_ascii=False),
+        error=f"The arguments do not fit the tool's schema: {misfit}.",
+    )
 
 
 def _whole_call(index: int, call: ToolCall) -> ToolCallDelta:

@@ -152,7 +152,9 @@ class AnswerParser:
         """What the model wrote as a call is none, or it was cut off in the middle."""
         call = self._call or self._open_call()  # one that ends right after its marker has not been told of
         self._call = self._parser = None
-        self.invalid_tool_calls.append(InvalidToolCall(id=call.id, name=call.name, text=call.raw, error=str(error)))
+        self.invalid_tool_calls.append(
+            InvalidToolCall(index=call.index, id=call.id, name=call.name, text=call.raw, error=str(error))
+        )
         return Delta()
 
     def _open_call(self) -> _OpenCall:

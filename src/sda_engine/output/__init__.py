@@ -1,6 +1,6 @@
 """The form of an answer: tools, schemas and grammars, and the gate and the compiler that make them safe to enforce."""
 
-from sda_engine.output.constraints import Constraint, ConstraintCompiler, TokenConstraint
+from sda_engine.output.constraints import Constraint, ConstraintCompiler, LoosenedSchemaWarning, TokenConstraint
 from sda_engine.output.form import Output
 from sda_engine.output.tools import (
     FunctionCall,
@@ -17,6 +17,7 @@ __all__ = [
     "ConstraintCompiler",
     "FunctionCall",
     "InvalidToolCall",
+    "LoosenedSchemaWarning",
     "Output",
     "TokenConstraint",
     "Tool",

@@ -9,7 +9,8 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self, TypeVar
 
 import llguidance.hf
@@ -22,26 +23,34 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
+from sda_engine.output.closed_objects import close_objects
+from sda_engine.output.fit import check_meaning, misfit
 from sda_engine.output.grammar_cost import is_doubtful
 from sda_engine.output.grammar_trial import MAX_LEXER_STATES, TrialProcess
-from sda_engine.output.schema_gate import DEFINITIONS, MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
+from sda_engine.output.loosening import LoosenedSchema, loosen
+from sda_engine.output.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text
 from sda_engine.tokens import SafeTokenizer
+from sda_engine.user_warnings import warn_user
 
 JSON_STYLE: Mapping[str, object] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_LOOSENED_SCHEMAS = 64  # kept, of 64 KiB at most
 _CACHED_GRAMMARS = 128
 _CACHED_DOUBTFUL = 8  # each of which may be large
 _REMEMBERED_TRIALS = 1_024
+_REMEMBERED_WARNINGS = 1_024
+_SHOWN_PARTS = 8
 _MAX_LARK_RULES = 2_000
 _WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the grammar, closing is looked after
 _BYTES_PER_TOKEN = 4
 _INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
 _TO_CLOSE = ("}", "]", '"', ",", *"0123456789", *"ntf-:{[<", *"abcdefghijklmnopqrstuvwxyz", " ")
-_SPEAKS_FOR_ITSELF = frozenset(
-    {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf"}
-)
 _STRUCTURE = frozenset(b'"\\<>')
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+
+
+class LoosenedSchemaWarning(UserWarning):
+    """A grammar cannot enforce all of a JSON schema; what it leaves out is checked in the answer."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,13 @@ class Constraint:
 
     Attributes:
         kind: "json_schema", "regex" or "lark".
-        source: JSON text of the schema, the expression, or the grammar.
+        source: JSON text of the schema, with its objects closed, the expression, or the grammar.
+        given: JSON text of the schema as it was given, which answers are held against; "" for the other kinds.
     """
 
     kind: str
     source: str
+    given: str = field(default="", repr=False)
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, object] | type[BaseModel]) -> Self:
@@ -63,14 +74,17 @@ class Constraint:
         An object that names its properties has only those, unless the schema says `additionalProperties` itself:
         a model that may invent keys would. What fits is valid by the schema as it was given in either case.
 
+        Parts that a grammar cannot enforce (`left_out` tells them) are left to a check of the answer.
+
         Raises:
             ConstraintError: the schema is no JSON, or larger than `sda_engine.output.schema_gate` lets pass.
         """
         if isinstance(schema, type):
             schema = schema.model_json_schema()
-        closed = json.loads(check_schema(schema))
-        _close_objects(closed)
-        return cls("json_schema", json.dumps(closed, ensure_ascii=False))
+        given = check_schema(schema, as_it_is=False)
+        closed = json.loads(given)
+        close_objects(closed)
+        return cls("json_schema", json.dumps(closed, ensure_ascii=False), given)
 
     @classmethod
     def regex(cls, pattern: str) -> Self:
@@ -95,14 +109,47 @@ class Constraint:
             raise ConstraintError(f"The Lark grammar has {rules:,} rules, and the limit is {_MAX_LARK_RULES:,}.")
         return cls("lark", grammar)
 
-    def grammar(self, name: str) -> dict[str, object]:
-        """One named grammar of llguidance, to stand alone or to be referred to as @name."""
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The parts of a JSON schema that its grammar does not enforce, each with its place."""
+        return _loosen(self.source).left_out if self.kind == "json_schema" else ()
+
+    def misfit(self, value: object) -> str | None:
+        """What of an answer does not fit a JSON schema of which parts were left out; None where all does.
+
+        Args:
+            value: what the answer's JSON says.
+        """
+        return misfit(json.loads(self.given), value) if self.left_out else None
+
+    def grammar(self, name: str, *, strict: bool = False) -> dict[str, object]:
+        """One named grammar of llguidance, to stand alone or to be referred to as @name.
+
+        Args:
+            strict: whether a JSON schema is to be enforced as it is, or refused.
+
+        Raises:
+            ConstraintError: it is `strict`, and the schema passes a limit of what can be enforced.
+        """
+        if self.kind == "json_schema" and strict:
+            schema = json.loads(check_schema(json.loads(self.source)))
+            return {"name": name, "json_schema": {**schema, "x-guidance": dict(JSON_STYLE)}}
         if self.kind == "json_schema":
-            return {"name": name, "json_schema": {**json.loads(self.source), "x-guidance": dict(JSON_STYLE)}}
+            style = {**JSON_STYLE, "coerce_one_of": True}  # whether two of them fit is checked
+            return {"name": name, "json_schema": {**_loosen(self.source).schema, "x-guidance": style}}
         if self.kind == "lark":
             return {"name": name, "lark_grammar": self.source}
         (grammar,) = json.loads(LLMatcher.grammar_from_regex(self.source))["grammars"]
         return {**grammar, "name": name}
+
+
+@lru_cache(maxsize=_LOOSENED_SCHEMAS)
+def _loosen(source: str) -> LoosenedSchema:
+    schema = json.loads(source)
+    loosened = loosen(schema)
+    if loosened.left_out:
+        check_meaning(schema)
+    return loosened
 
 
 def join_grammars(*grammars: Mapping[str, object]) -> str:
@@ -125,6 +172,7 @@ class ConstraintCompiler:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._doubtful: OrderedDict[str, LLMatcher] = OrderedDict()
         self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
+        self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._lock = threading.Lock()
         self._trial_lock = threading.Lock()  # one process at a time; grammars that need none do not wait for it
 
@@ -148,6 +196,23 @@ class ConstraintCompiler:
             kept, most = (self._doubtful, _CACHED_DOUBTFUL) if doubtful else (self._compiled, _CACHED_GRAMMARS)
             _remember(kept, grammar, matcher, most)
             return TokenConstraint(matcher.deep_copy(), vocabulary, watched_tokens=_watched(grammar))
+
+    def warn_of(self, left_out: tuple[str, ...]) -> None:
+        """Warn, once about each, of schemas that no grammar enforces in full.
+
+        Args:
+            left_out: the parts that are left out, each with its place; none for no warning.
+        """
+        with self._lock:
+            is_new = left_out not in self._told
+            _remember(self._told, left_out, None, _REMEMBERED_WARNINGS)
+        if is_new and left_out:
+            more = f", and {len(left_out) - _SHOWN_PARTS} more" if len(left_out) > _SHOWN_PARTS else ""
+            warn_user(
+                f"No grammar can enforce all of the JSON schema. It leaves out {', '.join(left_out[:_SHOWN_PARTS])}{more}. "
+                f"What can be checked of that is checked in the answer. To have such schemas refused, set strict=True.",
+                LoosenedSchemaWarning,
+            )
 
     def _compile(self, grammar: str, vocabulary: "_Vocabulary") -> tuple[LLMatcher, bool]:
         """A compiled grammar, and whether it was a doubtful one."""
@@ -335,33 +400,6 @@ def _forced(matcher: LLMatcher) -> list[int]:
     tokens = matcher.compute_ff_tokens()
     # a marker of the tokenizer's own may be spelt in a text, where its token is none of the grammar's
     return list(tokens[: matcher.validate_tokens(tokens)]) if tokens else []
-
-
-def _close_objects(schema: dict[str, object]) -> None:
-    """Give objects that name their properties `additionalProperties: false`, in place.
-
-    Objects that say something themselves stay as they are, and so do those that are only part of a whole, since
-    closed parts would exclude each other.
-    """
-    nodes = [
-        (node.value, node.within) for node in walk(schema) if node.kind == "schema" and isinstance(node.value, dict)
-    ]
-    parts = {id(part) for value, _ in nodes for part in _parts_of_a_whole(value)}
-    combines_references = bool(parts) or any("$ref" in value and len(value) > 1 for value, _ in nodes)
-    for value, within in nodes:
-        is_alone = id(value) not in parts and not (combines_references and within in DEFINITIONS)
-        if isinstance(value.get("properties"), dict) and not _SPEAKS_FOR_ITSELF & set(value) and is_alone:
-            value["additionalProperties"] = False
-
-
-def _parts_of_a_whole(schema: Mapping[str, object]) -> list[object]:
-    """Schemas that hold together with others: of an allOf, an if, and of alternatives beside properties."""
-    parts = [schema.get(keyword) for keyword in ("if", "then", "else", "not")]
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        branches = schema.get(keyword)
-        if isinstance(branches, list) and (keyword == "allOf" or "properties" in schema):
-            parts += branches
-    return [part for part in parts if part is not None]
 
 
 def _watched(grammar: str) -> int:

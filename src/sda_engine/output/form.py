@@ -1,11 +1,13 @@
 """Output: the form that an answer has to have, as tool calls, as constrained text, or as either of the two."""
 
+import json
+
 from pydantic import Field, field_validator, model_validator
 
-from sda_engine.errors import ConfigError
+from sda_engine.errors import ConfigError, InvalidOutputError
 from sda_engine.output.constraints import Constraint
 from sda_engine.output.grammars import calls_or_text, free_text_or_calls
-from sda_engine.output.tools import Tool, resolve_tool
+from sda_engine.output.tools import FunctionCall, Tool, resolve_tool
 from sda_engine.settings import Settings
 from sda_engine.tokens import AnswerFormat
 
@@ -24,6 +26,9 @@ class Output(Settings):
             where they may, so the default is one call at a time.
         constraint: what the text must look like. With tools and "auto", an answer is calls or such a text.
         schema_in_prompt: whether the system turn tells the model the JSON schema of the constraint.
+        strict: whether a JSON schema, of a tool or of the text, is refused where a grammar cannot enforce all of it.
+            Otherwise such parts are left out of the grammar, told of in a LoosenedSchemaWarning, and checked in the
+            answer: a text that does not fit is an InvalidOutputError, a call that does not is an invalid one.
     """
 
     tools: tuple[Tool, ...] = Field(default=(), description="a list of tools, no two of one name")
@@ -33,6 +38,7 @@ class Output(Settings):
     parallel_tool_calls: bool = Field(default=False, description="True or False")
     constraint: Constraint | None = Field(default=None, description="a Constraint, or None")
     schema_in_prompt: bool = Field(default=True, description="True or False")
+    strict: bool = Field(default=False, description="True or False")
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -89,7 +95,48 @@ class Output(Settings):
         tools, text = self.callable_tools, None if self.must_call else self.constraint
         if not tools and text is None:
             return None
-        several = self.parallel_tool_calls
+        several, strict = self.parallel_tool_calls, self.strict
         if tools and text is None and not self.must_call:
-            return free_text_or_calls(tools, answer_format, several=several, thought_is_open=thought_is_open)
-        return calls_or_text(tools, text, answer_format, several=several, thought_is_open=thought_is_open)
+            return free_text_or_calls(
+                tools, answer_format, several=several, thought_is_open=thought_is_open, strict=strict
+            )
+        return calls_or_text(
+            tools, text, answer_format, several=several, thought_is_open=thought_is_open, strict=strict
+        )
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The parts of the schemas that the grammar does not enforce, each with its place; none where it is strict."""
+        if self.strict:
+            return ()
+        arguments = [
+            f"{part} of the tool {tool.name!r}" for tool in self.callable_tools for part in tool.arguments.left_out
+        ]
+        text = self.constraint.left_out if self.constraint is not None and not self.must_call else ()
+        return (*arguments, *text)
+
+    def check_text(self, text: str) -> None:
+        """Hold the text of an answer that is no call against what the grammar left out of the constraint.
+
+        Raises:
+            InvalidOutputError: it does not fit.
+        """
+        if self.strict or self.constraint is None or not self.constraint.left_out:
+            return
+        try:
+            misfit = self.constraint.misfit(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            misfit = f"it is no JSON that Python reads: {error}"
+        if misfit is not None:
+            raise InvalidOutputError(
+                f"The answer does not fit its JSON schema, of which a grammar could not enforce all: {misfit}. Ask "
+                f"again, perhaps with another seed, or say what you want in the prompt.",
+                text=text,
+            )
+
+    def misfit_of_call(self, call: FunctionCall) -> str | None:
+        """What of a call's arguments does not fit what the grammar left out of their schema; None where all does."""
+        if self.strict:
+            return None
+        tool = next((tool for tool in self.callable_tools if tool.name == call["name"]), None)
+        return None if tool is None else tool.arguments.misfit(call["arguments"])

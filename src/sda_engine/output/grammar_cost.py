@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sda_engine.output.schema_gate import DEFINITIONS, counted_signs, walk
+from sda_engine.output.schema_gate import ANNOTATIONS, counted_signs, walk
 
 OWN_RULES = "main"  # the name of the engine's own rules, which are cheap
 
@@ -18,6 +18,7 @@ _NODES = 400
 _ALL_NODES = 4_000  # of all tools together
 _ALL_OTHERS = 4  # times as many numbers, formats and patterns as one schema may have
 _ALL_DIVISORS = 50
+_ALL_VALUES = 20_000  # of enums
 _BOUNDED_NUMBERS = 100
 _FORMATS_AND_PATTERNS = 100
 _REQUIRED = 400
@@ -28,10 +29,7 @@ _COMBINED = 8
 _REFERENCES_WHERE_COMBINED = 10
 
 _REGEX = re.compile(r"start: /((?:\\.|[^/\\\n])*)/")  # what LLMatcher.grammar_from_regex makes
-_SAYS_NOTHING = frozenset(
-    {"$comment", "$id", "$schema", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"}
-    | {"x-guidance", *DEFINITIONS}
-)
+_SAYS_NOTHING = ANNOTATIONS | {"x-guidance"}
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -45,6 +43,7 @@ class _Found:
     divisors: int = 0
     references: int = 0
     combined: int = 0
+    values: int = 0
 
 
 def is_doubtful(grammar: str) -> bool:
@@ -62,13 +61,14 @@ def is_doubtful(grammar: str) -> bool:
             all_found.append(found)
         elif part["name"] != OWN_RULES:
             regex = _REGEX.fullmatch(rules)
-            if regex is None or _is_doubtful_pattern(regex[1]):
+            if regex is None or is_doubtful_pattern(regex[1]):
                 return True
     return (
         sum(found.nodes for found in all_found) > _ALL_NODES
         or sum(found.numbers for found in all_found) > _ALL_OTHERS * _BOUNDED_NUMBERS
         or sum(found.patterns for found in all_found) > _ALL_OTHERS * _FORMATS_AND_PATTERNS
         or sum(found.divisors for found in all_found) > _ALL_DIVISORS
+        or sum(found.values for found in all_found) > _ALL_VALUES
     )
 
 
@@ -78,7 +78,7 @@ def _is_doubtful_schema(schema: Mapping[str, object], found: _Found) -> bool:
         if isinstance(node.value, Mapping):
             if node.kind == "names" and node.within == "patternProperties":
                 found.patterns += len(node.value)
-                if len(node.value) > 1 or any(map(_is_doubtful_pattern, node.value)):
+                if len(node.value) > 1 or any(map(is_doubtful_pattern, node.value)):
                     return True
             if node.kind == "schema":
                 found.combined += 0 if node.depth == 1 and _is_typed_reference(node.value) else _combined(node.value)
@@ -97,6 +97,8 @@ def _is_doubtful_schema(schema: Mapping[str, object], found: _Found) -> bool:
 def _is_doubtful_node(schema: Mapping[str, object], found: _Found) -> bool:
     found.numbers += any(bound in schema for bound in _BOUNDS)
     found.references += "$ref" in schema
+    values = schema.get("enum")
+    found.values += len(values) if isinstance(values, list) else 0
     divisor, required, pattern = schema.get("multipleOf"), schema.get("required"), schema.get("pattern")
     found.divisors += divisor is not None
     has_pattern = pattern is not None or "format" in schema
@@ -105,7 +107,7 @@ def _is_doubtful_node(schema: Mapping[str, object], found: _Found) -> bool:
     return (
         (isinstance(divisor, (int, float)) and divisor > _DIVISOR)
         or (isinstance(required, list) and len(required) > _REQUIRED)
-        or (isinstance(pattern, str) and _is_doubtful_pattern(pattern))
+        or (isinstance(pattern, str) and is_doubtful_pattern(pattern))
         or (has_pattern and any(isinstance(length, (int, float)) and length > _LENGTH for length in lengths))
         or (pattern is not None and "format" in schema)
     )
@@ -127,5 +129,5 @@ def _is_typed_reference(schema: Mapping[str, object]) -> bool:
     return set(schema) - _SAYS_NOTHING == {"$ref", "type"}
 
 
-def _is_doubtful_pattern(pattern: str) -> bool:
+def is_doubtful_pattern(pattern: str) -> bool:
     return counted_signs(pattern)[1] > _SIGNS

@@ -18,6 +18,7 @@ def calls_or_text(
     *,
     several: bool,
     thought_is_open: bool,
+    strict: bool,
 ) -> str:
     """An answer that is calls of tools, where there are any, or a constrained text, where there is one.
 
@@ -27,12 +28,13 @@ def calls_or_text(
         answer_format: how the model writes calls and thoughts. A model that thinks may do so before such an answer.
         several: whether an answer may hold several calls.
         thought_is_open: whether the prompt ends inside a thought.
+        strict: whether a schema that cannot be enforced as it is is refused.
     """
     choices = [f"call{_more_calls(several)}"] if tools else []
-    grammars = list(map(_arguments_grammar, tools))
+    grammars = _arguments_grammars(tools, strict)
     if text is not None:
         choices.append("@answer")
-        grammars.append(text.grammar("answer"))
+        grammars.append(text.grammar("answer", strict=strict))
     thought, thought_rules = _thought(answer_format, thought_is_open)
     rules = [
         f"start: {thought} body",
@@ -44,7 +46,7 @@ def calls_or_text(
 
 
 def free_text_or_calls(
-    tools: Sequence[Tool], answer_format: AnswerFormat, *, several: bool, thought_is_open: bool
+    tools: Sequence[Tool], answer_format: AnswerFormat, *, several: bool, thought_is_open: bool, strict: bool
 ) -> str:
     """Free text, in which the first marker of a call begins one; after it come more calls, or the end.
 
@@ -67,7 +69,7 @@ def free_text_or_calls(
         *(thought_rules or [_ANY_TEXT]),
         *_call_rules(tools, answer_format),
     ]
-    return join_grammars({"name": "main", "lark_grammar": "\n".join(rules)}, *map(_arguments_grammar, tools))
+    return join_grammars({"name": "main", "lark_grammar": "\n".join(rules)}, *_arguments_grammars(tools, strict))
 
 
 def _more_calls(several: bool) -> str:
@@ -90,8 +92,8 @@ def _up_to_arguments(tool: Tool) -> str:
     return f'{{"name": {_quoted(tool.name)}, "arguments": '
 
 
-def _arguments_grammar(tool: Tool) -> dict[str, object]:
-    return Constraint.json_schema({"type": "object", **tool.parameters}).grammar(_grammar_name(tool))
+def _arguments_grammars(tools: Sequence[Tool], strict: bool) -> list[dict[str, object]]:
+    return [tool.arguments.grammar(_grammar_name(tool), strict=strict) for tool in tools]
 
 
 def _grammar_name(tool: Tool) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from sda_engine.errors import ConstraintError
 from sda_engine.settings import shown
@@ -27,8 +27,13 @@ MAX_DIVISOR = 10_000  # multipleOf, and the least common multiple of all in a sc
 MAX_PATTERN = 1_024  # characters of a regular expression
 MAX_PATTERN_COUNT = 10_000  # characters that its counts ask for; each takes 12 microseconds where they are forced
 
-_REPETITIONS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
+REPETITIONS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
 DEFINITIONS = frozenset({"$defs", "definitions"})
+ANNOTATIONS = frozenset(
+    {"$comment", "$id", "$schema", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"}
+    | DEFINITIONS
+)
+"""Keywords that say nothing of a value."""
 _NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"}) | DEFINITIONS  # name -> schema
 _HUGE = "a number of more than 15 digits"
 _DATA = frozenset({"const", "default", "enum", "examples"})
@@ -63,11 +68,13 @@ def walk(schema: Mapping[str, object]) -> Iterator[Node]:
         waiting += _children(node)
 
 
-def check_schema(schema: Mapping[str, object]) -> str:
+def check_schema(schema: Mapping[str, object], *, as_it_is: bool = True) -> str:
     """A JSON schema as JSON text, if it is small enough to be compiled.
 
     Args:
         schema: a JSON schema as a plain dict; never changed.
+        as_it_is: whether it is to be compiled so. Otherwise `sda_engine.output.loosening` comes first, which leaves out
+            large counts and divisors, and nothing bounds an enum but the schema's size.
 
     Raises:
         ConstraintError: it is no JSON, or passes one of the limits of this module; the message says which.
@@ -76,7 +83,7 @@ def check_schema(schema: Mapping[str, object]) -> str:
         raise ConstraintError(
             f"A JSON schema cannot be {shown(schema)}: it must be a dict such as {{'type': 'object', ...}}."
         )
-    _check_nodes(schema)
+    _check_nodes(schema, as_it_is)
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
@@ -131,7 +138,7 @@ def counted_signs(pattern: str) -> tuple[int, int]:
         elif sign in "?*" and items:
             items[-1] = (0, items[-1][1])
         elif sign == "[":
-            step = _class_length(pattern, position)
+            step = class_length(pattern, position)
             items.append((1, 1))
         elif not sign.isspace() and sign not in "|+^$":  # white space may stand before a count
             escape = _ESCAPE.match(pattern, position)
@@ -159,8 +166,8 @@ def _sum(items: list[tuple[int, int]]) -> tuple[int, int]:
     return sum(least for least, _ in items), sum(most for _, most in items)
 
 
-def _class_length(pattern: str, start: int) -> int:
-    """The length of the character class that begins at a place; 1 where it does not end."""
+def class_length(pattern: str, start: int) -> int:
+    """The length of the character class that begins at a place of a regular expression; 1 where it does not end."""
     depth, position = 0, start
     while position < len(pattern):
         sign = pattern[position]
@@ -176,7 +183,7 @@ def _children(node: Node) -> list[Node]:
         items = node.value if isinstance(node.value, (list, tuple)) else ()
         below = [(child, node.kind, node.within) for child in items]
     elif node.kind == "schema":
-        below = [(child, _kind_under(key), key) for key, child in node.value.items()]
+        below = [(child, kind_under(key), key) for key, child in node.value.items()]
     else:
         below = [(child, "schema" if node.kind == "names" else "data", node.within) for child in node.value.values()]
     return [
@@ -186,11 +193,11 @@ def _children(node: Node) -> list[Node]:
     ]
 
 
-def _kind_under(keyword: str) -> Literal["schema", "names", "data"]:
+def kind_under(keyword: str) -> Literal["schema", "names", "data"]:
     return "names" if keyword in _NAMED else "data" if keyword in _DATA else "schema"
 
 
-def _check_nodes(schema: Mapping[str, object]) -> None:
+def _check_nodes(schema: Mapping[str, object], as_it_is: bool) -> None:
     divisor, references = 1, 0
     for nodes, node in enumerate(walk(schema), start=1):
         if node.depth > MAX_DEPTH:
@@ -206,8 +213,11 @@ def _check_nodes(schema: Mapping[str, object]) -> None:
             if node.kind == "schema":
                 for key, value in node.value.items():
                     _check_keyword(key, value)
+                    if as_it_is:
+                        _check_amount(key, value)
                 references += "$ref" in node.value
-                divisor = math.lcm(divisor, _divisor(node.value.get("multipleOf")))
+                if as_it_is:
+                    divisor = math.lcm(divisor, divisor_of(node.value.get("multipleOf")))
         if references > MAX_REFERENCES:
             raise _too_large("references", references, MAX_REFERENCES)
         if divisor > MAX_DIVISOR:
@@ -217,25 +227,38 @@ def _check_nodes(schema: Mapping[str, object]) -> None:
 def _check_keyword(key: str, value: object) -> None:
     if key == "x-guidance":
         raise ConstraintError("The JSON schema has 'x-guidance', which is reserved for the engine: remove it.")
-    if key == "enum" and isinstance(value, (list, tuple)) and len(value) > MAX_ENUM:
-        raise _too_large("values in an enum", len(value), MAX_ENUM)
     if key in DEFINITIONS and isinstance(value, Mapping) and len(value) > MAX_DEFINITIONS:
         raise _too_large(f"definitions in {key!r}", len(value), MAX_DEFINITIONS)
-    if key in _REPETITIONS and isinstance(value, (int, float)) and value > MAX_REPETITIONS:
-        raise _too_large(f"as {key!r}", value, MAX_REPETITIONS)
     if key == "pattern" and isinstance(value, str):
         check_pattern(value)
+    if key == "multipleOf" and _is_number(value) and not value > 0:
+        raise _no_divisor(value)
 
 
-def _divisor(value: object) -> int:
+def _check_amount(key: str, value: object) -> None:
+    if key == "enum" and isinstance(value, (list, tuple)) and len(value) > MAX_ENUM:
+        raise _too_large("values in an enum", len(value), MAX_ENUM)
+    if key in REPETITIONS and isinstance(value, (int, float)) and value > MAX_REPETITIONS:
+        raise _too_large(f"as {key!r}", value, MAX_REPETITIONS)
+    if key == "multipleOf" and _is_number(value) and value > MAX_DIVISOR:
+        raise _no_divisor(value)
+
+
+def divisor_of(value: object) -> int:
     """What a multipleOf contributes to the least common multiple: a fraction by its digits, 0.25 as 25."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         return 1  # nothing, or what the grammar engine will refuse
-    if not 0 < value <= MAX_DIVISOR:
-        given = _HUGE if abs(value) >= 10**15 else repr(value)
-        raise ConstraintError(f"multipleOf cannot be {given}: it must be above 0 and at most {MAX_DIVISOR:,}.")
     digits = Decimal(str(value)).normalize().as_tuple().digits
     return int("".join(map(str, digits))) if isinstance(value, float) else value
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _no_divisor(value: float) -> ConstraintError:
+    given = _HUGE if abs(value) >= 10**15 else repr(value)
+    return ConstraintError(f"multipleOf cannot be {given}: it must be above 0 and at most {MAX_DIVISOR:,}.")
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import TypedDict
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from sda_engine.errors import ConfigError
+from sda_engine.output.constraints import Constraint
 from sda_engine.output.schema_gate import check_schema
 from sda_engine.settings import Settings
 
@@ -33,8 +34,15 @@ class ToolCall(TypedDict):
 
 
 class InvalidToolCall(TypedDict):
-    """A call that was cut off by the token limit: its text as far as it got, and what is wrong with it."""
+    """A call that was cut off by the token limit, or whose arguments do not fit their schema.
 
+    Attributes:
+        index: which call of the answer it is, from 0.
+        text: its JSON as far as it got.
+        error: what is wrong with it.
+    """
+
+    index: int
     id: str
     name: str | None
     text: str
@@ -61,8 +69,13 @@ class Tool(Settings):
     def _is_an_object_schema(cls, parameters: dict[str, object]) -> dict[str, object]:
         if parameters.get("type", "object") != "object":
             raise ValueError("arguments are an object")
-        check_schema(parameters)
+        check_schema(parameters, as_it_is=False)
         return parameters
+
+    @property
+    def arguments(self) -> Constraint:
+        """What the arguments of a call must look like."""
+        return Constraint.json_schema({"type": "object", **self.parameters})
 
     def as_function(self) -> dict[str, object]:
         """The tool in the format of chat templates and of OpenAI's API."""

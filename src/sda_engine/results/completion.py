@@ -69,7 +69,8 @@ class Completion:
             that was accepted as it is.
         trace: what steering did at each token.
         tool_calls: calls of tools, in the chat format: they can go back into the messages as they are.
-        invalid_tool_calls: the call that the token limit cut off, if any.
+        invalid_tool_calls: the call that the token limit cut off, if any, and calls whose arguments do not fit their
+            tool's schema where no grammar could enforce it.
         reasoning: what a model that thinks wrote between its <think> and </think>.
         logprobs: one entry per token where Sampling.logprobs asked for it, else None.
     """
