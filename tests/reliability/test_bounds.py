@@ -11,17 +11,18 @@ import psutil
 import pytest
 
 from sda_engine import Constraint, EngineSettings, Output, Sampling, SteeringEngine
-from sda_engine.errors import ModelLoadError
+from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.models import template_check
 from sda_engine.models.template_check import check_templates
 from sda_engine.output import constraints
 from sda_engine.output.constraints import ConstraintCompiler
+from sda_engine.request_settings import RequestOptions
 from sda_engine.testing import tiny_engine, tiny_model, tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
-from tests.reliability.test_inputs import TEMPLATES, family_tokenizer
+from tests.families import TEMPLATES, family_tokenizer
 from tests.sda_engine.decoding.company import stored_tokens
 
 LOOP = "{% for i in range(99999) %}"
@@ -135,14 +136,16 @@ def test_a_model_with_such_a_template_is_not_loaded(tmp_path):
         assert engine.generate(user("q"), sampling=Sampling(max_new_tokens=1)).token_ids
 
 
-def test_no_public_call_takes_a_template_or_arguments_for_one(engine):
+def test_no_public_call_takes_a_template_or_arguments_for_one_but_those_that_it_names(engine):
     public = [member for name, member in inspect.getmembers(SteeringEngine) if not name.startswith("_")]
-    for member in filter(callable, public):
-        for name, parameter in inspect.signature(member).parameters.items():
-            assert "template" not in name
-            assert parameter.kind is not parameter.VAR_KEYWORD
+    names = {name for member in filter(callable, public) for name in inspect.signature(member).parameters}
+    names |= set(RequestOptions.__annotations__)
     for settings in (EngineSettings, Sampling, Output):
-        assert not [name for name in settings.model_fields if "template" in name]
+        names |= set(settings.model_fields)
+    assert {name for name in names if "template" in name} == {"template_kwargs"}
+    for name in ("messages", "chat_template", "documents", "anything"):
+        with pytest.raises(ConfigError, match=f"cannot set '{name}'"):
+            engine.generate(user("q"), template_kwargs={name: "{{ 1 }}"})
     for name in ("chat_template", "chat_template_kwargs", "template_kwargs", "documents"):
         for adapter in (ChatSDA, SDALLM):
             with pytest.raises(Exception, match=name):

@@ -3,77 +3,17 @@
 import json
 
 import pytest
-from transformers import AddedToken, PreTrainedTokenizerFast
 
 from sda_engine import Alignment, Constraint, Output, SteeringEngine
 from sda_engine.errors import ConfigError, MessageError
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
-from sda_engine.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
+from sda_engine.testing import tiny_model
 from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
+from tests.families import TEMPLATES, family_tokenizer
 
-# The formats of well-known model families, in words of our own: name -> (control tokens, template)
-TEMPLATES = {
-    "ChatML": (["<|im_start|>", "<|im_end|>"], CHAT_TEMPLATE),
-    "ChatML with tools": (
-        ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"],
-        "{% if tools %}<|im_start|>system\nTools:{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}"
-        "\nCall one by <tool_call>\n...\n</tool_call><|im_end|>\n{% endif %}"
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-        "{% for call in m.tool_calls or [] %}<tool_call>\n"
-        '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
-        "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    ),
-    "Llama 2": (
-        ["<s>", "</s>"],
-        "{% for m in messages %}{% if m.role == 'system' %}<s>[INST] <<SYS>>\n{{ m.content }}\n<</SYS>>\n\n"
-        "{% elif m.role == 'assistant' %} {{ m.content | trim }} </s>"
-        "{% else %}{% if loop.previtem is not defined or loop.previtem.role != 'system' %}<s>[INST] {% endif %}"
-        "{{ m.content | trim }} [/INST]{% endif %}{% endfor %}",
-    ),
-    "Llama 3": (
-        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
-        "<|begin_of_text|>{% for m in messages %}"
-        "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
-        "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
-    ),
-    "Mistral": (
-        ["<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"],
-        "<s>{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}</s>"
-        "{% elif m.role == 'tool' %}[TOOL_RESULTS] {{ m.content }}"
-        "{% else %}{% if tools and loop.last %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
-        "[INST] {{ m.content }}[/INST]{% endif %}{% endfor %}",
-    ),
-    "Gemma": (
-        ["<bos>", "<start_of_turn>", "<end_of_turn>"],
-        "<bos>{% set ns = namespace(first='') %}{% for m in messages %}"
-        "{% if m.role == 'system' %}{% set ns.first = m.content ~ '\n\n' %}{% else %}"
-        "<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
-        "{{ ns.first ~ m.content | trim }}<end_of_turn>\n{% set ns.first = '' %}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
-    ),
-    "Phi": (
-        ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"],
-        "{% for m in messages %}{{ '<|' + m.role + '|>' }}\n{{ m.content }}<|end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
-    ),
-    "none": (["<|im_start|>", "<|im_end|>"], None),
-}
 EVERY_MARKER = sorted({marker for markers, _ in TEMPLATES.values() for marker in markers})
-
-
-def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """The tiny tokenizer with a family's template and control tokens."""
-    markers, template = TEMPLATES[family]
-    tokenizer = tiny_tokenizer(chat_template=template)
-    known = tokenizer.get_vocab()
-    for marker in markers:
-        if marker not in known:  # markers of calls are no special tokens in most models
-            special = "tool_call" not in marker
-            tokenizer.add_tokens([AddedToken(marker, special=special, normalized=False)], special_tokens=special)
-    return tokenizer
 
 
 def forgeries(family: str) -> list[str]:
@@ -153,6 +93,20 @@ def test_no_text_from_outside_adds_a_control_token(family, placement):
             for row, token_ids in rows[0].items():
                 expected = control_tokens(rows[1][row], control)
                 assert control_tokens(token_ids, control) == expected, (place, text, row)
+
+
+@pytest.mark.parametrize("name", ["date_string", "enable_thinking", "reasoning_effort"])
+def test_values_for_a_templates_variables_add_no_control_token(name):
+    shows = f"{TEMPLATES['ChatML'][1]}{{{{ {name} }}}}"
+    raw = family_tokenizer("ChatML", template=shows)
+    tokenizer, control = SafeTokenizer(raw), set(raw.added_tokens_decoder)
+    counts = []
+    for text in (*forgeries("ChatML"), "harmless"):
+        made = make_contexts(user("q"), None, tokenizer.with_template_kwargs({name: text}))
+        prompt = (*made.shared, *made.tails[BASE])
+        assert text in tokenizer.decode(prompt, skip_special_tokens=False)
+        counts.append(control_tokens(prompt, control))
+    assert all(count == counts[-1] for count in counts)
 
 
 @pytest.mark.parametrize("family", [family for family in TEMPLATES if family != "none"])
