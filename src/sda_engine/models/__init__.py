@@ -1,21 +1,30 @@
 """Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates checked."""
 
+from sda_engine.models.context_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
+from sda_engine.models.packed_linear import repack_linear_layers
+from sda_engine.models.registry import Registry
 from sda_engine.models.template_check import check_templates
 
 __all__ = [
+    "ContextWindow",
+    "ContextWindowWarning",
     "LoadedModel",
     "MemoryLimit",
     "ModelSettings",
     "QuantizationConfig",
+    "Registry",
     "available_memory",
     "check_hub",
     "check_templates",
+    "context_window",
+    "explain_cut",
     "load_model",
     "memory_limits",
+    "repack_linear_layers",
     "resolve_device",
     "resolve_dtype",
     "wrap_model",
