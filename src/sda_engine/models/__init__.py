@@ -1,6 +1,6 @@
 """Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates checked."""
 
-from sda_engine.models.context_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
+from sda_engine.models.stated_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sda_engine.errors import ModelLoadError
-from sda_engine.models.context_window import ContextWindow, context_window, warn_of_cut
+from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
 from sda_engine.models.hub import check_hub
@@ -186,19 +186,25 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window))
 
 
-def _locate(model: str) -> str:
-    """What to give to transformers: a folder, or a Hub id."""
+def find_model(model: str) -> Path | str:
+    """Where a model is: a folder or a GGUF file on this machine, or else a Hub id."""
     alias = ALIASES.get(model)
     if alias is not None:
         spec = importlib.util.find_spec(alias.package)  # found, not imported: the package pulls in other runtimes
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             if (gguf := Path(folder) / alias.gguf_file).is_file():
-                return str(converted_folder(gguf))
+                return gguf
         return alias.hub_id
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return str(converted_folder(path.resolve()))
-    return str(path) if path.is_dir() else model
+        return path.resolve()
+    return path if path.is_dir() else model
+
+
+def _locate(model: str) -> str:
+    """What to give to transformers: a folder, or a Hub id."""
+    found = find_model(model)
+    return str(converted_folder(found) if isinstance(found, Path) and found.is_file() else found)
 
 
 def _not_loaded(model: str, error: Exception) -> str:
