@@ -42,6 +42,9 @@ class ChatSDA(ChatSDAFields):
             An engine that is already loaded, in place of `model`.
         revision, device, dtype, device_map, quantization_config
             How to load `model`; see `SteeringEngine.load`.
+        engine_settings: EngineSettings | None
+            How the engine shares the machine between requests. A model is in memory once, so all who name it
+            share the first one's settings, and other ones are refused.
 
     Key init args, each of which a single call can override by the same name:
         alignment: Alignment | str | None

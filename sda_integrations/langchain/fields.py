@@ -17,8 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from sda_engine import Alignment, Steering, SteeringEngine
-from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_settings, describe_settings
+from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
+from sda_engine.adapting import (
+    OUTPUT_KEYWORDS,
+    REQUEST_KEYWORDS,
+    combine_settings,
+    describe_settings,
+)
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
@@ -56,6 +61,7 @@ class ChatSDAFields(ReadsCallConfig):
     dtype: str = "auto"
     device_map: str | dict[str, int | str] | None = None
     quantization_config: QuantizationConfig | None = Field(default=None, exclude=True, repr=False)
+    engine_settings: EngineSettings | None = None
 
     alignment: SkipValidation[Alignment | str | None] = None
     steering: SkipValidation[Steering | None] = Field(default=None, exclude=True, repr=False)
@@ -102,7 +108,8 @@ class ChatSDAFields(ReadsCallConfig):
         return self
 
     def _check_engine_alone(self, engine: SteeringEngine) -> None:
-        given = [name for name, default in _LOAD_DEFAULTS.items() if getattr(self, name) != default]
+        defaults = {**_LOAD_DEFAULTS, "engine_settings": None}
+        given = [name for name, default in defaults.items() if getattr(self, name) != default]
         if "model" in self.model_fields_set and self.model != engine.name:
             given.append("model")
         if given:
@@ -175,7 +182,7 @@ class ChatSDAFields(ReadsCallConfig):
             return self._load(model, revision=None)
         if self.engine is not None:
             return self.engine
-        if self._loaded is None:
+        if self._loaded is None or self._loaded.closed:
             self._loaded = self._load(self.model, revision=self.revision)
             if self._profile_is_ours:
                 self.profile = self._resolve_model_profile()
@@ -183,7 +190,7 @@ class ChatSDAFields(ReadsCallConfig):
 
     async def _aload_engine(self, model: str | None) -> SteeringEngine:
         ready = self.engine or self._loaded
-        if ready is not None and model in (None, self.model):
+        if ready is not None and not ready.closed and model in (None, self.model):
             return ready
         return await asyncio.to_thread(self.load_engine, model)
 
@@ -195,6 +202,7 @@ class ChatSDAFields(ReadsCallConfig):
             dtype=self.dtype,
             device_map=self.device_map,
             quantization_config=self.quantization_config,
+            settings=self.engine_settings,
         )
 
     def _resolve_model_profile(self) -> ModelProfile:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from sda_engine import Alignment, Steering, SteeringEngine
+from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
 from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_settings
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
@@ -63,6 +63,9 @@ class SDAFields(FunctionCallingLLM):
     )
     quantization_config: object | None = Field(
         default=None, exclude=True, frozen=True, description="A quantization config of transformers."
+    )
+    engine_settings: EngineSettings | None = Field(
+        default=None, frozen=True, description="How the engine shares the machine between requests."
     )
     context_window: int | None = Field(
         default=None,
@@ -149,14 +152,15 @@ class SDAFields(FunctionCallingLLM):
         """
         if self.engine is not None:
             return self.engine
-        if self._loaded is None:
-            self._loaded = SteeringEngine.load(**{name: getattr(self, name) for name in _LOADING})
+        if self._loaded is None or self._loaded.closed:
+            loading = {name: getattr(self, name) for name in _LOADING}
+            self._loaded = SteeringEngine.load(**loading, settings=self.engine_settings)
         return self._loaded
 
     async def aload(self) -> SteeringEngine:
         """`load`, without blocking the event loop."""
         ready = self.engine or self._loaded
-        return ready if ready is not None else await asyncio.to_thread(self.load)
+        return ready if ready is not None and not ready.closed else await asyncio.to_thread(self.load)
 
     def request_settings(self, call: Mapping[str, object] | None = None) -> RequestSettings:
         """What the fields ask of the engine, overridden by the `call_settings` around, and by one call's keywords.
@@ -192,7 +196,7 @@ def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     if not isinstance(engine, SteeringEngine):
         raise ConfigError(f"engine cannot be {engine!r}: it must be a SteeringEngine, e.g. SteeringEngine.load().")
-    for name in _LOADING:
+    for name in (*_LOADING, "engine_settings"):
         legal = engine.name if name == "model" else SDAFields.model_fields[name].default
         if values.get(name, legal) != legal:
             raise ConfigError(

@@ -7,7 +7,6 @@ for threads and one for event loops, and hands over to `request` and `text_score
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -23,7 +22,16 @@ from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cac
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
-from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, TemplateValue, load_model, wrap_model
+from sda_engine.models import (
+    LoadedModel,
+    ModelSettings,
+    QuantizationConfig,
+    Registry,
+    TemplateValue,
+    explain_cut,
+    load_model,
+    wrap_model,
+)
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
@@ -35,8 +43,7 @@ from sda_engine.tokens import SafeTokenizer, TokenCategories
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
 
-_loaded: "dict[str, SteeringEngine]" = {}
-_loading = threading.Lock()
+_loaded: "Registry[SteeringEngine]" = Registry()
 
 
 class SteeringEngine:
@@ -73,12 +80,12 @@ class SteeringEngine:
         dtype: str = "auto",
         device_map: str | dict[str, int | str] | None = None,
         quantization_config: QuantizationConfig | Mapping[str, object] | None = None,
-        settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+        settings: EngineSettings | None = None,
     ) -> Self:
         """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
 
-        The same model with the same settings is loaded once per process and stays loaded: the same engine is
-        returned until somebody closes it.
+        A model is loaded once per process for each device, dtype and quantization, and stays loaded: the same engine
+        is returned until somebody closes it.
 
         Args:
             model: alias, path or Hub id.
@@ -88,13 +95,16 @@ class SteeringEngine:
                 or "float16".
             device_map: passed to transformers, in place of `device`.
             quantization_config: passed to transformers.
-            settings: how the engine shares the machine between requests.
+            settings: how the engine shares the machine between requests. None: as it does where the model is loaded
+                already, else EngineSettings().
 
         Raises:
             ModelLoadError: there is no such model, or the engine cannot run it.
-            ConfigError: a setting is out of range or not available on this machine.
+            ConfigError: a setting is out of range or not available on this machine, or the model is loaded already
+                with other `settings`.
         """
-        check_type("settings", settings, EngineSettings)
+        if settings is not None:
+            check_type("settings", settings, EngineSettings)
         model_settings = ModelSettings(
             model=model,
             revision=revision,
@@ -103,23 +113,31 @@ class SteeringEngine:
             device_map=device_map,
             quantization_config=quantization_config,
         )
-        key = f"{cls.__qualname__} {model_settings.describe()} {settings}"
-        with _loading:
-            engine = _loaded.get(key)
-            if engine is None:
-                engine = cls.__new__(cls)
-                engine._set_up(load_model(model_settings), settings)
-                _loaded[key] = engine
+
+        def make() -> Self:
+            engine = cls.__new__(cls)
+            engine._set_up(load_model(model_settings), settings or EngineSettings())
+            return engine
+
+        engine = _loaded.get(f"{cls.__qualname__} {model_settings.identity()}", make)
+        if settings is not None and settings != engine._settings:
+            raise ConfigError(
+                f"settings={settings!r} come too late: {model!r} is loaded already, with {engine._settings!r}, and is "
+                f"kept in memory once. Share that engine (leave the settings out, or pass engine=...), or close it "
+                f"first."
+            )
         return cast(Self, engine)
 
     def _set_up(self, loaded: LoadedModel, settings: EngineSettings) -> None:
         runner = ModelRunner(loaded.model)
         self._token_cost = runner.token_cost
         self._settings = settings
-        self._loaded_model = loaded
-        self._tokenizer = SafeTokenizer(loaded.tokenizer)
+        self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
+        self._runner = runner
+        self._closed = False
+        self._tokenizer = SafeTokenizer(loaded.facts.tokenizer)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
-        self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.eos_token_ids)
+        self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
         cache_tokens = settings.cache_tokens
         if cache_tokens is None:
@@ -128,8 +146,12 @@ class SteeringEngine:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The transformers model."""
-        return self._loaded_model.model
+        """The transformers model.
+
+        Raises:
+            EngineClosedError: the engine has been closed, and has let go of it.
+        """
+        return self._runner.model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -144,17 +166,30 @@ class SteeringEngine:
     @property
     def context_window(self) -> int:
         """Tokens that the model can attend to, prompt and answer together."""
-        return self._loaded_model.context_window
+        return self._loaded_model.window.tokens
 
     @property
     def thinks(self) -> bool:
         """Whether the model may write a thought before its answer; it comes as `Completion.reasoning`."""
         return self._tokenizer.answer_format.thinks
 
+    @property
+    def closed(self) -> bool:
+        """Whether the engine has been closed."""
+        return self._closed
+
     def describe(self) -> dict[str, object]:
-        """What identifies the model, as plain JSON: name, revision, device, dtype, quantization."""
-        device, dtype = str(self.model.device), str(self.model.dtype).removeprefix("torch.")
-        return {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
+        """What identifies the model, as plain JSON: name, revision, device, dtype, quantization, context window.
+
+        Where the window is shorter than the one that the model states, that one comes with the reason.
+        """
+        window = self._loaded_model.window
+        device, dtype = self._runner.place
+        told = {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
+        told["context_window"] = window.tokens
+        if reason := explain_cut(window):
+            told |= {"stated_context_window": window.stated, "context_window_reason": reason}
+        return told
 
     def generate(
         self,
@@ -328,10 +363,10 @@ class SteeringEngine:
 
     def close(self) -> None:
         """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""
-        with _loading:
-            for key in [key for key, engine in _loaded.items() if engine is self]:
-                del _loaded[key]
+        self._closed = True
+        _loaded.forget(self)  # before the work has ended: nobody else shall get an engine that is being closed
         self._scheduler.close()
+        self._runner.release()
 
     def __enter__(self) -> Self:
         return self
@@ -340,7 +375,8 @@ class SteeringEngine:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, device={str(self.model.device)!r}, dtype={self.model.dtype})"
+        device, dtype = self._runner.place
+        return f"{type(self).__name__}({self.name!r}, device={device!r}, dtype=torch.{dtype})"
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output

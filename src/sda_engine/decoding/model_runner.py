@@ -8,7 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
+from sda_engine.decoding.model_watch import Change, ModelWatch
 from sda_engine.decoding.self_test import run_self_test
+from sda_engine.errors import EngineClosedError
+from sda_engine.models import repack_linear_layers
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 
@@ -25,10 +28,46 @@ class ModelRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         check_attention(model)
-        self._model = model
-        self._no_mask = torch.zeros((1, 1, 1, 1), device=model.device)  # a mask of four axes is taken as it is
+        self._held: PreTrainedModel | None = model
+        self._watch: ModelWatch | None = ModelWatch(model)
         with torch.inference_mode():
             self.bytes_per_token = run_self_test(model, self._run)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model.
+
+        Raises:
+            EngineClosedError: it has been let go of.
+        """
+        if self._held is None:
+            raise EngineClosedError(
+                "The engine has been closed and has let go of its model. Load a new one with SteeringEngine.load(...), "
+                "or take the model before you close its engine."
+            )
+        return self._held
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Device and dtype of the model, e.g. ("cpu", "float32"); where it has been let go of, those that it had."""
+        if self._held is not None:
+            self._place = str(self._held.device), str(self._held.dtype).removeprefix("torch.")
+        return self._place
+
+    def release(self) -> None:
+        """Let go of the model: nothing runs on it from here on."""
+        self._place = self.place
+        self._held = self._watch = None
+
+    def notices_change(self) -> bool:
+        """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
+
+        Then no keys and values from before may be used. Packed copies of weights that changed are made anew.
+        """
+        change = Change.NOTHING if self._watch is None else self._watch.look()
+        if change is Change.WEIGHTS:
+            repack_linear_layers(self.model)
+        return change is not Change.NOTHING
 
     @property
     def token_cost(self) -> float:
@@ -36,7 +75,7 @@ class ModelRunner:
 
         Measured on CPUs: a pass in float32 soon computes as long as it loads weights, one in bfloat16 much later.
         """
-        return _DEAR_TOKEN if self._model.device.type == "cpu" and self._model.dtype == torch.float32 else _CHEAP_TOKEN
+        return _DEAR_TOKEN if self.model.device.type == "cpu" and self.model.dtype == torch.float32 else _CHEAP_TOKEN
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Append each segment's tokens to its row, all in one forward pass.
@@ -50,14 +89,14 @@ class ModelRunner:
         return self._run(ForwardPass(segments))
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
-        device, segments = self._model.device, forward_pass.segments
+        device, segments = self.model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
-        with row_attention(self._model):
-            output = self._model(
+        with row_attention(self.model):
+            output = self.model(
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
-                attention_mask=self._no_mask,
+                attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
                 logits_to_keep=torch.tensor(_kept(segments), device=device),
                 forward_pass=forward_pass,

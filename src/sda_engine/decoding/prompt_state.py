@@ -23,7 +23,7 @@ class PromptState:
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
         logits: row name -> (vocab,) logits after its whole prompt, once it is complete.
-        spoilt: whether NaN came out of it: no other prompt may begin with these rows.
+        spoilt: whether NaN came out of it, or the model changed meanwhile: no other prompt may begin with these rows.
         released: whether the rows have been let go of.
     """
 

@@ -51,6 +51,8 @@ class RunningBatch:
 
     def add(self, task: Task) -> None:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
+        if task.prompt not in self._prompts and self._runner.notices_change():
+            self._forget_prompts()
         self._prompts.add(task.prompt)
         self._tasks.append(task)
         self._share_memory()
@@ -72,6 +74,12 @@ class RunningBatch:
         for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
             self._take(task, logits.pop(task))
         self._share_memory()
+
+    def _forget_prompts(self) -> None:
+        """Neither what is stored nor what requests have computed so far may begin a prompt from here on."""
+        self._store.clear()
+        for prompt in self._prompts:
+            prompt.spoilt = True
 
     def _plan(self) -> dict[Task, list[Segment]]:
         decoding = [task for task in self._tasks if not task.in_bulk]

@@ -4,6 +4,9 @@ from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
+from sda_engine.models.packed_linear import repack_linear_layers
+from sda_engine.models.registry import Registry
+from sda_engine.models.stated_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
 from sda_engine.models.template_check import check_templates
 from sda_engine.models.template_turns import TurnRules, find_turn_rules, merge_leading_system
 from sda_engine.models.template_variables import (
@@ -14,10 +17,13 @@ from sda_engine.models.template_variables import (
 )
 
 __all__ = [
+    "ContextWindow",
+    "ContextWindowWarning",
     "LoadedModel",
     "MemoryLimit",
     "ModelSettings",
     "QuantizationConfig",
+    "Registry",
     "TemplateValue",
     "TurnRules",
     "available_memory",
@@ -25,10 +31,13 @@ __all__ = [
     "check_template_names",
     "check_template_values",
     "check_templates",
+    "context_window",
+    "explain_cut",
     "find_turn_rules",
     "load_model",
     "memory_limits",
     "merge_leading_system",
+    "repack_linear_layers",
     "resolve_device",
     "resolve_dtype",
     "template_variables",

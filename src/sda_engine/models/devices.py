@@ -32,6 +32,13 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def with_index(device: torch.device) -> torch.device:
+    """A device with its number, where its kind has several: "cuda" means the current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
     """The torch dtype that a setting means on a device.
 

@@ -13,16 +13,16 @@ from pydantic import Field, SkipValidation
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from sda_engine.errors import ModelLoadError
-from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype
+from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
 from sda_engine.models.hub import check_hub
 from sda_engine.models.packed_linear import pack_linear_layers
+from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.template_check import check_templates
 from sda_engine.settings import Settings
 
@@ -83,8 +83,23 @@ class ModelSettings(Settings):
         default=None, description="a quantization config of transformers, or None"
     )
 
+    def identity(self) -> str:
+        """What tells one loaded model from another: these settings, with all that is spelled in several ways resolved.
+
+        Raises:
+            ConfigError: device or dtype is unknown or not available here.
+        """
+        device = None if self.device_map is not None else resolve_device(self.device)
+        path = Path(self.model).expanduser()
+        resolved = {
+            "model": str(path.resolve()) if self.model not in ALIASES and path.exists() else self.model,
+            "device": None if device is None else str(with_index(device)),
+            "dtype": str(resolve_dtype(self.dtype, device)),
+        }
+        return json.dumps(self.describe() | resolved, sort_keys=True)
+
     def describe(self) -> dict[str, object]:
-        """These settings as plain JSON: what tells one loaded model from another."""
+        """These settings as plain JSON."""
         quantization = self.quantization_config
         if quantization is not None and not isinstance(quantization, Mapping):
             quantization = quantization.to_dict()
@@ -92,19 +107,26 @@ class ModelSettings(Settings):
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model and its tokenizer, ready to decode.
+class ModelFacts:
+    """What is known of a model that was loaded, and stays known when the model itself is let go of.
 
     Attributes:
         eos_token_ids: every token that ends an answer.
-        context_window: tokens that the model can attend to, prompt and answer together.
+        window: the tokens that the model can attend to, prompt and answer together.
     """
 
     settings: ModelSettings
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: frozenset[int]
-    context_window: int
+    window: ContextWindow
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, ready to decode."""
+
+    model: PreTrainedModel
+    facts: ModelFacts
 
 
 def load_model(settings: ModelSettings) -> LoadedModel:
@@ -159,28 +181,30 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
         ModelLoadError: a chat template takes too much time or memory.
     """
     check_templates(tokenizer)
-    return LoadedModel(
-        settings=settings,
-        model=model,
-        tokenizer=tokenizer,
-        eos_token_ids=_eos_token_ids(model, tokenizer),
-        context_window=_context_window(model, tokenizer),
-    )
+    window = context_window(model.config, tokenizer.model_max_length)
+    warn_of_cut(settings.model, window)
+    return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window))
 
 
-def _locate(model: str) -> str:
-    """What to give to transformers: a folder, or a Hub id."""
+def find_model(model: str) -> Path | str:
+    """Where a model is: a folder or a GGUF file on this machine, or else a Hub id."""
     alias = ALIASES.get(model)
     if alias is not None:
         spec = importlib.util.find_spec(alias.package)  # found, not imported: the package pulls in other runtimes
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             if (gguf := Path(folder) / alias.gguf_file).is_file():
-                return str(converted_folder(gguf))
+                return gguf
         return alias.hub_id
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return str(converted_folder(path.resolve()))
-    return str(path) if path.is_dir() else model
+        return path.resolve()
+    return path if path.is_dir() else model
+
+
+def _locate(model: str) -> str:
+    """What to give to transformers: a folder, or a Hub id."""
+    found = find_model(model)
+    return str(converted_folder(found) if isinstance(found, Path) and found.is_file() else found)
 
 
 def _not_loaded(model: str, error: Exception) -> str:
@@ -204,21 +228,3 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if configured is None:
         return frozenset()
     return frozenset(configured if isinstance(configured, (list, tuple)) else [configured])
-
-
-def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The model's own limit; the tokenizer's where the model states none."""
-    config = model.config.get_text_config(decoder=True)
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-    limits = (getattr(config, name, None) for name in names)
-    stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer.model_max_length))
-    return min(stated, _longrope_window(config) or stated)
-
-
-def _longrope_window(config: PreTrainedConfig) -> int | None:
-    """Where a model's rotary frequencies change for the whole text (Phi 3); rows of one pass must stay on one side."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if parameters.get("rope_type") != "longrope":
-        return None
-    window = parameters.get("original_max_position_embeddings")
-    return window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)

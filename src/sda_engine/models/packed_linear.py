@@ -18,7 +18,8 @@ _SHARE = 0.25  # of the free memory that the second copy of the weights may take
 class PackedLinear(nn.Linear):
     """A linear layer that multiplies with a packed copy of its weights, for as long as these stay what they were.
 
-    Weights that are written through `weight.data` are not seen to change: call `pack` again after that.
+    Weights that are written through `weight.data` are not seen to change: call `pack` again after that, as an engine
+    does before its next request.
     """
 
     _packed: Tensor | None = None
@@ -30,13 +31,22 @@ class PackedLinear(nn.Linear):
         self._source, self._version = self.weight.detach(), self.weight._version
         self._packed = torch.ops.mkldnn._reorder_linear_weight(self._source, None)
 
+    def unpack(self) -> None:
+        """Drop the packed copy."""
+        self._packed = self._source = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there is a packed copy."""
+        return self._packed is not None
+
     def forward(self, input: Tensor) -> Tensor:
         """The same as nn.Linear, up to rounding: (..., in_features) to (..., out_features)."""
         if self._packed is None or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         assert self._source is not None
         if self.weight.data_ptr() != self._source.data_ptr() or self.weight._version != self._version:
-            self._packed = self._source = None
+            self.unpack()
             return super().forward(input)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
         return product
@@ -58,6 +68,16 @@ def pack_linear_layers(model: nn.Module) -> None:
     for layer in layers:
         layer.__class__ = PackedLinear
         cast(PackedLinear, layer).pack()
+
+
+def repack_linear_layers(model: nn.Module) -> None:
+    """Bring the packed copies of a model's weights up to date, however these were changed."""
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear) and layer.is_packed:
+            if _can_be_packed(layer.weight):
+                layer.pack()
+            else:
+                layer.unpack()
 
 
 def _can_be_packed(weight: Tensor) -> bool:

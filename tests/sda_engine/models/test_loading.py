@@ -11,7 +11,7 @@ from transformers import BitsAndBytesConfig
 
 from sda_engine import Sampling, SteeringEngine
 from sda_engine.errors import ConfigError, ModelLoadError
-from sda_engine.models import loading
+from sda_engine.models import ContextWindowWarning, loading
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.gguf_conversion import cache_folder, converted_folder
 from sda_engine.models.loading import ModelSettings, load_model
@@ -210,11 +210,18 @@ def test_a_longrope_model_has_the_context_window_it_was_first_trained_with(model
     else:
         model = tiny("llama", rope_parameters={**rope, **original, "factor": 4.0})
     assert model.config.max_position_embeddings == 256
-    with SteeringEngine(model, tiny_tokenizer()) as engine:
+    with pytest.warns(ContextWindowWarning, match=r"64 tokens here, not the 256 .*longrope.*one side") as warned:
+        engine = SteeringEngine(model, tiny_tokenizer(), name="phi")
+    assert len(warned) == 1
+    with engine:
         assert engine.context_window == 64
+        told = engine.describe()
+        assert (told["context_window"], told["stated_context_window"]) == (64, 256)
+        assert "longrope" in told["context_window_reason"]
 
 
 def test_other_scaled_positions_have_the_whole_context_window():
     rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
     with SteeringEngine(tiny("llama", rope_parameters=rope), tiny_tokenizer()) as engine:
-        assert engine.context_window == 256
+        assert engine.context_window == engine.describe()["context_window"] == 256
+        assert "stated_context_window" not in engine.describe()

@@ -58,6 +58,7 @@ def test_the_model_is_loaded_once_with_its_settings(loads, scripted):
             "dtype": "float32",
             "device_map": None,
             "quantization_config": None,
+            "settings": None,
         }
     ]
 

@@ -1,0 +1,69 @@
+"""How many tokens the engine decodes with a model, which can be fewer than the model states."""
+
+import warnings
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+class ContextWindowWarning(UserWarning):
+    """A model is decoded within a shorter context window than it states."""
+
+
+@dataclass(frozen=True)
+class ContextWindow:
+    """The tokens that a model can attend to, prompt and answer together.
+
+    Attributes:
+        tokens: as many as the engine uses.
+        stated: as many as the model states.
+    """
+
+    tokens: int
+    stated: int
+
+
+def context_window(config: PreTrainedConfig, tokenizer_length: int) -> ContextWindow:
+    """The window that a model's configuration states, or its tokenizer does where that states none.
+
+    Args:
+        config: of the whole model; no weights are needed.
+        tokenizer_length: the tokenizer's `model_max_length`.
+    """
+    config = config.get_text_config(decoder=True)
+    limits = (getattr(config, name, None) for name in _NAMES)
+    stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer_length))
+    return ContextWindow(min(stated, _longrope_window(config) or stated), stated)
+
+
+def _longrope_window(config: PreTrainedConfig) -> int | None:
+    """Where a model's rotary frequencies change for the whole text (Phi 3); rows of one pass must stay on one side."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters.get("rope_type") != "longrope":
+        return None
+    window = parameters.get("original_max_position_embeddings")
+    return window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)
+
+
+def explain_cut(window: ContextWindow) -> str | None:
+    """Why a window is shorter than the model states; None where it is not."""
+    if window.tokens >= window.stated:
+        return None
+    return (
+        f"its positions are scaled by other factors in texts above {window.tokens} tokens than in those below "
+        f"(longrope), and rows that share a forward pass must all stay on one side"
+    )
+
+
+def warn_of_cut(model: str, window: ContextWindow) -> None:
+    """Say it once where a model is loaded that could read more than the engine lets it."""
+    if reason := explain_cut(window):
+        warnings.warn(
+            f"The context window of {model!r} is {window.tokens} tokens here, not the {window.stated} that the model "
+            f"states: {reason}. Longer prompts are refused. Where you need them, choose a model with another kind of "
+            f"positions.",
+            ContextWindowWarning,
+            stacklevel=2,
+        )
