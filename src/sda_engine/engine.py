@@ -22,7 +22,14 @@ from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cac
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
-from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
+from sda_engine.models import (
+    LoadedModel,
+    ModelSettings,
+    QuantizationConfig,
+    WeightsIdentity,
+    load_model,
+    wrap_model,
+)
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
@@ -44,7 +51,7 @@ class SteeringEngine:
     Args:
         model: a causal language model of transformers, in memory.
         tokenizer: its tokenizer.
-        name: what results call the model.
+        name: what results call the model. Caches tell models of one name apart all the same, see `describe`.
         settings: how the engine shares the machine between requests.
 
     Raises:
@@ -60,7 +67,7 @@ class SteeringEngine:
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings)
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings, can_be_loaded=False)
 
     @classmethod
     def load(
@@ -107,11 +114,11 @@ class SteeringEngine:
             engine = _loaded.get(key)
             if engine is None:
                 engine = cls.__new__(cls)
-                engine._set_up(load_model(model_settings), settings)
+                engine._set_up(load_model(model_settings), settings, can_be_loaded=True)
                 _loaded[key] = engine
         return cast(Self, engine)
 
-    def _set_up(self, loaded: LoadedModel, settings: EngineSettings) -> None:
+    def _set_up(self, loaded: LoadedModel, settings: EngineSettings, *, can_be_loaded: bool) -> None:
         runner = ModelRunner(loaded.model)
         self._token_cost = runner.token_cost
         self._settings = settings
@@ -124,6 +131,7 @@ class SteeringEngine:
         if cache_tokens is None:
             cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
         self._scheduler = Scheduler(runner, settings, cache_tokens)
+        self._weights = WeightsIdentity(loaded.model, can_be_loaded=can_be_loaded)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -151,9 +159,14 @@ class SteeringEngine:
         return self._tokenizer.answer_format.thinks
 
     def describe(self) -> dict[str, object]:
-        """What identifies the model, as plain JSON: name, revision, device, dtype, quantization."""
+        """What identifies the model, as plain JSON: name, revision, device, dtype, quantization.
+
+        Where these do not tell what the weights are, since the model was made in memory or changed after it was loaded,
+        there is a `weights_id` too, which no other engine has and which changes with the weights.
+        """
         device, dtype = str(self.model.device), str(self.model.dtype).removeprefix("torch.")
-        return {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
+        weights = {} if (known := self._weights.name) is None else {"weights_id": known}
+        return {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype, **weights}
 
     def generate(
         self,
@@ -333,6 +346,12 @@ class SteeringEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # what is copied shares the engine: its weights, its thread
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, device={str(self.model.device)!r}, dtype={self.model.dtype})"

@@ -164,23 +164,29 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
         model=model,
         tokenizer=tokenizer,
         eos_token_ids=_eos_token_ids(model, tokenizer),
-        context_window=_context_window(model, tokenizer),
+        context_window=window_of_config(model.config, int(tokenizer.model_max_length)),
     )
 
 
-def _locate(model: str) -> str:
-    """What to give to transformers: a folder, or a Hub id."""
+def find_model(model: str) -> Path | str:
+    """Where a model is: a folder or a GGUF file on this machine, or else a Hub id."""
     alias = ALIASES.get(model)
     if alias is not None:
         spec = importlib.util.find_spec(alias.package)  # found, not imported: the package pulls in other runtimes
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             if (gguf := Path(folder) / alias.gguf_file).is_file():
-                return str(converted_folder(gguf))
+                return gguf
         return alias.hub_id
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return str(converted_folder(path.resolve()))
-    return str(path) if path.is_dir() else model
+        return path.resolve()
+    return path if path.is_dir() else model
+
+
+def _locate(model: str) -> str:
+    """What to give to transformers: a folder, or a Hub id."""
+    found = find_model(model)
+    return str(converted_folder(found) if isinstance(found, Path) and found.is_file() else found)
 
 
 def _not_loaded(model: str, error: Exception) -> str:
@@ -206,12 +212,12 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return frozenset(configured if isinstance(configured, (list, tuple)) else [configured])
 
 
-def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def window_of_config(config: PreTrainedConfig, tokenizer_limit: int) -> int:
     """The model's own limit; the tokenizer's where the model states none."""
-    config = model.config.get_text_config(decoder=True)
+    config = config.get_text_config(decoder=True)
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
     limits = (getattr(config, name, None) for name in names)
-    stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer.model_max_length))
+    stated = next((limit for limit in limits if isinstance(limit, int)), tokenizer_limit)
     return min(stated, _longrope_window(config) or stated)
 
 
