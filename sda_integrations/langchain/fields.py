@@ -22,12 +22,14 @@ from sda_engine.adapting import (
     OUTPUT_KEYWORDS,
     REQUEST_KEYWORDS,
     combine_settings,
+    describe_for_copy,
     describe_settings,
+    lacks_engine,
 )
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_engine.models import QuantizationConfig, TemplateValue
+from sda_engine.models import ModelSettings, QuantizationConfig, TemplateValue, context_window_of
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
@@ -84,6 +86,7 @@ class ChatSDAFields(ReadsCallConfig):
     """Whether `invoke` streams internally; None: where a callback listens to its tokens."""
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _lacking: str | None = PrivateAttr(default=None)  # of a pickled copy: the weights that it cannot load
     _profile_is_ours: bool = PrivateAttr(default=False)
     _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
@@ -132,6 +135,8 @@ class ChatSDAFields(ReadsCallConfig):
         """All that can change an answer, as plain JSON; the same before and after the model is loaded."""
         if model == self.model and self.engine is not None:
             loading = self.engine.describe()
+        elif model == self.model and self._loaded is not None and "weights_id" in (known := self._loaded.describe()):
+            loading = known
         else:
             loading = {name: getattr(self, name) for name in _LOAD_DEFAULTS}
             if self.quantization_config is not None:
@@ -182,6 +187,8 @@ class ChatSDAFields(ReadsCallConfig):
             return self._load(model, revision=None)
         if self.engine is not None:
             return self.engine
+        if self._lacking is not None:
+            raise lacks_engine("ChatSDA", self.model)
         if self._loaded is None or self._loaded.closed:
             self._loaded = self._load(self.model, revision=self.revision)
             if self._profile_is_ours:
@@ -193,6 +200,15 @@ class ChatSDAFields(ReadsCallConfig):
         if ready is not None and not ready.closed and model in (None, self.model):
             return ready
         return await asyncio.to_thread(self.load_engine, model)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Without the engine: a pickled copy loads the model anew, by its name."""
+        state = super().__getstate__()
+        state["__pydantic_private__"] = private = {**(state["__pydantic_private__"] or {}), "_loaded": None}
+        if self.engine is not None:
+            fields, private["_lacking"] = describe_for_copy(self.engine)
+            state["__dict__"] = {**state["__dict__"], **fields, "engine": None}
+        return state
 
     def _load(self, model: str, *, revision: str | None) -> SteeringEngine:
         return SteeringEngine.load(
@@ -206,7 +222,11 @@ class ChatSDAFields(ReadsCallConfig):
         )
 
     def _resolve_model_profile(self) -> ModelProfile:
-        """What the model can do, for agents and middleware; its context window once it is loaded."""
+        """What the model can do, for agents and middleware.
+
+        The context window is read from the model's configuration; of a Hub model that was never downloaded it is known
+        once that is loaded, and so is whether a model thinks.
+        """
         profile = ModelProfile(
             text_inputs=True,
             text_outputs=True,
@@ -220,6 +240,8 @@ class ChatSDAFields(ReadsCallConfig):
         if (engine := self.engine or self._loaded) is not None:
             profile["max_input_tokens"] = engine.context_window - 1
             profile["reasoning_output"] = engine.thinks
+        elif (window := context_window_of(ModelSettings(model=self.model, revision=self.revision))) is not None:
+            profile["max_input_tokens"] = window - 1
         return profile
 
     def _own_request(self) -> RequestSettings:

@@ -10,15 +10,26 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
     SkipValidation,
     ValidationError,
     field_serializer,
     field_validator,
+    model_serializer,
 )
 from pydantic.json_schema import SkipJsonSchema
 
 from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
-from sda_engine.adapting import OUTPUT_KEYWORDS, REQUEST_KEYWORDS, combine_settings
+from sda_engine.adapting import (
+    OUTPUT_KEYWORDS,
+    REQUEST_KEYWORDS,
+    combine_settings,
+    describe_for_copy,
+    lacks_engine,
+    restore_evaluator,
+    restore_steering,
+)
 from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
@@ -106,6 +117,7 @@ class SDAFields(FunctionCallingLLM):
     )
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _lacking: str | None = PrivateAttr(default=None)  # of a written copy: the weights that it cannot load
     _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
@@ -131,17 +143,49 @@ class SDAFields(FunctionCallingLLM):
     def _name_evaluator(self, evaluator: Evaluator | None) -> object:
         return None if evaluator is None else Steering(evaluator=evaluator).describe()["evaluator"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the engine: a pickled copy loads the model anew, by its name."""
-        alone = self.model_copy(update={"engine": None})
-        alone._loaded = None
-        return super(SDAFields, alone).__getstate__()
+    @model_serializer(mode="wrap")
+    def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """LlamaIndex's, with what tells weights that were made in memory from others: caches are keyed by it."""
+        return {**handler(self), "class_name": self.class_name(), **self._weights_id()}
 
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that shares the engine."""
-        memo = {} if memo is None else memo
-        memo.update({id(engine): engine for engine in (self.engine, self._loaded) if engine is not None})
-        return super().__deepcopy__(memo)
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """What `to_dict` wrote down; `kwargs` are fields that come before it.
+
+        Raises:
+            ConfigError: an evaluator or a callable cannot be made from its name: give it in `kwargs`.
+        """
+        fields = {**data, **kwargs}
+        lacking = fields.pop("weights_id", None)
+        if isinstance(fields.get("evaluator"), str):
+            fields["evaluator"] = restore_evaluator(fields["evaluator"], owner=cls.__name__)
+        if isinstance(fields.get("steering"), Mapping):
+            fields["steering"] = restore_steering(fields["steering"], owner=cls.__name__)
+        again = super().from_dict(fields)
+        again._lacking = lacking
+        return again
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the engine: a pickled copy loads the model anew, by its name.
+
+        Raises:
+            ConfigError: the evaluator cannot be pickled; LlamaIndex would leave it out.
+        """
+        fields, lacking = ({}, self._lacking) if self.engine is None else describe_for_copy(self.engine)
+        alone = self.model_copy(update={**fields, "engine": None})
+        alone._loaded, alone._lacking = None, lacking
+        state: dict[str, Any] = super(SDAFields, alone).__getstate__()
+        for name in ("evaluator", "steering", "quantization_config"):
+            if name not in state["__dict__"]:
+                raise ConfigError(
+                    f"{name} cannot be pickled: leave it out of what is pickled, and give it to the copy."
+                )
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """LlamaIndex's, which begins with the fields alone."""
+        super().__setstate__(state)
+        self._lacking = (state["__pydantic_private__"] or {}).get("_lacking")
 
     def load(self) -> SteeringEngine:
         """The engine that answers; its model is loaded now if it was not yet.
@@ -152,6 +196,8 @@ class SDAFields(FunctionCallingLLM):
         """
         if self.engine is not None:
             return self.engine
+        if self._lacking is not None:
+            raise lacks_engine("SDALLM", self.model)
         if self._loaded is None or self._loaded.closed:
             loading = {name: getattr(self, name) for name in _LOADING}
             self._loaded = SteeringEngine.load(**loading, settings=self.engine_settings)
@@ -161,6 +207,12 @@ class SDAFields(FunctionCallingLLM):
         """`load`, without blocking the event loop."""
         ready = self.engine or self._loaded
         return ready if ready is not None and not ready.closed else await asyncio.to_thread(self.load)
+
+    def _weights_id(self) -> dict[str, Any]:
+        """What tells the weights from others, where the model's name does not."""
+        engine = self.engine or self._loaded
+        known = self._lacking if engine is None else engine.describe().get("weights_id")
+        return {} if known is None else {"weights_id": known}
 
     def request_settings(self, call: Mapping[str, object] | None = None) -> RequestSettings:
         """What the fields ask of the engine, overridden by the `call_settings` around, and by one call's keywords.

@@ -119,10 +119,14 @@ class SDALLM(PredictsObjects):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex plans prompts by. Loads the model where only it can tell the context window."""
+        """What LlamaIndex plans prompts by. Loads the model where only it can tell the context window.
+
+        At least half of the window is left for prompts, however large `max_tokens` is; an answer takes what they leave.
+        """
+        window = self.context_window or self.load().context_window
         return LLMMetadata(
-            context_window=self.context_window or self.load().context_window,
-            num_output=self.request_settings().sampling.max_new_tokens,
+            context_window=window,
+            num_output=min(self.request_settings().sampling.max_new_tokens, max(1, window // 2)),
             is_chat_model=True,
             is_function_calling_model=True,
             model_name=self.model,
@@ -133,6 +137,7 @@ class SDALLM(PredictsObjects):
         return {
             "class_name": self.class_name(),
             "model_name": self.model,
+            **self._weights_id(),
             **describe_settings(self.request_settings()),
         }
 

@@ -10,10 +10,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sda_engine.caller_warnings import warn_caller
 from sda_engine.errors import ConfigError
 from sda_engine.prohibitions import find_prohibition
 from sda_engine.settings import Settings
+from sda_engine.user_warnings import warn_user
 
 
 class AlignmentWarning(UserWarning):
@@ -55,7 +55,7 @@ class Alignment(Settings):
     @model_validator(mode="after")
     def _says_what_to_do(self) -> Self:
         if self.instruction and not self.avoid and (found := find_prohibition(self.instruction)):
-            warn_caller(
+            warn_user(
                 f"The alignment instruction says what not to do ({found!r}). Steering amplifies what an instruction "
                 f"names, so prohibitions tend to backfire: describe the unwanted text in Alignment(avoid=...) instead, "
                 f"and say in the instruction what to do.",
@@ -143,7 +143,7 @@ def resolve_alignment(alignment: object) -> Alignment | None:
             return PRESETS[name]
         close = get_close_matches(name, PRESETS, n=1, cutoff=0.75)
         if close:
-            warn_caller(
+            warn_user(
                 f"alignment={alignment!r} is taken as an instruction of your own. Did you mean the preset "
                 f"{close[0]!r}?",
                 AlignmentWarning,

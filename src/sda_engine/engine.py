@@ -28,6 +28,7 @@ from sda_engine.models import (
     QuantizationConfig,
     Registry,
     TemplateValue,
+    WeightsIdentity,
     explain_cut,
     load_model,
     wrap_model,
@@ -52,7 +53,7 @@ class SteeringEngine:
     Args:
         model: a causal language model of transformers, in memory.
         tokenizer: its tokenizer.
-        name: what results call the model.
+        name: what results call the model. Caches tell models of one name apart all the same, see `describe`.
         settings: how the engine shares the machine between requests.
 
     Raises:
@@ -68,7 +69,7 @@ class SteeringEngine:
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings)
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings, can_be_loaded=False)
 
     @classmethod
     def load(
@@ -116,7 +117,7 @@ class SteeringEngine:
 
         def make() -> Self:
             engine = cls.__new__(cls)
-            engine._set_up(load_model(model_settings), settings or EngineSettings())
+            engine._set_up(load_model(model_settings), settings or EngineSettings(), can_be_loaded=True)
             return engine
 
         engine = _loaded.get(f"{cls.__qualname__} {model_settings.identity()}", make)
@@ -128,7 +129,7 @@ class SteeringEngine:
             )
         return cast(Self, engine)
 
-    def _set_up(self, loaded: LoadedModel, settings: EngineSettings) -> None:
+    def _set_up(self, loaded: LoadedModel, settings: EngineSettings, *, can_be_loaded: bool) -> None:
         runner = ModelRunner(loaded.model)
         self._token_cost = runner.token_cost
         self._settings = settings
@@ -143,6 +144,7 @@ class SteeringEngine:
         if cache_tokens is None:
             cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
         self._scheduler = Scheduler(runner, settings, cache_tokens)
+        self._weights = WeightsIdentity(loaded.model, can_be_loaded=can_be_loaded)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -181,7 +183,9 @@ class SteeringEngine:
     def describe(self) -> dict[str, object]:
         """What identifies the model, as plain JSON: name, revision, device, dtype, quantization, context window.
 
-        Where the window is shorter than the one that the model states, that one comes with the reason.
+        Where the window is shorter than the one that the model states, that one comes with the reason. Where these do
+        not tell what the weights are, since the model was made in memory or changed after it was loaded, there is a
+        `weights_id` too, which no other engine has and which changes with the weights.
         """
         window = self._loaded_model.window
         device, dtype = self._runner.place
@@ -189,6 +193,8 @@ class SteeringEngine:
         told["context_window"] = window.tokens
         if reason := explain_cut(window):
             told |= {"stated_context_window": window.stated, "context_window_reason": reason}
+        if (known := self._weights.name) is not None:
+            told["weights_id"] = known
         return told
 
     def generate(
@@ -367,12 +373,19 @@ class SteeringEngine:
         _loaded.forget(self)  # before the work has ended: nobody else shall get an engine that is being closed
         self._scheduler.close()
         self._runner.release()
+        self._weights.release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # what is copied shares the engine: its weights, its thread
 
     def __repr__(self) -> str:
         device, dtype = self._runner.place

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.caller_warnings import warn_caller
 from sda_engine.config import NoEffectWarning, Sampling, Steering
 from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
 from sda_engine.settings import check_timeout, check_type, unknown_name
+from sda_engine.user_warnings import warn_user
 
 
 class RequestOptions(TypedDict, total=False):
@@ -92,7 +92,7 @@ class RequestSettings:
             by_reason.setdefault(reason, []).append(name)
         if by_reason:
             idle = "; ".join(f"{', '.join(names)} (since {reason})" for reason, names in by_reason.items())
-            warn_caller(
+            warn_user(
                 f"What Steering was given changes nothing in this answer: {idle}. Leave it out, or give the alignment "
                 f"or evaluator that it is meant for.",
                 NoEffectWarning,

@@ -189,7 +189,8 @@ def test_an_evaluator_that_needs_no_response_gets_none_decoded(engine):
 
 def test_a_fixed_amplification_asks_no_evaluator(engine):
     evaluator = ScriptedEvaluator([RuntimeError("asked")])
-    done = engine.generate(QUESTION, KIND, steering=Steering(evaluator=evaluator, amplification=1.0), sampling=SHORT)
+    steering = Steering(evaluator=evaluator).replace(amplification=1.0)
+    done = engine.generate(QUESTION, KIND, steering=steering, sampling=SHORT)
     assert (done.amplification, done.score, evaluator.requests) == (1.0, None, [])
 
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from sda_engine import Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import ConfigError, ConstraintError, ContextLengthError, RequestTimeoutError, SDAError
-from sda_engine.evaluators import FixedScore
 from sda_engine.evaluators.reward_model import RewardModelEvaluator
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, ScriptedEvaluator, call_text, tiny_reward_model
 from tests.conftest import user
@@ -301,7 +300,7 @@ def test_an_exception_strikes_already_in_the_base_response():
 
 
 def test_a_base_response_that_is_accepted_is_the_answer():
-    steering = Steering(evaluator=FixedScore(95), accept_score=90)
+    steering = Steering(evaluator=ScriptedEvaluator([95]), accept_score=90)
     completion = ScriptedEngine(CALL).generate(user("Hi"), "honesty", steering=steering, output=Output(tools=[add]))
     assert completion.tool_calls[0]["function"]["name"] == "add"
 

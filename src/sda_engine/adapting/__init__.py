@@ -1,5 +1,6 @@
 """What every adapter shares: the flat settings of a request, and the keywords that ask for the form of an answer."""
 
+from sda_engine.adapting.copies import describe_for_copy, lacks_engine, restore_evaluator, restore_steering
 from sda_engine.adapting.output import OUTPUT_KEYWORDS, read_output
 from sda_engine.adapting.settings import (
     REQUEST_KEYWORDS,
@@ -14,7 +15,11 @@ __all__ = [
     "REQUEST_KEYWORDS",
     "STEERING_KEYWORDS",
     "combine_settings",
+    "describe_for_copy",
     "describe_settings",
+    "lacks_engine",
     "override_settings",
     "read_output",
+    "restore_evaluator",
+    "restore_steering",
 ]

@@ -8,10 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
-from sda_engine.decoding.model_watch import Change, ModelWatch
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
-from sda_engine.models import repack_linear_layers
+from sda_engine.models import Change, ModelWatch, repack_linear_layers
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 

@@ -37,7 +37,7 @@ class CachedEvaluator:
     the evaluator's own name, and the bits of the log-probabilities where it needs them (rounded ones could be
     found under two keys all the same). The model counts, by its `describe()`, for scores for which the evaluator
     asked it; a model without `describe()` gives scores that are not kept. A model that you built yourself is
-    known by its name alone: name each version differently.
+    another one in each process, since nothing tells its weights.
 
     A score from the cache is the one that was given then, except that `usage` is None, since it cost nothing;
     `statistics` tells how many there were. Failures are not kept, nor are fallbacks, nor ensembles' scores with

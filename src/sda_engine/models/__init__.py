@@ -1,9 +1,11 @@
 """Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates tried out."""
 
+from sda_engine.models.context_window import context_window_of
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
+from sda_engine.models.model_watch import Change, ModelWatch
 from sda_engine.models.packed_linear import repack_linear_layers
 from sda_engine.models.registry import Registry
 from sda_engine.models.stated_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
@@ -15,23 +17,28 @@ from sda_engine.models.template_variables import (
     check_template_values,
     template_variables,
 )
+from sda_engine.models.weights import WeightsIdentity
 
 __all__ = [
+    "Change",
     "ContextWindow",
     "ContextWindowWarning",
     "LoadedModel",
     "MemoryLimit",
     "ModelSettings",
+    "ModelWatch",
     "QuantizationConfig",
     "Registry",
     "TemplateValue",
     "TurnRules",
+    "WeightsIdentity",
     "available_memory",
     "check_hub",
     "check_template_names",
     "check_template_values",
     "check_templates",
     "context_window",
+    "context_window_of",
     "explain_cut",
     "find_turn_rules",
     "load_model",

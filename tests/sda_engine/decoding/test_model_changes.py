@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sda_engine import Sampling, SteeringEngine
-from sda_engine.decoding.model_watch import Change, ModelWatch
+from sda_engine.models.model_watch import Change, ModelWatch
 from sda_engine.models.packed_linear import PackedLinear
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user

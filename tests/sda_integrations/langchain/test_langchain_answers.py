@@ -64,16 +64,16 @@ async def test_every_route_asks_the_engine_natively_and_for_the_same(route, engi
     assert call.timeout == 9
 
 
+@pytest.mark.parametrize("rated", [{"evaluator": FixedScore(20)}, {"amplification": 0.25}])
 @pytest.mark.parametrize("route", ROUTES)
-async def test_every_route_honours_every_call_keyword(route, engine) -> None:
+async def test_every_route_honours_every_call_keyword(route, rated, engine) -> None:
     chat = ChatSDA(engine=engine, alignment="honesty", temperature=1.0, stop=["never"], seed=1)
     await ask(
         route,
         chat,
         alignment="Answer as a careful librarian.",
-        evaluator=FixedScore(20),
         gain=4.0,
-        amplification=0.25,
+        **rated,
         steering=Steering(plausibility=0.1, gain=1.0),
         temperature=0.2,
         top_p=0.5,
@@ -88,7 +88,7 @@ async def test_every_route_honours_every_call_keyword(route, engine) -> None:
     )
     (call,) = engine.calls
     assert call.alignment == Alignment(instruction="Answer as a careful librarian.")
-    assert call.steering == Steering(plausibility=0.1, gain=4.0, amplification=0.25, evaluator=FixedScore(20))
+    assert call.steering == Steering(plausibility=0.1, gain=4.0, **rated)
     assert call.sampling == Sampling(
         temperature=0.2, top_p=0.5, top_k=7, min_p=0.1, max_new_tokens=11, stop=["END"], seed=5, logprobs=2
     )

@@ -150,7 +150,7 @@ def test_a_wrong_field_is_refused_at_construction(fields, message) -> None:
 
 def test_an_alignment_that_is_nearly_a_presets_name_is_warned_of_at_construction() -> None:
     with pytest.warns(AlignmentWarning, match="honesty"):
-        ChatSDA(alignment="Honesty")
+        ChatSDA(alignment="Honest")
 
 
 def test_flat_fields_override_the_steering_object(engine) -> None:

@@ -34,7 +34,7 @@ def alignments(engine):
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_block_comes_before_fields_and_a_call_before_the_block(scripted, method):
-    llm = SDALLM(engine=scripted, temperature=0.1, top_p=0.9, seed=1, gain=3.0)
+    llm = SDALLM(engine=scripted, alignment="honesty", temperature=0.1, top_p=0.9, seed=1, gain=3.0)
     with call_settings(temperature=0.2, top_p=0.8):
         await ask(llm, method, temperature=0.3)
     await ask(llm, method)
@@ -62,13 +62,13 @@ def test_none_in_an_inner_block_keeps_what_the_outer_one_says(llm, scripted):
 
 def test_a_steering_of_an_inner_block_replaces_all_that_the_outer_one_says_of_it(llm, scripted):
     with call_settings(gain=9.0), call_settings(steering=Steering(gain=2.0)):
-        llm.complete("Hi")
+        llm.complete("Hi", alignment="honesty")
     assert scripted.requests[0].steering == Steering(gain=2.0)
 
 
 def test_a_gain_of_an_inner_block_changes_the_steering_of_the_outer_one(llm, scripted):
     with call_settings(steering=Steering(gain=2.0, plausibility=0.1)), call_settings(gain=9.0):
-        llm.complete("Hi")
+        llm.complete("Hi", alignment="honesty")
     assert scripted.requests[0].steering == Steering(gain=9.0, plausibility=0.1)
 
 
@@ -83,9 +83,10 @@ def test_an_alignment_of_none_asks_for_a_plain_answer(scripted):
     assert alignments(scripted) == [None, "empathy", "empathy", "honesty"]
 
 
-def test_every_setting_of_a_call_is_one_of_a_block(llm, scripted):
+@pytest.mark.parametrize("rated", [{"evaluator": FixedScore(70)}, {"amplification": 0.5}])
+def test_every_setting_of_a_call_is_one_of_a_block(llm, scripted, rated):
     sampling = {"temperature": 0, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "stop": "END", "seed": 1, "logprobs": 0}
-    steering = {"evaluator": FixedScore(70), "gain": 1.5, "amplification": 0.5}
+    steering = {"gain": 1.5, **rated}
     with call_settings(alignment="honesty", max_tokens=40, timeout=600, **sampling, **steering):
         llm.complete("Hi")
     assert alignments(scripted) == ["honesty"]

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+import threading
 
 import pytest
 from llama_index.core import Settings
@@ -12,8 +13,15 @@ from pydantic import ValidationError
 
 import sda_integrations.llama_index
 from sda_engine import Alignment, Steering, SteeringEngine
-from sda_engine.errors import ConfigError
-from sda_engine.testing import ScriptedEvaluator
+from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.evaluators import (
+    ContrastiveEvaluator,
+    EnsembleEvaluator,
+    FixedScore,
+    SelfRatingEvaluator,
+    UncertaintyEvaluator,
+)
+from sda_engine.testing import ScriptedEvaluator, tiny_engine
 from sda_integrations.llama_index import SDALLM, call_settings
 
 
@@ -76,7 +84,7 @@ def test_metadata_tells_the_engines_context_window_and_that_it_calls_tools(loads
 def test_metadata_loads_nothing_where_the_context_window_is_given(loads):
     metadata = SDALLM(context_window=512).metadata
     assert metadata.context_window == 512
-    assert metadata.num_output == 512  # the engine's default
+    assert metadata.num_output == 256  # the engine's default of 512 would leave no room for a prompt
     assert not loads
 
 
@@ -185,17 +193,93 @@ def test_it_survives_to_dict_and_from_dict(alignment):
     assert SDALLM.from_json(llm.to_json()).to_dict() == llm.to_dict()
 
 
-def test_from_dict_refuses_an_evaluator_that_it_cannot_restore():
-    with pytest.raises(ConfigError, match="must be an evaluator"):
-        SDALLM.from_dict(SDALLM(evaluator=ScriptedEvaluator([50])).to_dict())
+def test_from_dict_refuses_an_evaluator_that_it_cannot_restore_and_takes_it_again():
+    evaluator = ScriptedEvaluator([50])
+    written = SDALLM(evaluator=evaluator).to_dict()
+    with pytest.raises(ConfigError, match=r"must be an evaluator.* SDALLM.from_dict\(data, evaluator="):
+        SDALLM.from_dict(written)
+    assert SDALLM.from_dict(written, evaluator=evaluator).evaluator is evaluator
 
 
-def test_a_pickled_copy_loads_the_model_by_its_name(engine, loads, scripted):
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        FixedScore(40),
+        FixedScore(0.5),
+        ContrastiveEvaluator(sharpness=2.5),
+        UncertaintyEvaluator(2.0, aggregate="tail"),
+        SelfRatingEvaluator(scale="yes_no"),
+        EnsembleEvaluator([FixedScore(1), ContrastiveEvaluator()], max_disagreement=9),
+    ],
+)
+def test_from_dict_makes_an_evaluator_of_ours_again(evaluator):
+    again = SDALLM.from_dict(SDALLM(evaluator=evaluator).to_dict())
+    assert (type(again.evaluator), again.evaluator.name) == (type(evaluator), evaluator.name)
+
+
+def test_from_dict_makes_steering_again():
+    steering = Steering(gain=3.0, evaluator=FixedScore(30), critical_categories=(), guard="relax", plausibility=0.1)
+    assert SDALLM.from_dict(SDALLM(steering=steering).to_dict()).steering == steering
+    with pytest.raises(ConfigError, match="amplification_curve"):
+        SDALLM.from_dict(SDALLM(steering=Steering(amplification_curve=lambda score: 1.0)).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("most", "window", "planned"), [(8192, 8192, 4096), (100, 8192, 100), (9, 1, 1), (512, 600, 300)]
+)
+def test_metadata_plans_at_least_half_of_the_window_for_prompts(most, window, planned):
+    assert SDALLM(max_tokens=most, context_window=window).metadata.num_output == planned
+
+
+def test_a_query_with_as_many_tokens_as_the_window_holds_is_answered(index):
+    with tiny_engine(context_window=1024) as engine:
+        asked = index.as_query_engine(llm=SDALLM(engine=engine, max_tokens=1024, stop=["e"], seed=1))
+        assert str(asked.query("When?")) != ""
+
+
+def test_a_pickled_copy_loads_the_model_by_its_name(loads, scripted):
+    llm = SDALLM(model="some/model", gain=3.0)
+    llm.load()
+    again = pickle.loads(pickle.dumps(llm))  # noqa: S301
+    assert again._loaded is None
+    assert again.gain == 3.0
+    assert again.load() is scripted
+    assert [given["model"] for given in loads] == ["some/model"] * 2
+
+
+def test_a_pickled_copy_of_a_model_in_memory_says_that_it_needs_an_engine(engine):
     llm = pickle.loads(pickle.dumps(SDALLM(engine=engine, gain=3.0)))  # noqa: S301
-    assert llm.engine is None
-    assert llm.gain == 3.0
-    assert llm.load() is scripted
-    assert loads[0]["model"] == engine.name
+    llm = pickle.loads(pickle.dumps(llm))  # noqa: S301
+    assert (llm.engine, llm.model, llm.gain) == (None, engine.name, 3.0)
+    with pytest.raises(ModelLoadError, match="Give the copy an engine"):
+        llm.complete("Hi")
+    assert llm.model_copy(update={"engine": engine}).complete("Hi", max_tokens=2).text
+
+
+def test_a_copy_from_a_dict_of_a_model_in_memory_says_that_it_needs_an_engine(engine):
+    written = SDALLM(engine=engine).to_dict()
+    again = SDALLM.from_dict(written)
+    assert again.to_dict() == written
+    with pytest.raises(ModelLoadError, match="in memory alone"):
+        again.load()
+    assert SDALLM.from_dict(written, engine=engine).load() is engine
+
+
+def test_an_evaluator_that_cannot_be_pickled_is_not_left_out_in_silence(scripted):
+    evaluator = ScriptedEvaluator([50])
+    evaluator.lock = threading.Lock()
+    with pytest.raises(ConfigError, match="evaluator cannot be pickled"):
+        pickle.dumps(SDALLM(engine=scripted, evaluator=evaluator))
+
+
+def test_two_models_in_memory_are_two_in_caches_and_events_though_their_names_are_one(scripted):
+    with tiny_engine() as one, tiny_engine(seed=1) as other:
+        first, second, again = SDALLM(engine=one), SDALLM(engine=other), SDALLM(engine=one)
+        assert first.to_dict() == again.to_dict() != second.to_dict()
+        assert first.to_payload() == again.to_payload() != second.to_payload()
+        before = first.to_dict()
+        one.model.load_state_dict(other.model.state_dict())
+        assert first.to_dict() not in (before, second.to_dict())
 
 
 def test_deep_copies_share_the_engine(engine):

@@ -78,15 +78,14 @@ async def test_log_probabilities_are_absent_unless_asked_for(engine):
     assert (await ask(llm, "stream_chat"))[-1].logprobs is None
 
 
+@pytest.mark.parametrize("rated", [{"evaluator": FixedScore(80)}, {"amplification": 0.25}])
 @pytest.mark.parametrize("method", METHODS)
-async def test_fields_reach_the_engine(scripted, method):
-    evaluator = FixedScore(80)
+async def test_fields_reach_the_engine(scripted, method, rated):
     llm = SDALLM(
         engine=scripted,
         alignment="empathy",
-        evaluator=evaluator,
         gain=3.0,
-        amplification=0.25,
+        **rated,
         steering=Steering(gain=1.0, min_temperature=0.1),
         temperature=0.2,
         top_p=0.5,
@@ -99,23 +98,20 @@ async def test_fields_reach_the_engine(scripted, method):
     )
     await ask(llm, method)
     assert scripted.requests[-1].alignment.name == "empathy"
-    assert scripted.requests[-1].steering == Steering(
-        evaluator=evaluator, gain=3.0, amplification=0.25, min_temperature=0.1
-    )
+    assert scripted.requests[-1].steering == Steering(gain=3.0, min_temperature=0.1, **rated)
     assert scripted.requests[-1].sampling == Sampling(
         temperature=0.2, top_p=0.5, top_k=7, min_p=0.05, max_new_tokens=11, stop="\n", seed=5, logprobs=1
     )
 
 
+@pytest.mark.parametrize("rated", [{"evaluator": ScriptedEvaluator([70])}, {"amplification": 0.5}])
 @pytest.mark.parametrize("method", METHODS)
-async def test_call_keywords_override_fields_for_that_call_only(scripted, method):
-    evaluator = ScriptedEvaluator([70])
+async def test_call_keywords_override_fields_for_that_call_only(scripted, method, rated):
     llm = SDALLM(engine=scripted, alignment="empathy", gain=3.0, temperature=0.2, max_tokens=11)
     call = {
         "alignment": "honesty",
-        "evaluator": evaluator,
         "gain": 1.5,
-        "amplification": 0.5,
+        **rated,
         "temperature": 0,
         "top_p": 0.9,
         "top_k": 3,
@@ -127,7 +123,7 @@ async def test_call_keywords_override_fields_for_that_call_only(scripted, method
     }
     await ask(llm, method, **call)
     assert scripted.requests[-1].alignment.name == "honesty"
-    assert scripted.requests[-1].steering == Steering(evaluator=evaluator, gain=1.5, amplification=0.5)
+    assert scripted.requests[-1].steering == Steering(gain=1.5, **rated)
     assert scripted.requests[-1].sampling == Sampling(
         temperature=0, top_p=0.9, top_k=3, min_p=0.1, max_new_tokens=4, stop="END", seed=1, logprobs=0
     )
@@ -161,7 +157,8 @@ async def test_a_timeout_holds_as_field_or_keyword_and_the_keyword_comes_first(s
 
 
 def test_a_steering_object_in_a_call_replaces_the_fields_too(scripted):
-    SDALLM(engine=scripted, gain=3.0).complete("Hi", steering=Steering(plausibility=0.1), amplification=0.5)
+    llm = SDALLM(engine=scripted, alignment="honesty", gain=3.0)
+    llm.complete("Hi", steering=Steering(plausibility=0.1), amplification=0.5)
     assert scripted.requests[-1].steering == Steering(plausibility=0.1, amplification=0.5)
 
 
