@@ -4,6 +4,7 @@ LlamaIndex's own programs ask for a call of a tool and differ in what they requi
 async to streams. All four methods here constrain the text of the answer to the class's JSON schema instead.
 """
 
+import json
 import re
 from abc import ABC
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -24,6 +25,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from sda_integrations.llama_index.fields import SDAFields
+from sda_integrations.llama_index.output import object_schema
 from sda_integrations.llama_index.responses import refuse_cut_off
 
 _dispatcher = get_dispatcher(__name__)
@@ -153,7 +155,7 @@ class _GrowingObject:
             return None
         self._value = value
         try:
-            return self._output_cls.model_validate(value)
+            return self._output_cls.model_validate_json(json.dumps(value))  # a strict class takes dates from JSON alone
         except Exception:  # noqa: BLE001 - a class may have rules of its own, which half an object can break in any way
             if not isinstance(value, dict):
                 return None
@@ -163,7 +165,7 @@ class _GrowingObject:
 def _keywords(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of the chat call. What LlamaIndex's programs drop is dropped here too."""
     given = {name: value for name, value in (llm_kwargs or {}).items() if name not in _OF_PROGRAMS}
-    return {**given, "response_format": output_cls.model_json_schema()}
+    return {**given, "response_format": object_schema(output_cls)}
 
 
 def _whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:

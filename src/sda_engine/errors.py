@@ -35,7 +35,15 @@ class ConstraintError(SDAError, ValueError):
 
 
 class IncompleteOutputError(SDAError, ValueError):
-    """An answer reached its token limit before the object or the tool call that it was to be was whole."""
+    """An answer reached its token limit before the object or the tool call that it was to be was whole.
+
+    Attributes:
+        partial: the text of the answer as far as it got.
+    """
+
+    def __init__(self, message: str, *, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class ContextLengthError(SDAError):
@@ -89,4 +97,12 @@ class RequestTimeoutError(SDAError, TimeoutError):
 
 
 class EngineClosedError(SDAError):
-    """The engine was closed before the request could finish."""
+    """The engine was closed before the request could finish.
+
+    Attributes:
+        partial: the text of the answer as far as it got; "" where it had not begun.
+    """
+
+    def __init__(self, message: str, *, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial

@@ -1,12 +1,18 @@
 """What every adapter shares: the flat settings of a request, and the keywords that ask for the form of an answer."""
 
 from sda_engine.adapting.output import OUTPUT_KEYWORDS, read_output
+from sda_engine.adapting.python_types import is_pydantic_model, is_python_type, type_name, type_reader, type_schema
 from sda_engine.adapting.settings import REQUEST_KEYWORDS, describe_settings, override_settings
 
 __all__ = [
     "OUTPUT_KEYWORDS",
     "REQUEST_KEYWORDS",
     "describe_settings",
+    "is_pydantic_model",
+    "is_python_type",
     "override_settings",
     "read_output",
+    "type_name",
+    "type_reader",
+    "type_schema",
 ]
