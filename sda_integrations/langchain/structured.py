@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import (
     BaseCumulativeTransformOutputParser,
     BaseOutputParser,
@@ -98,7 +98,7 @@ class _WholeParser(BaseCumulativeTransformOutputParser[Any]):
             _refuse_cut_off(generation.message)
         try:
             value = super().parse_result(result, partial=partial)
-            return value if self.read is None or value is None else self.read(self._json(generation, value, partial))
+            return value if self.read is None or value is None else self.read(json.dumps(value))
         except OutputParserException:
             raise
         except ValueError as error:  # pydantic's, and of numbers that Python does not read
@@ -111,36 +111,39 @@ class _WholeParser(BaseCumulativeTransformOutputParser[Any]):
                 return None
             raise
 
-    def _json(self, generation: Generation, value: Any, partial: bool) -> str:
-        """The JSON text of what was parsed."""
-        return json.dumps(value)
-
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
-        last: list[str | BaseMessage] = []
-        yield from super()._transform(_remembering(input, last))
-        _refuse_cut_off(*last)
+        chunks: list[str | BaseMessage] = []
+        latest = None
+        for latest in super()._transform(_keeping(input, chunks)):
+            yield latest
+        yield from self._end(chunks, latest)
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
-        last: list[str | BaseMessage] = []
-        async for value in super()._atransform(_aremembering(input, last)):
+        chunks: list[str | BaseMessage] = []
+        latest = None
+        async for latest in super()._atransform(_akeeping(input, chunks)):
+            yield latest
+        for value in self._end(chunks, latest):
             yield value
-        _refuse_cut_off(*last)
+
+    def _end(self, chunks: list[str | BaseMessage], latest: Any) -> list[Any]:
+        """What the end of a stream shows beyond the latest value. An answer that is not whole is refused."""
+        if not chunks:
+            return []
+        answer: Any = chunks[0] if len(chunks) == 1 else chunks[0] + chunks[1:]  # type: ignore[operator]
+        whole = self.parse_result([ChatGeneration(message=answer)])
+        return [] if whole is None or whole == latest else [whole]
 
 
 class WholeTextParser(_WholeParser, JsonOutputParser):
     """JSON text to an object of a type, or to a dict."""
-
-    def _json(self, generation: Generation, value: Any, partial: bool) -> str:
-        return json.dumps(value) if partial else generation.text  # whose numbers have all their digits
 
 
 class WholeCallParser(_WholeParser, JsonOutputKeyToolsParser):
     """A tool call to an object of a type, or to its arguments."""
 
 
-def _refuse_cut_off(message: str | BaseMessage = "") -> None:
-    if not isinstance(message, BaseMessage):
-        return
+def _refuse_cut_off(message: BaseMessage) -> None:
     reason = message.response_metadata.get("finish_reason")
     if reason == "length":
         raise CutOffError(
@@ -150,16 +153,21 @@ def _refuse_cut_off(message: str | BaseMessage = "") -> None:
         )
     if reason not in (None, *_WHOLE):
         raise CutOffError(f"The answer ended before the JSON was whole: {reason!r}. Ask again.", partial=message.text)
+    if isinstance(message, AIMessage) and message.invalid_tool_calls:
+        call = message.invalid_tool_calls[0]
+        raise OutputParserException(
+            f"The answer is a call that cannot be read: {call['error']}", llm_output=str(call["args"])
+        )
 
 
-def _remembering(values: Iterable[T], last: list[T]) -> Iterator[T]:
-    """The values, the latest of which is kept in a list of one."""
+def _keeping(values: Iterable[T], kept: list[T]) -> Iterator[T]:
+    """The values, all of which are kept in a list."""
     for value in values:
-        last[:] = [value]
+        kept.append(value)
         yield value
 
 
-async def _aremembering(values: AsyncIterable[T], last: list[T]) -> AsyncIterator[T]:
+async def _akeeping(values: AsyncIterable[T], kept: list[T]) -> AsyncIterator[T]:
     async for value in values:
-        last[:] = [value]
+        kept.append(value)
         yield value

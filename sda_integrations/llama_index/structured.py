@@ -57,15 +57,17 @@ class PredictsObjects(SDAFields, ABC):
             prompt_args: values of the prompt's variables.
 
         Raises:
-            IncompleteOutputError: the answer reached max_tokens before it was whole.
+            ConfigError: the class is no pydantic model.
+            IncompleteOutputError: the answer reached max_tokens before it was whole; its text is in the error.
             ConstraintError: the class's JSON schema cannot be enforced, or is too large.
             ValidationError: the class has rules that its JSON schema does not tell, and the answer breaks one.
         """
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return found
         messages = self._asked(output_cls, prompt, prompt_args)
-        response = self.chat(messages, **_keywords(output_cls, llm_kwargs))
+        response = self.chat(messages, **_keywords(schema, llm_kwargs))
         return _told(_whole_object(response, output_cls))
 
     @_dispatcher.span
@@ -77,11 +79,12 @@ class PredictsObjects(SDAFields, ABC):
         **prompt_args: Any,
     ) -> Model:
         """`structured_predict` for an event loop."""
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             found: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return found
         messages = self._asked(output_cls, prompt, prompt_args)
-        response = await self.achat(messages, **_keywords(output_cls, llm_kwargs))
+        response = await self.achat(messages, **_keywords(schema, llm_kwargs))
         return _told(_whole_object(response, output_cls))
 
     @_dispatcher.span
@@ -96,10 +99,11 @@ class PredictsObjects(SDAFields, ABC):
 
         Arguments and errors are those of `structured_predict`. Closing the stream stops the work.
         """
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
-        objects = _stream_objects(self.stream_chat(messages, **_keywords(output_cls, llm_kwargs)), output_cls)
+        objects = _stream_objects(self.stream_chat(messages, **_keywords(schema, llm_kwargs)), output_cls)
         next(objects)
         return objects
 
@@ -112,10 +116,11 @@ class PredictsObjects(SDAFields, ABC):
         **prompt_args: Any,
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """`stream_structured_predict` for an event loop: await it, then iterate."""
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
-        responses = await self.astream_chat(messages, **_keywords(output_cls, llm_kwargs))
+        responses = await self.astream_chat(messages, **_keywords(schema, llm_kwargs))
         objects = _astream_objects(responses, output_cls)
         await anext(objects)
         return objects
@@ -162,10 +167,10 @@ class _GrowingObject:
         return self._flexible.model_validate({self._names.get(key, key): item for key, item in value.items()})
 
 
-def _keywords(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _keywords(schema: Mapping[str, object], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of the chat call. What LlamaIndex's programs drop is dropped here too."""
     given = {name: value for name, value in (llm_kwargs or {}).items() if name not in _OF_PROGRAMS}
-    return {**given, "response_format": object_schema(output_cls)}
+    return {**given, "response_format": schema}
 
 
 def _whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from pathlib import PurePosixPath
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -52,7 +52,7 @@ def with_argument(value: object) -> list[dict[str, object]]:
         (Point(x=1, day=date(2026, 1, 2)), {"x": 1, "day": "2026-01-02"}),
         (Pair(Kind.SUN), {"kind": "sun"}),
         (UUID(UUID_TEXT), UUID_TEXT),
-        (PurePosixPath("/a/b"), "/a/b"),
+        (Path("a"), "a"),
         ({date(2026, 1, 2): [Kind.SUN]}, {"2026-01-02": ["sun"]}),
         ({"plain": [1, 2.5, None, True, "text"]}, {"plain": [1, 2.5, None, True, "text"]}),
     ],
