@@ -18,8 +18,9 @@ from sda_engine.results import Piece
 from sda_integrations.langchain.binding import ChatSDABinding
 from sda_integrations.langchain.fields import ChatSDAFields
 from sda_integrations.langchain.messages import to_engine_messages
-from sda_integrations.langchain.output import make_output, to_json_schema, to_tool
+from sda_integrations.langchain.output import make_output
 from sda_integrations.langchain.response import to_chat_result, to_chunk
+from sda_integrations.langchain.schemas import to_json_schema, to_tool
 from sda_integrations.langchain.structured import call_parser, check_method, parsed, text_parser
 
 
@@ -300,7 +301,8 @@ class ChatSDA(ChatSDAFields):
         """This model with answers that fit a schema; a grammar enforces it, whichever the method.
 
         Args:
-            schema: a pydantic model (answers are its objects), a TypedDict or a JSON schema (answers are dicts).
+            schema: a pydantic model, a dataclass, an Enum or another type that pydantic knows (answers are its
+                objects), a TypedDict or a JSON schema (answers are dicts).
             method: "json_schema" (the prompt tells of the schema), "function_calling" (as the arguments of a tool),
                 or "json_mode" (your own prompt says what you want).
             include_raw: return {"raw": message, "parsed": object or None, "parsing_error": exception or None}.
@@ -314,15 +316,16 @@ class ChatSDA(ChatSDAFields):
         check_method(method)
         if given := [name for name in OUTPUT_KEYWORDS if name in kwargs]:
             raise ConfigError(f"{given[0]} cannot be combined with structured output: the schema decides the form.")
-        traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        traced: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}}
         if method == "function_calling":
             tool = to_tool(schema)
             name = tool["function"]["name"]
+            traced["schema"] = tool
             model = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=traced, **kwargs)
             return parsed(model, call_parser(schema, name), include_raw=include_raw)
-        output_format = Constraint.json_schema(to_json_schema(schema))
+        traced["schema"] = json_schema = to_json_schema(schema)
         model = self.bind(
-            constraint=output_format,
+            constraint=Constraint.json_schema(json_schema),
             schema_in_prompt=method == "json_schema",
             ls_structured_output_format=traced,
             **kwargs,

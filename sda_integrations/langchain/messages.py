@@ -106,20 +106,22 @@ def _role_of(message: ChatMessage) -> str:
 
 
 def _text_of(message: BaseMessage) -> str:
-    """The text of a message: its string, or its text blocks joined as LangChain's `.text` does."""
+    """The text of a message: its string, or its text blocks, one a line."""
     if isinstance(message.content, str):
         return message.content
-    return "".join(_block_text(block, message) for block in message.content)
+    texts = [_block_text(block, message) for block in message.content]
+    return "\n".join(text for text in texts if text is not None)
 
 
-def _block_text(block: str | Mapping[str, object], message: BaseMessage) -> str:
+def _block_text(block: str | Mapping[str, object], message: BaseMessage) -> str | None:
+    """The text of a content block; None where it holds something beside the answer."""
     if isinstance(block, str):
         return block
     kind = block.get("type")
     if kind in ("text", "text-plain") and isinstance(text := block.get("text"), str):
         return text
     if kind in _BESIDE_THE_ANSWER and isinstance(message, AIMessage):
-        return ""
+        return None
     raise MessageError(
         f"A {type(message).__name__} holds a content block of type {kind!r}, and this model reads text only. "
         f'Give text blocks, {{"type": "text", "text": "..."}}: describe images, audio and files in words, '

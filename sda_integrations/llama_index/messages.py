@@ -147,6 +147,6 @@ def _decoded(arguments: object) -> object:
         return arguments
     try:
         decoded = json.loads(arguments)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or numbers and nesting that Python does not read
         return arguments
     return decoded if isinstance(decoded, dict) else arguments

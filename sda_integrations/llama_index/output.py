@@ -5,12 +5,12 @@ from typing import Any
 
 from llama_index.core.program import function_program
 from llama_index.core.tools import BaseTool, FunctionTool
-from pydantic import BaseModel
 
 from sda_engine import Output
-from sda_engine.adapting import read_output
+from sda_engine.adapting import is_pydantic_model, is_python_type, read_output, type_name, type_schema
 from sda_engine.errors import ConfigError
 from sda_engine.output import Tool, resolve_tool
+from sda_engine.settings import shown
 
 
 def make_output(call: Mapping[str, Any]) -> Output:
@@ -41,16 +41,33 @@ def to_tool(tool: Any) -> Tool:
 
 
 def to_json_schema(schema: Any) -> Mapping[str, object]:
-    """The JSON schema of a pydantic model; a JSON schema stays as it is.
+    """The JSON schema of a pydantic model or another type; a JSON schema stays as it is.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of them.
     """
     if isinstance(schema, Mapping):
         return schema
-    if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return schema.model_json_schema()
+    if is_python_type(schema):
+        return type_schema(schema)
     raise ConfigError(f"An output class cannot be {schema!r}: it must be a pydantic model, or a JSON schema as a dict.")
+
+
+def object_schema(output_cls: Any) -> Mapping[str, object]:
+    """The JSON schema of a class whose objects are to be predicted.
+
+    Raises:
+        ConfigError: it is no pydantic model, which LlamaIndex's events and partial objects ask for.
+    """
+    if is_pydantic_model(output_cls):
+        return type_schema(output_cls)
+    if is_python_type(output_cls):
+        name = type_name(output_cls)
+        raise ConfigError(
+            f"output_cls cannot be {name}: it must be a pydantic model, that is a class of pydantic.BaseModel. For a "
+            f"dataclass, an Enum or a list give pydantic.RootModel[{name}], whose object holds it as `.root`."
+        )
+    raise ConfigError(f"output_cls cannot be {shown(output_cls)}: it must be a pydantic model, the class itself.")
 
 
 def is_answer_itself(tool: BaseTool) -> bool:

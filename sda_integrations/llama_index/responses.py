@@ -96,17 +96,18 @@ def completion_response(answer: Answer) -> CompletionResponse:
 
 
 def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
-    """Raise if a response ended at its token limit.
+    """Raise if a response ended before it was whole.
 
     Raises:
-        IncompleteOutputError: it did.
+        IncompleteOutputError: it did; its text is in the error.
     """
     raw = response.raw or {}
-    if raw.get("finish_reason") == "length":
+    if raw.get("finish_reason") not in (None, "stop", "tool_calls"):
         tokens = raw["usage"]["completion_tokens"]
         raise IncompleteOutputError(
             f"The answer was cut off after {tokens} tokens, before {wanted} was whole. Give it more room with "
-            f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full."
+            f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full.",
+            partial=response.message.content or "",
         )
 
 

@@ -4,6 +4,7 @@ LlamaIndex's own programs ask for a call of a tool and differ in what they requi
 async to streams. All four methods here constrain the text of the answer to the class's JSON schema instead.
 """
 
+import json
 import re
 from abc import ABC
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -24,6 +25,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from sda_integrations.llama_index.fields import SDAFields
+from sda_integrations.llama_index.output import object_schema
 from sda_integrations.llama_index.responses import refuse_cut_off
 
 _dispatcher = get_dispatcher(__name__)
@@ -55,15 +57,17 @@ class PredictsObjects(SDAFields, ABC):
             prompt_args: values of the prompt's variables.
 
         Raises:
-            IncompleteOutputError: the answer reached max_tokens before it was whole.
+            ConfigError: the class is no pydantic model.
+            IncompleteOutputError: the answer reached max_tokens before it was whole; its text is in the error.
             ConstraintError: the class's JSON schema cannot be enforced, or is too large.
             ValidationError: the class has rules that its JSON schema does not tell, and the answer breaks one.
         """
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             found: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return found
         messages = self._asked(output_cls, prompt, prompt_args)
-        response = self.chat(messages, **_keywords(output_cls, llm_kwargs))
+        response = self.chat(messages, **_keywords(schema, llm_kwargs))
         return _told(_whole_object(response, output_cls))
 
     @_dispatcher.span
@@ -75,11 +79,12 @@ class PredictsObjects(SDAFields, ABC):
         **prompt_args: Any,
     ) -> Model:
         """`structured_predict` for an event loop."""
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             found: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return found
         messages = self._asked(output_cls, prompt, prompt_args)
-        response = await self.achat(messages, **_keywords(output_cls, llm_kwargs))
+        response = await self.achat(messages, **_keywords(schema, llm_kwargs))
         return _told(_whole_object(response, output_cls))
 
     @_dispatcher.span
@@ -94,10 +99,11 @@ class PredictsObjects(SDAFields, ABC):
 
         Arguments and errors are those of `structured_predict`. Closing the stream stops the work.
         """
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return super().stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
-        objects = _stream_objects(self.stream_chat(messages, **_keywords(output_cls, llm_kwargs)), output_cls)
+        objects = _stream_objects(self.stream_chat(messages, **_keywords(schema, llm_kwargs)), output_cls)
         next(objects)
         return objects
 
@@ -110,10 +116,11 @@ class PredictsObjects(SDAFields, ABC):
         **prompt_args: Any,
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         """`stream_structured_predict` for an event loop: await it, then iterate."""
+        schema = object_schema(output_cls)
         if self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return await super().astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
         messages = self._asked(output_cls, prompt, prompt_args)
-        responses = await self.astream_chat(messages, **_keywords(output_cls, llm_kwargs))
+        responses = await self.astream_chat(messages, **_keywords(schema, llm_kwargs))
         objects = _astream_objects(responses, output_cls)
         await anext(objects)
         return objects
@@ -153,17 +160,17 @@ class _GrowingObject:
             return None
         self._value = value
         try:
-            return self._output_cls.model_validate(value)
+            return self._output_cls.model_validate_json(json.dumps(value))  # a strict class takes dates from JSON alone
         except Exception:  # noqa: BLE001 - a class may have rules of its own, which half an object can break in any way
             if not isinstance(value, dict):
                 return None
         return self._flexible.model_validate({self._names.get(key, key): item for key, item in value.items()})
 
 
-def _keywords(output_cls: type[BaseModel], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _keywords(schema: Mapping[str, object], llm_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of the chat call. What LlamaIndex's programs drop is dropped here too."""
     given = {name: value for name, value in (llm_kwargs or {}).items() if name not in _OF_PROGRAMS}
-    return {**given, "response_format": output_cls.model_json_schema()}
+    return {**given, "response_format": schema}
 
 
 def _whole_object(response: ChatResponse, output_cls: type[Model]) -> Model:

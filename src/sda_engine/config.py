@@ -220,7 +220,8 @@ class Sampling(Settings):
         top_k: keep the top_k most likely tokens; None means all.
         min_p: keep tokens with at least min_p times the probability of the most likely one; None means all.
         max_new_tokens: the answer ends after this many tokens, or when the context window is full.
-        stop: the answer ends before the first of these strings.
+        stop: the answer ends before the first of these strings. They are not looked for in tool calls, thoughts and
+            JSON that fits a schema; a text by a regular expression or grammar ends there only where it is whole.
         seed: the same seed repeats the same answer; None draws a fresh one for each request.
         logprobs: how many of the steered distribution's top log-probabilities to return per token; None means
             none at all, 0 only that of the chosen token.

@@ -427,6 +427,8 @@ class SteeringEngine:
         """Make the request's grammar and token categories ready; the first ones of an engine take a second."""
         if request.grammar is not None:
             request.constraint = self._constraints.compile(request.grammar)
+            if request.text_grammar is not None:
+                request.text_form = self._constraints.compile(request.text_grammar)
         request.critical_tokens = self._categories.mask(request.settings.steering.critical_categories)
 
     def _prompt_end(self, contexts: Contexts) -> str:

@@ -37,7 +37,15 @@ class ConstraintError(SDAError):
 
 
 class IncompleteOutputError(SDAError):
-    """An answer reached its token limit before the object or the tool call that it was to be was whole."""
+    """An answer reached its token limit before the object or the tool call that it was to be was whole.
+
+    Attributes:
+        partial: the text of the answer as far as it got.
+    """
+
+    def __init__(self, message: str, *, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class InvalidOutputError(SDAError):
@@ -103,4 +111,12 @@ class RequestTimeoutError(SDAError, TimeoutError):
 
 
 class EngineClosedError(SDAError):
-    """The engine was closed before the request could finish."""
+    """The engine was closed before the request could finish.
+
+    Attributes:
+        partial: the text of the answer as far as it got; "" where it had not begun.
+    """
+
+    def __init__(self, message: str, *, partial: str = "") -> None:
+        super().__init__(message)
+        self.partial = partial

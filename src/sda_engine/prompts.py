@@ -9,7 +9,7 @@ from sda_engine.alignment import Alignment
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
 from sda_engine.models import merge_leading_system
-from sda_engine.output import Output, tool_prompt
+from sda_engine.output import Output, jsonable_calls, tool_prompt
 from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
@@ -141,11 +141,12 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
         raise MessageError(f"{where} has the unknown key {unknown[0]!r}: the known ones are {', '.join(_KEYS)}.")
     if "content" not in given and "tool_calls" not in given:
         raise MessageError(f"{where} has no content: give it a text.")
-    return {**given, "content": _text_of(given.get("content", ""), where)}
+    calls = {"tool_calls": jsonable_calls(given["tool_calls"], where)} if "tool_calls" in given else {}
+    return {**given, **calls, "content": _text_of(given.get("content", ""), where)}
 
 
 def _text_of(content: object, where: str) -> str:
-    """The text of a message's content: a string, or a list of text parts."""
+    """The text of a message's content: a string, or a list of text parts, which stand one a line."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -159,7 +160,7 @@ def _text_of(content: object, where: str) -> str:
                 f'{{"type": "text", "text": "..."}}. Describe images and files in words.'
             )
         texts.append(str(part["text"]))
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_tools: bool) -> list[Message]:

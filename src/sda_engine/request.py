@@ -20,10 +20,10 @@ from sda_engine.decoding import (
 )
 from sda_engine.errors import EngineClosedError, EvaluationError
 from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score, evaluator_name, needs_logprobs
-from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
+from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall, join_grammars
 from sda_engine.prompts import BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
-from sda_engine.results import Completion, Piece, ToolCallDelta, Trace, Usage
+from sda_engine.results import Completion, FinishReason, Piece, ToolCallDelta, Trace, Usage
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
 
@@ -46,6 +46,7 @@ class Request:
         token_cost: what one more of them costs, as a fraction of a forward pass.
         grammar: what base response and answer must look like, for llguidance; None for free text.
         constraint: the grammar, once it is compiled; base response and answer each get a copy.
+        text_form: `text_grammar`, once it is compiled.
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
         critical_tokens: (vocab,) bool: tokens of `Steering.critical_categories`; None for no category.
@@ -62,6 +63,7 @@ class Request:
     token_cost: float = 0.0
     grammar: str | None = None
     constraint: TokenConstraint | None = None
+    text_form: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
     critical_tokens: Tensor | None = None
@@ -74,6 +76,20 @@ class Request:
     def wants_score(self) -> bool:
         """Whether an evaluator has to rate before the amplification is known."""
         return self.settings.alignment is not None and self.settings.steering.amplification is None
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end the text of the answer: none where it is JSON by a schema, since half of that is none."""
+        constraint = self.settings.output.constraint
+        if constraint is not None and constraint.kind == "json_schema":
+            return ()
+        return (*self.settings.sampling.stop, *self.prompt.contexts.stop)
+
+    @property
+    def text_grammar(self) -> str | None:
+        """The grammar of the text alone, where a stop string may end it only if it is whole; else None."""
+        constraint = self.settings.output.constraint
+        return join_grammars(constraint.grammar("answer")) if constraint is not None and self.stop else None
 
     @property
     def accepted(self) -> bool:
@@ -104,7 +120,7 @@ class Request:
             task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, is_base=True)
             yield task
             self.base = task.result()
-            if self.base.finish_reason == "cancelled":
+            if self.base.finish_reason is None:
                 raise EngineClosedError("The engine was closed while the base response was decoded.")
             response = _rated_text(self.base)
             if not response.strip() and self.base.finish_reason == "length":
@@ -175,33 +191,47 @@ class Request:
         return self._answer
 
     def piece(self, event: Event) -> Piece:
-        """What a stream delivers for an event of the steered task."""
+        """What a stream delivers for an event of the steered task.
+
+        Raises:
+            EngineClosedError: the engine was closed before the answer was whole; what there is of it is in the error.
+        """
         if isinstance(event, Token):
             token = event.decoded
             delta = token.delta
             return Piece(delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs)
         assert self._answer is not None, "steered_task() comes first"
-        return Piece("", completion=self._completion(self._answer.result()))
+        answer = self._answer.result()
+        if answer.finish_reason is None:
+            raise EngineClosedError(
+                f"The engine was closed after {len(answer.token_ids)} tokens of the answer. Ask again, of an engine "
+                f"that is open.",
+                partial=answer.text,
+            )
+        return Piece("", completion=self._completion(answer, answer.finish_reason))
 
     def accepted_piece(self) -> Piece:
         """The one piece of an accepted base response."""
         assert self.base is not None
         base = self.base
         calls = tuple(_whole_call(place, call) for place, call in enumerate(base.tool_calls))
-        return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, self._completion(base))
+        assert base.finish_reason is not None, "a base response that was broken off is not rated"
+        completion = self._completion(base, base.finish_reason)
+        return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, completion)
 
-    def _completion(self, answer: DecodedText) -> Completion:
+    def _completion(self, answer: DecodedText, finish_reason: FinishReason) -> Completion:
+        rated = self.base if self.base is not answer else None
         steered = answer is not self.base and self.settings.alignment is not None
         answer = self._checked(answer)
         return Completion(
             text=answer.text,
             token_ids=answer.token_ids,
-            finish_reason=answer.finish_reason,
+            finish_reason=finish_reason,
             usage=Usage(
                 prompt_tokens=self.prompt.contexts.prompt_tokens(BASE),
                 completion_tokens=len(answer.token_ids),
                 cached_prompt_tokens=self.prompt.cached_tokens,
-                base_response_tokens=len(self.base.token_ids) if self.base is not None else 0,
+                base_response_tokens=len(rated.token_ids) if rated is not None else 0,
             ),
             trace=Trace(
                 tokens=answer.tokens,
@@ -253,7 +283,8 @@ class Request:
             avoid_strength=avoid_strength,
             steering=self.settings.steering,
             sampling=self.settings.sampling,
-            stop=(*self.settings.sampling.stop, *contexts.stop),
+            stop=self.stop,
+            text_form=self.text_form,
             max_new_tokens=self.prompt.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
             constraint=self.constraint,

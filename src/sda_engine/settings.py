@@ -150,4 +150,7 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
 def shown(value: object) -> str:
     """A plain value, shortened; of any other object only the type, since its repr could hold a secret."""
     plain = value is None or isinstance(value, (str, int, float, list, tuple, dict))
-    return _SHORT.repr(value) if plain else f"an object of type {type(value).__name__}"
+    try:
+        return _SHORT.repr(value) if plain else f"an object of type {type(value).__name__}"
+    except ValueError:  # Python does not print integers of thousands of digits
+        return f"an object of type {type(value).__name__} with a number too long to print"

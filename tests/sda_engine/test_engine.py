@@ -216,7 +216,8 @@ def test_a_base_response_that_scores_well_enough_is_the_answer(engine):
     done = pieces[-1].completion
     assert "".join(piece.text for piece in pieces) == done.text == done.base_response
     assert done.amplification is None
-    assert done.usage.completion_tokens == done.usage.base_response_tokens
+    assert done.usage.base_response_tokens == 0, "they are the answer's, and count once"
+    assert done.usage.total_tokens == done.usage.prompt_tokens + len(done.token_ids)
     worse = Steering(evaluator=ScriptedEvaluator([89]), accept_score=90.0)
     assert engine.generate(QUESTION, KIND, steering=worse, sampling=SHORT).amplification > 0
 
@@ -383,10 +384,10 @@ def test_a_closed_engine_ends_what_runs_and_refuses_what_comes():
     stream = engine.stream(QUESTION, KIND, sampling=Sampling(max_new_tokens=1900, temperature=2.0, seed=1))
     text = "".join(next(stream).text for _ in range(5))
     engine.close()
-    *rest, last = stream
-    assert last.completion.finish_reason == "cancelled"
-    assert last.completion.text == text + "".join(piece.text for piece in rest)
-    assert len(rest) < 1000
+    given = [text]
+    with pytest.raises(EngineClosedError, match=r"tokens of the answer\. Ask again") as closed:
+        given.extend(piece.text for piece in stream)
+    assert closed.value.partial.startswith(text)
     with pytest.raises(EngineClosedError):
         engine.generate(QUESTION)
 

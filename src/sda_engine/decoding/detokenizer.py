@@ -77,11 +77,16 @@ class StopChecker:
 
     Args:
         stop: the strings that end the text; none of them empty.
+        may_end: told how the text goes on up to a stop string, whether it may end there; None for a text that may end
+            anywhere. What it was told once it is not told again.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], may_end: Callable[[str], bool] | None = None) -> None:
         self._stop = tuple(stop)
+        self._may_end = may_end
         self._held = ""
+        self._untold = ""  # given out, and not told to `may_end`
+        self._told = 0  # characters of what is held back that `may_end` was told of
         self.stopped = False
 
     def push(self, text: str) -> str:
@@ -89,18 +94,43 @@ class StopChecker:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        if found:
+        end = self._end(text)
+        if end is not None:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[:end]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        given = len(text) - keep
+        self._held = text[given:]
+        if self._may_end is not None:
+            self._untold += text[self._told : given]
+            self._told = max(0, self._told - given)
+        return text[:given]
 
     def flush(self) -> str:
         """What was held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
+
+    def _end(self, text: str) -> int | None:
+        """The place of the first stop string that ends the text."""
+        places = {place for stop in self._stop for place in _places(text, stop)}
+        if self._may_end is None:
+            return min(places, default=None)
+        for place in sorted(place for place in places if place >= self._told):
+            more, self._untold = self._untold + text[self._told : place], ""
+            self._told = place
+            if self._may_end(more):
+                return place
+        return None
+
+
+def _places(text: str, part: str) -> list[int]:
+    """Where a text holds a part, overlaps included."""
+    places, place = [], text.find(part)
+    while place >= 0:
+        places.append(place)
+        place = text.find(part, place + 1)
+    return places
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -38,6 +38,8 @@ class DecodeSettings:
         strength: gain * amplification.
         avoid_strength: weight of the step away from the avoided row.
         stop: strings that end the answer.
+        text_form: what the text must look like; a stop string ends it only where it is whole by this. None where it
+            may end anywhere.
         max_new_tokens: the answer ends after this many tokens.
         eos_token_ids: tokens that end the answer.
         constraint: what the answer must look like; a copy of it follows the answer.
@@ -57,6 +59,7 @@ class DecodeSettings:
     max_new_tokens: int
     eos_token_ids: frozenset[int]
     constraint: TokenConstraint | None = None
+    text_form: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
     markers: frozenset[int] = frozenset()
@@ -76,11 +79,15 @@ class DecodedToken:
 
 @dataclass(frozen=True)
 class DecodedText:
-    """A whole answer."""
+    """An answer: a whole one, or as far as it got.
+
+    Attributes:
+        finish_reason: why it ended; None for an answer that was broken off.
+    """
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     tokens: tuple[TraceToken, ...]
     logprobs: tuple[GeneratedTokenLogprobs, ...]
     tool_calls: tuple[ToolCall, ...] = ()
@@ -99,7 +106,7 @@ class RowGroup:
         self._parser = AnswerParser(
             settings.response_template,
             settings.answer_prefix,
-            StopChecker(settings.stop),
+            StopChecker(settings.stop, settings.text_form.copy().is_whole_with if settings.text_form else None),
             call_end=tokenizer.answer_format.call_end.strip(),
             must_call=settings.must_call,
         )
@@ -145,7 +152,7 @@ class RowGroup:
                 break
         return tokens
 
-    def result(self, finish_reason: FinishReason) -> DecodedText:
+    def result(self, finish_reason: FinishReason | None) -> DecodedText:
         """The answer so far."""
         return DecodedText(
             text=self._answer.text,

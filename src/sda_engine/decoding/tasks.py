@@ -14,7 +14,7 @@ from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSettings, RowGroup
 from sda_engine.decoding.rows import Row
-from sda_engine.errors import NumericalError
+from sda_engine.errors import EngineClosedError, NumericalError
 from sda_engine.results import FinishReason
 from sda_engine.tokens import SafeTokenizer
 
@@ -199,7 +199,7 @@ class DecodeTask(Task):
 
     def finish(self, store: PrefixStore) -> None:
         """The answer as far as it got."""
-        self._result = self._group.result(self._finish_reason or "cancelled")
+        self._result = self._group.result(self._finish_reason)
         if self._stores_answer and not self.prompt.spoilt:
             for row in self._rows:
                 store.insert(row.token_ids, row.states())
@@ -264,7 +264,13 @@ class ScoreTask(Task):
         self._logprobs: list[Tensor] = []  # (rows, tokens) each
 
     def result(self) -> Mapping[str, Tensor]:
-        """Row -> (tokens,) float32, nats, after the Finished event."""
+        """Row -> (tokens,) float32, nats, after the Finished event.
+
+        Raises:
+            EngineClosedError: the engine was closed before the text was scored.
+        """
+        if self._scored < len(self._token_ids):
+            raise EngineClosedError("The engine was closed while a text was scored.")
         scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(self.row_names), 0))
         return {name: scored[place] for place, name in enumerate(self.row_names)}
 

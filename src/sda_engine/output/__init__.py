@@ -1,7 +1,14 @@
 """The form of an answer: tools, schemas and grammars, and the gate and the compiler that make them safe to enforce."""
 
-from sda_engine.output.constraints import Constraint, ConstraintCompiler, LoosenedSchemaWarning, TokenConstraint
+from sda_engine.output.constraints import (
+    Constraint,
+    ConstraintCompiler,
+    LoosenedSchemaWarning,
+    TokenConstraint,
+    join_grammars,
+)
 from sda_engine.output.form import Output
+from sda_engine.output.past_calls import jsonable_calls
 from sda_engine.output.tools import (
     FunctionCall,
     InvalidToolCall,
@@ -22,6 +29,8 @@ __all__ = [
     "TokenConstraint",
     "Tool",
     "ToolCall",
+    "join_grammars",
+    "jsonable_calls",
     "new_call_id",
     "resolve_tool",
     "tool_prompt",

@@ -292,6 +292,11 @@ class TokenConstraint:
         if not self._matcher.consume_token(token_id):
             raise ConstraintError(f"The constraint could not be followed: {_first_lines(self._matcher.get_error())}.")
 
+    def is_whole_with(self, text: str) -> bool:
+        """Take note of a text that was appended, and tell whether the answer is whole as it is now."""
+        tokens = self._vocabulary.tokenizer.tokenize_str(text)
+        return self._matcher.consume_tokens(tokens) and self._matcher.is_accepting()
+
     def _mask(self) -> NDArray[np.bool_]:
         if self._allowed is None:
             self._allowed = self._vocabulary.allowed(self._matcher)

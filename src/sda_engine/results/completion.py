@@ -7,7 +7,7 @@ from sda_engine.evaluators.protocol import Score
 from sda_engine.output import InvalidToolCall, ToolCall
 from sda_engine.results.trace import Trace
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Usage:
         prompt_tokens: tokens of the prompt as the user wrote it, rendered by the chat template, without the
             alignment instruction.
         completion_tokens: tokens of the answer, the end-of-sequence token included.
-        base_response_tokens: tokens of the base response that was decoded to be rated; 0 where none was.
+        base_response_tokens: tokens of the base response that was decoded to be rated; 0 where none was, and where it
+            is the answer itself, whose tokens count once.
         cached_prompt_tokens: how many of the prompt tokens did not have to be computed, since an earlier request began
             alike.
     """
@@ -59,8 +60,7 @@ class Completion:
         text: the answer, without stop string, special tokens, reasoning and tool calls.
         token_ids: the tokens of the answer, the end-of-sequence token included where the model gave one.
         finish_reason: "stop" (end of sequence, stop string, or a constraint that is fulfilled), "length"
-            (max_new_tokens or the context window reached), "tool_calls" (the answer calls tools), or "cancelled" (the
-            engine was closed meanwhile).
+            (max_new_tokens or the context window reached), or "tool_calls" (the answer calls tools).
         usage: token counts.
         base_response: text of the base response, where an evaluator needed one.
         score: the evaluator's rating, or the fallback that was taken; None where the amplification was fixed or

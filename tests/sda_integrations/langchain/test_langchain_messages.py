@@ -1,6 +1,8 @@
 """LangChain messages -> the engine's chat messages."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from langchain_core.messages import (
@@ -89,17 +91,23 @@ def test_a_message_that_is_no_part_of_a_chat_is_refused(message: BaseMessage) ->
         translate(message)
 
 
-def test_text_blocks_are_joined() -> None:
-    blocks = ["One", {"type": "text", "text": " two"}, {"type": "text", "text": " three", "index": 2}]
-    assert translate(HumanMessage(content=blocks))["content"] == "One two three"
+@pytest.mark.parametrize("kind", [HumanMessage, SystemMessage, AIMessage, partial(ToolMessage, tool_call_id="1")])
+def test_text_blocks_stand_one_a_line(kind: Callable[..., BaseMessage]) -> None:
+    blocks = ["1", {"type": "text", "text": "2"}, {"type": "text", "text": "12", "index": 2}]
+    assert translate(kind(content=blocks))["content"] == "1\n2\n12"
+
+
+def test_what_stands_beside_an_answer_takes_no_line() -> None:
+    blocks = [{"type": "text", "text": "1"}, {"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "2"}]
+    assert translate(AIMessage(content=blocks))["content"] == "1\n2"
 
 
 def test_v1_blocks_and_plain_text_documents_are_read_as_text() -> None:
     blocks = [
         {"type": "text-plain", "text": "A document.", "mime_type": "text/plain"},
-        {"type": "text", "text": " A question?"},
+        {"type": "text", "text": "A question?"},
     ]
-    assert translate(HumanMessage(content_blocks=blocks))["content"] == "A document. A question?"
+    assert translate(HumanMessage(content_blocks=blocks))["content"] == "A document.\nA question?"
 
 
 def test_an_answer_is_read_without_its_reasoning_and_its_calls_only_once() -> None:
