@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import (
     BaseCumulativeTransformOutputParser,
     BaseOutputParser,
@@ -111,6 +111,9 @@ def _refuse_cut_off(message: str | BaseMessage = "") -> None:
             "smaller.",
             llm_output=message.text,
         )
+    if isinstance(message, AIMessage) and message.invalid_tool_calls and not message.tool_calls:
+        call = message.invalid_tool_calls[0]
+        raise OutputParserException(f"{call['error']} Ask again.", llm_output=call["args"])
 
 
 def _remembering(values: Iterable[T], last: list[T]) -> Iterator[T]:
