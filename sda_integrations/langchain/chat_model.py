@@ -277,7 +277,7 @@ class ChatSDA(ChatSDAFields):
                 several by one name the last counts.
             tool_choice: "auto" or None (the model chooses between text and a call), "none", "any", "required" or True
                 (at least one call, by grammar), or a tool's name (a call of that tool, by grammar).
-            kwargs: further keywords of every call, e.g. parallel_tool_calls, response_format, alignment.
+            kwargs: further keywords of every call, e.g. parallel_tool_calls, response_format, strict, alignment.
 
         Raises:
             ConfigError: a tool or the choice cannot be read.
@@ -306,16 +306,19 @@ class ChatSDA(ChatSDAFields):
             method: "json_schema" (the prompt tells of the schema), "function_calling" (as the arguments of a tool),
                 or "json_mode" (your own prompt says what you want).
             include_raw: return {"raw": message, "parsed": object or None, "parsing_error": exception or None}.
-            strict: accepted, and always so.
+            strict: True refuses a schema that a grammar cannot enforce in full. Otherwise the rest is checked in the
+                answer: one that does not fit is an InvalidOutputError.
             kwargs: further keywords of every call, e.g. alignment.
 
         Raises:
             ConfigError: the method does not exist, or the schema cannot be read.
-            ConstraintError: the schema is too large. One that cannot be enforced fails at the first call.
+            ConstraintError: the schema is too large. One that cannot be enforced at all, or not in full and `strict`,
+                fails at the first call.
         """
         check_method(method)
         if given := [name for name in OUTPUT_KEYWORDS if name in kwargs]:
             raise ConfigError(f"{given[0]} cannot be combined with structured output: the schema decides the form.")
+        kwargs = kwargs if strict is None else {**kwargs, "strict": strict}
         traced: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}}
         if method == "function_calling":
             tool = to_tool(schema)

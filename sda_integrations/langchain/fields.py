@@ -48,8 +48,6 @@ _LOAD_DEFAULTS: Mapping[str, object] = {
 _FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
 # Call keywords that BaseChatModel itself obeys, and hands on all the same
 _READ_BY_LANGCHAIN = frozenset({"stream"})
-# Keywords that agents and other providers' models know and that have no meaning here: a grammar is always strict
-_ALWAYS_SO = frozenset({"strict"})
 _LOGPROBS = ("logprobs", "top_logprobs")
 
 
@@ -250,7 +248,7 @@ class ChatSDAFields(ReadsCallConfig):
 
     def _request(self, stop: list[str] | None, call: Mapping[str, object]) -> RequestSettings:
         """What a call asks of the engine, `model` apart, which says of which engine."""
-        elsewhere = {*_READ_BY_LANGCHAIN, *_ALWAYS_SO, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
+        elsewhere = {*_READ_BY_LANGCHAIN, *_LOGPROBS, *OUTPUT_KEYWORDS, "model"}
         keywords = {name: value for name, value in call.items() if name not in elsewhere}
         request = combine_settings(self._own_settings(call), {**keywords, "stop": stop}, owner="ChatSDA")
         return replace(request, output=make_output(call))

@@ -62,7 +62,7 @@ def _chunk_message(piece: Piece, **metadata: Any) -> AIMessageChunk:
 
 
 def _spoiled(completion: Completion) -> list[ToolCallChunk]:
-    """The rest of calls that were cut off, such that they stay invalid when chunks are added up.
+    """The rest of calls that were cut off or do not fit, such that they stay invalid when chunks are added up.
 
     LangChain closes what is open in joined arguments, and an agent would run half a call.
     """
@@ -71,9 +71,9 @@ def _spoiled(completion: Completion) -> list[ToolCallChunk]:
             name=None,
             args=_mismatch(call["text"]) if call["name"] is not None else call["text"] + _mismatch(call["text"]),
             id=None if call["name"] is not None else call["id"],
-            index=_FIRST_CALL + len(completion.tool_calls) + place,
+            index=_FIRST_CALL + call["index"],
         )
-        for place, call in enumerate(completion.invalid_tool_calls)
+        for call in completion.invalid_tool_calls
     ]
 
 

@@ -4,11 +4,21 @@ from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin, get_type_hints
 
+from langchain_core.tools import BaseTool
+from langchain_core.tools.base import create_schema_from_function
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from typing_extensions import ReadOnly, TypedDict, is_typeddict
 
-from sda_engine.adapting import is_pydantic_model, is_python_type, type_name, type_reader, type_schema
+from sda_engine.adapting import (
+    at_its_root,
+    is_pydantic_model,
+    is_python_type,
+    is_recursive,
+    type_name,
+    type_reader,
+    type_schema,
+)
 from sda_engine.errors import ConfigError
 
 # What LangChain's conversion raises for things that it cannot read: a class without annotations, a reference that leads
@@ -35,7 +45,30 @@ def to_tool(tool: Any) -> dict[str, Any]:
         raise ConfigError(
             f"A tool cannot be {tool!r}, which runs at another provider's: give a function, or describe one."
         )
+    own = _own_schema(tool)
+    if is_recursive(own):  # LangChain writes definitions out, and nothing where one comes to itself
+        kept = {key: value for key, value in at_its_root(own).items() if key not in ("title", "description")}
+        converted["function"]["parameters"] = kept
     return converted
+
+
+def _own_schema(tool: Any) -> Mapping[str, Any]:
+    """The JSON schema that LangChain makes a tool's parameters of; {} where it has another source."""
+    if isinstance(tool, BaseTool):
+        tool = tool.tool_call_schema
+    elif not isinstance(tool, (type, Mapping)) and callable(tool):
+        tool = create_schema_from_function(
+            tool.__name__,
+            tool,
+            filter_args=(),
+            parse_docstring=True,
+            error_on_invalid_docstring=False,
+            include_injected=False,
+        )
+    if isinstance(tool, type) and hasattr(tool, "model_json_schema"):
+        schema: dict[str, Any] = tool.model_json_schema()
+        return schema
+    return tool if isinstance(tool, Mapping) and "properties" in tool else {}
 
 
 def to_json_schema(schema: Any) -> dict[str, Any]:

@@ -158,6 +158,9 @@ def _refuse_cut_off(message: BaseMessage) -> None:
         raise OutputParserException(
             f"The answer is a call that cannot be read: {call['error']}", llm_output=str(call["args"])
         )
+    if isinstance(message, AIMessage) and message.invalid_tool_calls and not message.tool_calls:
+        call = message.invalid_tool_calls[0]
+        raise OutputParserException(f"{call['error']} Ask again.", llm_output=call["args"])
 
 
 def _keeping(values: Iterable[T], kept: list[T]) -> Iterator[T]:

@@ -34,6 +34,7 @@ from sda_integrations.llama_index.responses import (
     chat_response,
     completion_response,
     refuse_cut_off,
+    refuse_misfit,
     whole_answer,
 )
 from sda_integrations.llama_index.streams import astream_responses, ends_when_closed, stream_responses
@@ -199,11 +200,13 @@ class SDALLM(PredictsObjects):
 
         Raises:
             IncompleteOutputError: there is none, since the answer reached max_tokens before its call was whole.
+            InvalidOutputError: there is none that fits its tool's schema.
             ValueError: there is none, and that is an error.
         """
         calls = tool_calls(response.message)
         if not calls and (error_on_no_tool_call or response.message.additional_kwargs.get("invalid_tool_calls")):
             refuse_cut_off(response, "its tool call")
+            refuse_misfit(response)
         if not calls and error_on_no_tool_call:
             raise ValueError(
                 f"The answer calls no tool: {response.message.content!r}. Pass tool_required=True where it has to."

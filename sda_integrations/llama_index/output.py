@@ -7,10 +7,12 @@ from llama_index.core.program import function_program
 from llama_index.core.tools import BaseTool, FunctionTool
 
 from sda_engine import Output
-from sda_engine.adapting import is_pydantic_model, is_python_type, read_output, type_name, type_schema
+from sda_engine.adapting import at_its_root, is_pydantic_model, is_python_type, read_output, type_name, type_schema
 from sda_engine.errors import ConfigError
 from sda_engine.output import Tool, resolve_tool
 from sda_engine.settings import shown
+
+_PARAMETERS = ("type", "properties", "required", "definitions", "$defs")  # what LlamaIndex keeps of a class's schema
 
 
 def make_output(call: Mapping[str, Any]) -> Output:
@@ -36,6 +38,10 @@ def to_tool(tool: Any) -> Tool:
     if not isinstance(tool, BaseTool):
         return resolve_tool(tool)
     function = tool.metadata.to_openai_tool(skip_length_check=True)["function"]
+    own = tool.metadata.fn_schema.model_json_schema() if tool.metadata.fn_schema is not None else {}
+    if "$ref" in own:  # a class that refers to itself, of which LlamaIndex keeps nothing but its definitions
+        parameters = {key: value for key, value in at_its_root(own).items() if key in _PARAMETERS}
+        function = {**function, "parameters": parameters}
     # LlamaIndex writes other names than it looks calls up by, where a name has signs that OpenAI forbids
     return resolve_tool({**function, "name": tool.metadata.get_name()})
 

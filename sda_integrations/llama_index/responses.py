@@ -16,7 +16,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from sda_engine import Completion
-from sda_engine.errors import IncompleteOutputError
+from sda_engine.errors import IncompleteOutputError, InvalidOutputError
 from sda_engine.results import Delta, GeneratedTokenLogprobs, Piece, TokenLogprob
 
 
@@ -109,6 +109,16 @@ def refuse_cut_off(response: ChatResponse, wanted: str) -> None:
             f"max_tokens, on the SDALLM or on the call, or shorten the prompt if the context window is full.",
             partial=response.message.content or "",
         )
+
+
+def refuse_misfit(response: ChatResponse) -> None:
+    """Raise if a response has a call that does not fit its tool's schema.
+
+    Raises:
+        InvalidOutputError: it has.
+    """
+    for call in response.message.additional_kwargs.get("invalid_tool_calls", ()):
+        raise InvalidOutputError(f"{call['error']} Ask again.", text=call["text"])
 
 
 def _text_delta(answer: Answer) -> str | None:

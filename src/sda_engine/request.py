@@ -356,7 +356,7 @@ def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:
         id=call["id"],
         name=function["name"],
         text=json.dumps(function, ensure_ascii=False),
-        error=f"The arguments do not fit the tool's schema: {misfit}.",
+        error=f"The arguments do not fit the schema of {function['name']!r}: {misfit}.",
     )
 
 

@@ -3,6 +3,7 @@
 from sda_engine.adapting.copies import describe_for_copy, lacks_engine, restore_evaluator, restore_steering
 from sda_engine.adapting.output import OUTPUT_KEYWORDS, read_output
 from sda_engine.adapting.python_types import is_pydantic_model, is_python_type, type_name, type_reader, type_schema
+from sda_engine.adapting.recursion import at_its_root, is_recursive
 from sda_engine.adapting.settings import (
     REQUEST_KEYWORDS,
     STEERING_KEYWORDS,
@@ -15,11 +16,13 @@ __all__ = [
     "OUTPUT_KEYWORDS",
     "REQUEST_KEYWORDS",
     "STEERING_KEYWORDS",
+    "at_its_root",
     "combine_settings",
     "describe_for_copy",
     "describe_settings",
     "is_pydantic_model",
     "is_python_type",
+    "is_recursive",
     "lacks_engine",
     "override_settings",
     "read_output",

@@ -1,13 +1,15 @@
 """The keywords by which frameworks ask for the form of an answer: tools, tool_choice, response_format and the like."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from sda_engine.errors import ConfigError
 from sda_engine.output import Constraint, Output, Tool
 
-OUTPUT_KEYWORDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "constraint", "schema_in_prompt")
+OUTPUT_KEYWORDS = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "constraint", "schema_in_prompt", "strict",
+)  # fmt: skip
 """Keywords of a call that decide the form of its answer."""
 
 _CHOICES: Mapping[object, str] = MappingProxyType(
@@ -47,7 +49,8 @@ def read_output(
     if not isinstance(tools, (list, tuple)):
         raise ConfigError(f"tools cannot be {tools!r}: they must be a list.")
     by_name = {tool.name: tool for tool in map(to_tool, tools)}
-    settings = {name: given[name] for name in ("parallel_tool_calls", "schema_in_prompt") if name in given}
+    settings = {name: given[name] for name in ("parallel_tool_calls", "schema_in_prompt", "strict") if name in given}
+    settings.setdefault("strict", _asks_for_strictness(given.get("response_format"), tools))
     return Output(
         tools=tuple(by_name.values()),
         tool_choice=read_tool_choice(given.get("tool_choice")),
@@ -69,6 +72,13 @@ def read_tool_choice(choice: object) -> str:
     if choice is None or isinstance(choice, (str, bool)):
         return _CHOICES.get(choice, str(choice))
     raise ConfigError(f"tool_choice cannot be {choice!r}: it must be 'auto', 'none', 'any' or the name of a tool.")
+
+
+def _asks_for_strictness(response_format: object, tools: Iterable[object]) -> bool:
+    """Whether a format or a tool in OpenAI's form says `strict`."""
+    inner = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    functions = (tool.get("function", tool) for tool in tools if isinstance(tool, Mapping))
+    return any(isinstance(given, Mapping) and given.get("strict") is True for given in (inner, *functions))
 
 
 def _constraint(response_format: object, to_json_schema: Callable[[Any], Mapping[str, object]]) -> Constraint | None:

@@ -109,11 +109,12 @@ def _steering_names(given: Mapping[str, object]) -> set[str]:
 def describe_settings(settings: RequestSettings) -> dict[str, object]:
     """All that can change an answer, as plain JSON without secrets: sampling under its flat names."""
     sampling = settings.sampling.model_dump(mode="json")
+    form = settings.output.replace(strict=False)  # which refuses schemas, and changes no answer
     return {
         "alignment": settings.alignment.model_dump(mode="json") if settings.alignment is not None else None,
         "steering": settings.steering.describe(),
         **{flat: sampling[name] for flat, name in _SAMPLING_FIELDS.items()},
-        **({"output": settings.output.model_dump(mode="json")} if settings.output != Output() else {}),
+        **({"output": form.model_dump(mode="json", exclude={"strict"})} if form != Output() else {}),
         **({"template_kwargs": dict(settings.template_kwargs)} if settings.template_kwargs else {}),
     }
 

@@ -8,27 +8,24 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self, TypeVar
 
-import llguidance.hf
-import numpy as np
-import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from numpy.typing import NDArray
+from llguidance import LLMatcher, LLParserLimits
 from pydantic import BaseModel
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
 from sda_engine.output.closed_objects import close_objects
+from sda_engine.output.endings import find_endings
 from sda_engine.output.fit import check_meaning, misfit
 from sda_engine.output.grammar_cost import is_doubtful
-from sda_engine.output.grammar_trial import MAX_LEXER_STATES, TrialProcess
+from sda_engine.output.grammar_trial import MAX_LEXER_STATES
 from sda_engine.output.loosening import LoosenedSchema, loosen
 from sda_engine.output.schema_gate import MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text
+from sda_engine.output.token_constraint import TokenConstraint, first_lines
+from sda_engine.output.vocabulary import Vocabulary
 from sda_engine.tokens import SafeTokenizer
 from sda_engine.user_warnings import warn_user
 
@@ -42,9 +39,6 @@ _SHOWN_PARTS = 8
 _MAX_LARK_RULES = 2_000
 _WATCHED_TOKENS = 64  # so many tokens before the end at least, whatever the grammar, closing is looked after
 _BYTES_PER_TOKEN = 4
-_INSIDE_TEXT = ("q", "Z", "~")  # where all of these may come next, a text is open
-_TO_CLOSE = ("}", "]", '"', ",", *"0123456789", *"ntf-:{[<", *"abcdefghijklmnopqrstuvwxyz", " ")
-_STRUCTURE = frozenset(b'"\\<>')
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -157,6 +151,14 @@ def join_grammars(*grammars: Mapping[str, object]) -> str:
     return json.dumps({"grammars": list(grammars)}, ensure_ascii=False)
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """A grammar that is ready, and token sequences that may close its texts."""
+
+    matcher: LLMatcher
+    endings: tuple[tuple[int, ...], ...]
+
+
 class ConstraintCompiler:
     """Compiles grammars for one tokenizer, and keeps the latest. Safe to use from many threads.
 
@@ -168,15 +170,15 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: SafeTokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos_token_ids
-        self._vocabulary: _Vocabulary | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._doubtful: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._vocabulary: Vocabulary | None = None
+        self._compiled: OrderedDict[str, _Compiled] = OrderedDict()
+        self._doubtful: OrderedDict[str, _Compiled] = OrderedDict()
         self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
         self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._lock = threading.Lock()
         self._trial_lock = threading.Lock()  # one process at a time; grammars that need none do not wait for it
 
-    def compile(self, grammar: str) -> "TokenConstraint":
+    def compile(self, grammar: str) -> TokenConstraint:
         """A fresh constraint for one answer. The first call prepares the vocabulary, which takes half a second.
 
         A grammar that may cost much is tried out in a process of its own first, which takes a second.
@@ -186,16 +188,18 @@ class ConstraintCompiler:
         """
         with self._lock:
             if self._vocabulary is None:
-                self._vocabulary = _Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+                self._vocabulary = Vocabulary(self._tokenizer, self._vocab_size, self._eos)
             vocabulary = self._vocabulary
             doubtful = grammar in self._doubtful
-            matcher = (self._doubtful if doubtful else self._compiled).get(grammar)
-        if matcher is None:
-            matcher, doubtful = self._compile(grammar, vocabulary)
+            compiled = (self._doubtful if doubtful else self._compiled).get(grammar)
+        if compiled is None:
+            compiled, doubtful = self._compile(grammar, vocabulary)
         with self._lock:
             kept, most = (self._doubtful, _CACHED_DOUBTFUL) if doubtful else (self._compiled, _CACHED_GRAMMARS)
-            _remember(kept, grammar, matcher, most)
-            return TokenConstraint(matcher.deep_copy(), vocabulary, watched_tokens=_watched(grammar))
+            _remember(kept, grammar, compiled, most)
+            return TokenConstraint(
+                compiled.matcher.deep_copy(), vocabulary, watched_tokens=_watched(grammar), endings=compiled.endings
+            )
 
     def warn_of(self, left_out: tuple[str, ...]) -> None:
         """Warn, once about each, of schemas that no grammar enforces in full.
@@ -207,14 +211,15 @@ class ConstraintCompiler:
             is_new = left_out not in self._told
             _remember(self._told, left_out, None, _REMEMBERED_WARNINGS)
         if is_new and left_out:
-            more = f", and {len(left_out) - _SHOWN_PARTS} more" if len(left_out) > _SHOWN_PARTS else ""
+            more = f" and {len(left_out) - _SHOWN_PARTS} more" if len(left_out) > _SHOWN_PARTS else ""
+            parts = ", ".join(left_out[:_SHOWN_PARTS]) + more
             warn_user(
-                f"No grammar can enforce all of the JSON schema. It leaves out {', '.join(left_out[:_SHOWN_PARTS])}{more}. "
-                f"What can be checked of that is checked in the answer. To have such schemas refused, set strict=True.",
+                f"No grammar can enforce all of the JSON schema. It leaves out {parts}. What can be checked of that is "
+                f"checked in the answer. To have such schemas refused, set strict=True.",
                 LoosenedSchemaWarning,
             )
 
-    def _compile(self, grammar: str, vocabulary: "_Vocabulary") -> tuple[LLMatcher, bool]:
+    def _compile(self, grammar: str, vocabulary: Vocabulary) -> tuple[_Compiled, bool]:
         """A compiled grammar, and whether it was a doubtful one."""
         doubtful = is_doubtful(grammar)
         if doubtful and (fault := self._try_out(grammar, vocabulary)):
@@ -224,9 +229,10 @@ class ConstraintCompiler:
         )
         if matcher.is_error():
             raise _cannot_be_enforced(matcher.get_error())
-        return matcher, doubtful
+        endings = tuple(tuple(vocabulary.tokens_of(ending)) for ending in find_endings(grammar))
+        return _Compiled(matcher, endings), doubtful
 
-    def _try_out(self, grammar: str, vocabulary: "_Vocabulary") -> str | None:
+    def _try_out(self, grammar: str, vocabulary: Vocabulary) -> str | None:
         digest = hashlib.sha256(grammar.encode()).digest()
         with self._trial_lock:
             fault = self._trials[digest] if digest in self._trials else vocabulary.trial.run(grammar)
@@ -234,191 +240,9 @@ class ConstraintCompiler:
             return fault
 
 
-class TokenConstraint:
-    """Which tokens may come next in one answer. The worker thread alone touches it."""
-
-    def __init__(self, matcher: LLMatcher, vocabulary: "_Vocabulary", *, watched_tokens: int) -> None:
-        self._matcher, self._vocabulary, self._watched = matcher, vocabulary, watched_tokens
-        self._allowed: NDArray[np.bool_] | None = None
-        self._needed: int | None = None  # how many tokens close the answer as it is, where that is known
-        self._needed_next: int | None = None  # the same after the token that was chosen
-        self._hopeless = False
-
-    def copy(self) -> "TokenConstraint":
-        """The same for another answer that begins like this one."""
-        return TokenConstraint(self._matcher.deep_copy(), self._vocabulary, watched_tokens=self._watched)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer is whole and nothing can follow."""
-        return self._matcher.is_stopped()
-
-    def apply_mask(self, logits: Tensor) -> Tensor:
-        """Logits with -inf for every token that may not come next: (rows, vocab) to (rows, vocab)."""
-        allowed = torch.from_numpy(self._mask()).to(logits.device)
-        return logits.masked_fill(~allowed, float("-inf"))
-
-    def forced(self) -> Sequence[int]:
-        """Tokens that must come next, whatever the model thinks; empty where there is a choice."""
-        return _forced(self._matcher)
-
-    def choose(self, token_id: int, remaining: int) -> int:
-        """The token itself, or one that closes the answer where this one would leave no room to close it.
-
-        Args:
-            token_id: an allowed token.
-            remaining: how many tokens may follow it.
-        """
-        if self._hopeless or remaining > self._watched:
-            return token_id
-        needed = self._needed_after(token_id, remaining)
-        if needed is not None and needed <= remaining:
-            self._needed_next = needed
-            return token_id
-        path = self._vocabulary.closing(self._matcher, remaining + 1)
-        if path is None:
-            self._hopeless = True
-            return token_id
-        self._needed_next = max(len(path) - 1, 0)
-        return path[0] if path else self._vocabulary.eos_token_id
-
-    def advance(self, token_id: int) -> None:
-        """Take note of a token that was appended.
-
-        Raises:
-            ConstraintError: the token was not allowed, or the grammar grew past the grammar engine's limits.
-        """
-        self._allowed, self._needed, self._needed_next = None, self._needed_next, None
-        if not self._matcher.consume_token(token_id):
-            raise ConstraintError(f"The constraint could not be followed: {_first_lines(self._matcher.get_error())}.")
-
-    def is_whole_with(self, text: str) -> bool:
-        """Take note of a text that was appended, and tell whether the answer is whole as it is now."""
-        tokens = self._vocabulary.tokenizer.tokenize_str(text)
-        return self._matcher.consume_tokens(tokens) and self._matcher.is_accepting()
-
-    def _mask(self) -> NDArray[np.bool_]:
-        if self._allowed is None:
-            self._allowed = self._vocabulary.allowed(self._matcher)
-            if self._matcher.is_error():
-                raise ConstraintError(f"The constraint is too complex: {_first_lines(self._matcher.get_error())}.")
-        return self._allowed
-
-    def _needed_after(self, token_id: int, budget: int) -> int | None:
-        """How many tokens close the answer after this one; None where they are more than the budget."""
-        vocabulary = self._vocabulary
-        after = self._matcher.deep_copy()
-        after.consume_token(token_id)
-        plain = vocabulary.plain[token_id] and vocabulary.is_open_text(self._mask())
-        if plain and self._needed is not None and vocabulary.is_open_text(vocabulary.allowed(after)):
-            return self._needed  # the text goes on, and what closes it is the same
-        path = vocabulary.closing(after, budget)
-        return None if path is None else len(path)
-
-
-class _Vocabulary:
-    """llguidance's view of a tokenizer, and what closing an answer needs to know of it."""
-
-    def __init__(self, tokenizer: SafeTokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
-        backend = tokenizer.copy()
-        if not isinstance(backend, PreTrainedTokenizerFast):
-            raise ConstraintError(
-                f"Constraints and tools need a fast tokenizer, and this model's is a {type(backend).__name__}. Convert "
-                f"it to tokenizer.json first."
-            )
-        if not eos_token_ids:
-            raise ConstraintError("Constraints and tools need an end-of-sequence token, and this model has none.")
-        self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(
-            backend, n_vocab=vocab_size, eos_token=sorted(eos_token_ids)
-        )
-        self._size = vocab_size
-        self._bytes = 4 * ((vocab_size + 31) // 32)
-        self.eos_token_id = min(eos_token_ids)
-        texts = [self.tokenizer.decode_bytes([token_id]) for token_id in range(vocab_size)]
-        special = [self.tokenizer.is_special_token(token_id) for token_id in range(vocab_size)]
-        single = {text: token_id for token_id, text in reversed(list(enumerate(texts))) if not special[token_id]}
-        self.plain = np.array([not s and _is_plain(text) for text, s in zip(texts, special, strict=True)])
-        self.trial = TrialProcess(texts, [token_id for token_id, s in enumerate(special) if s], sorted(eos_token_ids))
-        self._markers = np.array([s and token_id not in eos_token_ids for token_id, s in enumerate(special)])
-        markers = tokenizer.answer_format
-        self._leave_thought = self._tokens_of(markers.thought_end, markers.special_tokens) if markers.thinks else []
-        self._inside = [single[sign.encode()] for sign in _INSIDE_TEXT if sign.encode() in single]
-        self._to_close = [single[sign.encode()] for sign in _TO_CLOSE if sign.encode() in single]
-        self._quote = single.get(b'"')
-
-    def allowed(self, matcher: LLMatcher) -> NDArray[np.bool_]:
-        """(vocab,) whether each token may come next."""
-        words = np.zeros(self._bytes // 4, dtype=np.int32)
-        matcher.unsafe_compute_mask_ptr(words.ctypes.data, self._bytes)
-        return np.unpackbits(words.view(np.uint8), bitorder="little", count=self._size).view(np.bool_)
-
-    def inside_text(self, allowed: NDArray[np.bool_]) -> bool:
-        """Whether nearly any character may come next."""
-        return bool(allowed[self._inside].all())
-
-    def is_open_text(self, allowed: NDArray[np.bool_]) -> bool:
-        """Whether nearly any character may come next, and a quote that ends a JSON text as well."""
-        return self.inside_text(allowed) and self._quote is not None and bool(allowed[self._quote])
-
-    def closing(self, matcher: LLMatcher, budget: int) -> list[int] | None:
-        """A short way to a whole answer, or None if none was found within the budget. The matcher is left alone.
-
-        It takes the sign that closes most at each place. That is not always the shortest way: where it finds none
-        there may be one all the same.
-        """
-        path = self._close(matcher.deep_copy(), [], budget)
-        if path is None and self._leave_thought:
-            path = self._close(matcher.deep_copy(), self._leave_thought, budget)
-        return path
-
-    def _close(self, matcher: LLMatcher, first: Sequence[int], budget: int) -> list[int] | None:
-        """A way that begins with given tokens; the matcher is used up."""
-        path: list[int] = []
-        step = list(first)
-        while True:
-            if len(path) + len(step) > budget or (step and not matcher.consume_tokens(step)):
-                return None
-            path += step
-            if matcher.is_accepting():
-                return path
-            step = _forced(matcher) or self._closing_step(matcher)
-            if not step:
-                return None
-
-    def _tokens_of(self, text: str, special_tokens: Mapping[str, int]) -> list[int]:
-        return [special_tokens[text]] if text in special_tokens else list(self.tokenizer.tokenize_str(text))
-
-    def _closing_step(self, matcher: LLMatcher) -> list[int]:
-        allowed = self.allowed(matcher)
-        if (markers := allowed & self._markers).any():
-            return [int(markers.argmax())]
-        order = self._to_close
-        if self._quote is not None and self.inside_text(allowed):
-            order = [self._quote, *self._inside]
-        found = next((token_id for token_id in order if allowed[token_id]), None)
-        if found is None and allowed.any():
-            found = int(allowed.argmax())
-        return [] if found is None else [found]
-
-
-def _forced(matcher: LLMatcher) -> list[int]:
-    tokens = matcher.compute_ff_tokens()
-    # a marker of the tokenizer's own may be spelt in a text, where its token is none of the grammar's
-    return list(tokens[: matcher.validate_tokens(tokens)]) if tokens else []
-
-
 def _watched(grammar: str) -> int:
     """How many tokens before the end closing is looked after: nothing in a grammar takes much longer than its text."""
     return _WATCHED_TOKENS + len(grammar) // _BYTES_PER_TOKEN
-
-
-def _is_plain(text: bytes) -> bool:
-    """Whether a token is whole characters, none of which means something in JSON or begins a marker."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return not _STRUCTURE & set(text)
 
 
 def _remember(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
@@ -430,10 +254,6 @@ def _remember(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: i
 
 def _cannot_be_enforced(fault: str) -> ConstraintError:
     return ConstraintError(
-        f"The constraint cannot be enforced: {_first_lines(fault)}. Leave that part out, or say it in the prompt and "
+        f"The constraint cannot be enforced: {first_lines(fault)}. Leave that part out, or say it in the prompt and "
         f"check the answer."
     )
-
-
-def _first_lines(error: str) -> str:
-    return " ".join(error.split())[:300].rstrip(".")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
+from typing import cast
 
 import jsonschema
 import regex
@@ -70,7 +71,7 @@ def _draft(schema: Mapping[str, object]) -> type[Validator]:
     default = jsonschema.Draft201909Validator if old else jsonschema.Draft202012Validator
     named = schema.get("$schema")
     known = isinstance(named, str) and named.rstrip("#") in _known_drafts()
-    return validator_for(schema, default=default) if known else default
+    return cast(type[Validator], validator_for(schema, default=default) if known else default)
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +113,7 @@ def _with_deadline(draft: type[Validator], deadline: float) -> type[Validator]:
         "additionalProperties": _additional_properties(matches),
         "multipleOf": _multiple_of,
     }
-    return extend(draft, {**keywords, **own})
+    return cast(type[Validator], extend(draft, {**keywords, **own}))
 
 
 def _pattern(matches: Callable[[str, str], bool]) -> _Keyword:

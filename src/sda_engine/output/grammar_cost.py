@@ -130,4 +130,5 @@ def _is_typed_reference(schema: Mapping[str, object]) -> bool:
 
 
 def is_doubtful_pattern(pattern: str) -> bool:
+    """Whether a pattern has to be compiled on trial, since its counts allow for long texts."""
     return counted_signs(pattern)[1] > _SIGNS

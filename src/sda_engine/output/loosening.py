@@ -58,7 +58,7 @@ class LoosenedSchema:
 
 
 def loosen(schema: Mapping[str, object]) -> LoosenedSchema:
-    """A schema without the parts that the grammar engine does not know. It has passed `check_schema`; it is not changed."""
+    """A schema without the parts that the grammar engine does not know. It has passed `check_schema`, and stays."""
     loosening = _Loosening(schema)
     return LoosenedSchema(loosening.below(schema, ""), tuple(loosening.left_out))
 
@@ -100,7 +100,7 @@ class _Loosening:
     def _leave_out(self, schema: dict[str, object], key: str, path: str) -> None:
         value = schema.pop(key)
         said = f": {shown(value)}" if isinstance(value, (str, int, float)) else ""
-        self.left_out.append(f"{key!r}{said} at {path.lstrip('/') or 'the root'}")
+        self.left_out.append(f"{key!r}{said} at {_place(path)}")
 
     def _name_properties(self, schema: dict[str, object], path: str) -> None:
         """propertyNames of a dictionary, as pydantic writes them, as patternProperties."""
@@ -143,7 +143,7 @@ class _Loosening:
     def _leave_out_unknown(self, schema: dict[str, object], path: str) -> None:
         given = set(schema)
         for key in _UNKNOWN:
-            if key in schema:
+            if key in schema and not (key == "not" and schema[key] in ({}, True)):  # which nothing can fit: refused
                 says_nothing = schema[key] is False if key == "uniqueItems" else _ONLY_WITH.get(key, key) not in given
                 if says_nothing:
                     del schema[key]
@@ -186,9 +186,7 @@ class _Loosening:
             parts, exact = _known_parts(pattern)
             known[parts[-1] if parts else ""] = value
             if not exact or len(parts) > 1:
-                self.left_out.append(
-                    f"the name {shown(pattern)} of 'patternProperties' at {path.lstrip('/') or 'the root'}"
-                )
+                self.left_out.append(f"the name {shown(pattern)} of 'patternProperties' at {_place(path)}")
         schema["patternProperties"] = known
 
     def _repetitions(self, schema: dict[str, object], path: str) -> None:
@@ -214,7 +212,11 @@ class _Loosening:
     def _alternatives(self, schema: dict[str, object], path: str) -> None:
         branches = schema.get("oneOf")
         if isinstance(branches, (list, tuple)) and not exclude_each_other(branches, self._root):
-            self.left_out.append(f"that no two of 'oneOf' fit at {path.lstrip('/') or 'the root'}")
+            self.left_out.append(f"that no two of 'oneOf' fit at {_place(path)}")
+
+
+def _place(path: str) -> str:
+    return path.lstrip("/") or "the root"
 
 
 def _may_be_text(schema: Mapping[str, object]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import regex
 
-from sda_engine.output.schema_gate import MAX_PATTERN, class_length
+from sda_engine.output.schema_gate import ESCAPE, MAX_PATTERN, class_length
 
 _LOOK_AROUND = re.compile(r"\(\?(?:=|!|<=|<!)")
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{\d*,?\d*\})[?+]?")
@@ -86,7 +86,7 @@ def _strip(pattern: str) -> tuple[str, bool] | None:
     groups: dict[str, str] = {}
     captures, position, exact = 0, 0, True
     while position < len(pattern) and len(out) <= MAX_PATTERN:
-        sign, end = pattern[position], _item_end(pattern, position)
+        sign, end = pattern[position], item_end(pattern, position)
         if pattern.startswith((r"\b", r"\B"), position) or _LOOK_AROUND.match(pattern, position):
             position, exact = _after_quantifier(pattern, end), False
             continue
@@ -120,16 +120,18 @@ def _has_alternatives(pattern: str) -> bool:
     while position < len(pattern):
         if pattern[position] == "|":
             return True
-        position = _item_end(pattern, position)
+        position = item_end(pattern, position)
     return False
 
 
-def _item_end(pattern: str, position: int) -> int:
+def item_end(pattern: str, position: int) -> int:
     """Where the escape, class, group or sign that begins at a place ends."""
     sign = pattern[position]
     if sign == "(":
         return _group_end(pattern, position)
-    return position + (2 if sign == "\\" else class_length(pattern, position) if sign == "[" else 1)
+    if escape := ESCAPE.match(pattern, position):
+        return escape.end()
+    return position + (class_length(pattern, position) if sign == "[" else 1)
 
 
 def _group_end(pattern: str, start: int) -> int:

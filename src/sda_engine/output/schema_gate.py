@@ -37,7 +37,7 @@ ANNOTATIONS = frozenset(
 _NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"}) | DEFINITIONS  # name -> schema
 _HUGE = "a number of more than 15 digits"
 _DATA = frozenset({"const", "default", "enum", "examples"})
-_ESCAPE = re.compile(r"\\(?:[pPxuU]\{[^}]*\}|.)", re.DOTALL)
+ESCAPE = re.compile(r"\\(?:[pPxuU]\{[^}]*\}|.)", re.DOTALL)
 _COUNT = re.compile(r"\{\s*(\d+)\s*(,?)\s*(\d*)\s*\}", re.ASCII)
 
 
@@ -141,7 +141,7 @@ def counted_signs(pattern: str) -> tuple[int, int]:
             step = class_length(pattern, position)
             items.append((1, 1))
         elif not sign.isspace() and sign not in "|+^$":  # white space may stand before a count
-            escape = _ESCAPE.match(pattern, position)
+            escape = ESCAPE.match(pattern, position)
             step = len(escape[0]) if escape else 1
             items.append((1, 1))
         position += step
@@ -194,6 +194,7 @@ def _children(node: Node) -> list[Node]:
 
 
 def kind_under(keyword: str) -> Literal["schema", "names", "data"]:
+    """What a dict or list under a keyword of a schema is, see Node."""
     return "names" if keyword in _NAMED else "data" if keyword in _DATA else "schema"
 
 

@@ -181,10 +181,10 @@ def test_a_property_named_like_a_keyword_is_closed_like_any_other(name):
         (Constraint.lark("begin: /a/"), "start"),
     ],
 )
-def test_what_cannot_be_enforced_is_refused_at_once_by_its_name(engine, method, constraint, named):
+def test_what_cannot_be_enforced_is_refused_at_once_by_its_name_where_it_is_strict(engine, method, constraint, named):
     constraint = constraint if isinstance(constraint, Constraint) else Constraint.json_schema(constraint)
     with pytest.raises(ConstraintError, match="cannot be enforced") as raised:
-        getattr(engine, method)(user("x"), "honesty", output=Output(constraint=constraint))
+        getattr(engine, method)(user("x"), "honesty", output=Output(constraint=constraint, strict=True))
     assert named in str(raised.value)
 
 

@@ -115,11 +115,11 @@ def deep(levels):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"properties": {"a": {"enum": list(range(1_001))}}}, "1,001 values in an enum"),
+        ({"properties": {"a": {"enum": ["a" * 1_000] * 100}}}, "bytes of JSON"),
         ({"properties": {"a": {"x-guidance": {}}}}, "x-guidance"),
         (deep(100_000), "33 levels"),
     ],
-    ids=["enum", "x-guidance", "100,000 levels"],
+    ids=["bytes", "x-guidance", "100,000 levels"],
 )
 def test_a_schema_too_large_for_the_grammar_engine_is_a_constraint_error_as_documented(parameters, said):
     with pytest.raises(ConstraintError, match=said):
