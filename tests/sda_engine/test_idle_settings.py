@@ -121,13 +121,14 @@ def test_of_an_evaluator_and_an_amplification_the_later_counts_and_both_at_once_
 
 
 def test_what_a_later_alignment_leaves_no_effect_is_dropped_and_what_comes_with_it_is_kept():
-    model = {"alignment": UNWANTED, "gain": 3.0, "steering": Steering(avoid_strength=1.0, plausibility=0.1)}
+    both_texts = Alignment(instruction="Be kind.", avoid="Rude text.")
+    model = {"alignment": both_texts, "gain": 3.0, "steering": Steering(avoid_strength=1.0, plausibility=0.1)}
     assert combine_settings(model, {"alignment": None}, owner="Test").steering == Steering(plausibility=0.1)
     both = combine_settings(model, {"alignment": None, "gain": 5.0}, owner="Test").steering
     assert both == Steering(gain=5.0, plausibility=0.1)
     other = combine_settings(model, {"alignment": "honesty"}, owner="Test").steering
     assert other == Steering(gain=3.0, plausibility=0.1)
-    back = combine_settings(model, {"alignment": None}, {"alignment": UNWANTED}, owner="Test").steering
+    back = combine_settings(model, {"alignment": None}, {"alignment": both_texts}, owner="Test").steering
     assert back == Steering(gain=3.0, avoid_strength=1.0, plausibility=0.1)
     never = combine_settings({"alignment": None, "gain": 3.0}, {"temperature": 0}, owner="Test").steering
     assert never.idle_for(None)

@@ -1,4 +1,4 @@
-"""Warnings of a ChatSDA: one for each cause, at the line of the user's own; and which settings come first in an agent."""
+"""Warnings of a ChatSDA, one for each cause at the user's own line; and which settings come first in an agent."""
 
 import warnings
 from collections.abc import Iterator
@@ -129,5 +129,5 @@ def test_an_evaluator_on_the_model_and_an_amplification_on_the_call_go_together(
     chat = ChatSDA(engine=engine, alignment="honesty", evaluator=FixedScore(30))
     chat.invoke("Hi", amplification=0.5)
     assert engine.calls[0].steering == Steering(amplification=0.5)
-    with pytest.raises(ConfigError, match="amplification=0.5 is fixed"):
+    with pytest.raises(ConfigError, match=r"amplification=0\.5 is fixed"):
         ChatSDA(engine=engine, evaluator=FixedScore(30), amplification=0.5)
