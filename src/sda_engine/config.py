@@ -178,6 +178,10 @@ class Steering(Settings):
         """A copy with some settings back at their defaults."""
         return self.of_values({name: value for name, value in self.given().items() if name not in names})
 
+    def fitting(self, alignment: Alignment | None) -> Self:
+        """A copy without the settings that change nothing in an answer with this alignment."""
+        return self.without(self.idle_for(alignment))
+
     def idle_for(self, alignment: Alignment | None) -> dict[str, str]:
         """The given settings that change nothing in an answer with this alignment, and why."""
         idle: dict[str, str] = {}
