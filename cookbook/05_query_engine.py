@@ -89,19 +89,19 @@ def align_each_query(index: BaseIndex) -> None:
     # A query engine is built once, for all users.
     query_engine = index.as_query_engine(similarity_top_k=1)
     for user, alignment in USERS.items():
-        with call_settings(alignment=alignment):
+        with call_settings(alignment=alignment, gain=1.0):
             print(f"query, {user}:", query_engine.query(QUESTION))
 
     # Read a stream inside the block: query() only prepares it, and the model is asked when the first piece is read.
     streaming = index.as_query_engine(similarity_top_k=1, streaming=True)
     print("stream, Ada: ", end="")
-    with call_settings(alignment=USERS["Ada"]):
+    with call_settings(alignment=USERS["Ada"], gain=1.0):
         for text in streaming.query(QUESTION).response_gen:
             print(text, end="", flush=True)
     print()
 
     # Or give a query engine an SDALLM of its own; copies share the loaded model. Then its streams can be read anywhere.
-    for_ben = Settings.llm.model_copy(update={"alignment": USERS["Ben"]})
+    for_ben = Settings.llm.model_copy(update={"alignment": USERS["Ben"], "gain": 1.0})
     streaming = index.as_query_engine(llm=for_ben, similarity_top_k=1, streaming=True)
     print("stream, Ben:", "".join(streaming.query(QUESTION).response_gen))
 
@@ -111,7 +111,7 @@ def chat(index: BaseIndex) -> None:
     engine = index.as_chat_engine(chat_mode="context", similarity_top_k=1)
     print("chat:", engine.chat("What does a late book cost?"))
     # Any setting of a call can stand beside the alignment, which may be None for a plain answer.
-    with call_settings(alignment=USERS["Ada"], max_tokens=24):
+    with call_settings(alignment=USERS["Ada"], gain=1.0, max_tokens=24):
         print("chat, Ada:", engine.chat("And a lost one?"))
     print("history:", [message.role.value for message in engine.chat_history])
 
@@ -148,7 +148,7 @@ def main() -> None:
     """Ask about a library in all these ways, with one model."""
     # Settings are LlamaIndex's own defaults for whatever needs a model. An alignment of the SDALLM itself would be for
     # whoever comes without one; there is none here.
-    Settings.llm = SDALLM(model="smollm2-135m", gain=1.0, temperature=0, max_tokens=48)
+    Settings.llm = SDALLM(model="smollm2-135m", temperature=0, max_tokens=48)
     Settings.tokenizer = Settings.llm.load().encode  # LlamaIndex then counts this model's tokens
     Settings.embed_model = HuggingFaceEmbedding(model_name=str(get_model_path()))
     library = make_index(LIBRARY)

@@ -114,7 +114,7 @@ async def stream(agent: FunctionAgent) -> None:
 async def ask_as(agent: FunctionAgent, alignment: Alignment) -> AgentOutput:
     """Run the agent with an alignment."""
     # The block holds for this task and for those that the agent starts, so runs side by side do not see each other's.
-    with call_settings(alignment=alignment):
+    with call_settings(alignment=alignment, gain=1.0):
         return await agent.run(LATE)
 
 
@@ -139,7 +139,7 @@ async def structured_output(llm: SDALLM) -> None:
 
 async def main() -> None:
     """Run all steps with one model."""
-    llm = SaysItInASentence(model="smollm2-135m", gain=1.0, temperature=0, max_tokens=48)
+    llm = SaysItInASentence(model="smollm2-135m", temperature=0, max_tokens=48)
     agent = make_agent(llm)
     await run(agent)
     await stream(agent)

@@ -54,7 +54,7 @@ class LangChainAssistant:
         chat = ChatSDA(
             engine=self._engine,
             alignment=alignment,
-            steering=self._settings.steering,
+            steering=self._settings.steering.fitting(alignment),
             temperature=sampling.temperature,
             max_tokens=sampling.max_new_tokens,
             seed=sampling.seed,

@@ -46,7 +46,7 @@ class LlamaIndexAssistant:
         llm = SDALLM(
             engine=self._engine,
             alignment=alignment,
-            steering=self._settings.steering,
+            steering=self._settings.steering.fitting(alignment),
             temperature=sampling.temperature,
             max_tokens=sampling.max_new_tokens,
             seed=sampling.seed,

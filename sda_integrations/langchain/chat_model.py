@@ -164,6 +164,10 @@ class ChatSDA(ChatSDAFields):
         the model's own and for its `gain`, `amplification` and `evaluator`. `model` answers one call from another
         model, loaded the same way.
 
+        An evaluator and a fixed amplification exclude each other: of the model's and the call's the call's counts.
+        Settings of steering without an alignment are warned of (NoEffectWarning), unless the call itself asks for a
+        plain answer.
+
     `api_key` and `max_retries`, which LangChain hands to every chat model, are accepted and dropped: nothing
     here goes over a network. (An evaluator may; it has its own.)
 

@@ -41,7 +41,7 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
         self._settings: Mapping[str, object] = settings
         self._plain_settings = {name: value for name, value in settings.items() if name not in STEERING_KEYWORDS}
         if settings.get("steering") is not None:
-            self._plain_settings["steering"] = given.steering.without(given.steering.idle_for(None))
+            self._plain_settings["steering"] = given.steering.fitting(None)
         if self._alignment is None and (idle := given.steering.idle_for(None)):
             raise ConfigError(
                 f"SDAMiddleware(None, ...) asks for plain answers, in which {', '.join(idle)} would change nothing: "

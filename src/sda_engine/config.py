@@ -172,11 +172,15 @@ class Steering(Settings):
             if isinstance(evaluator := changes["evaluator"], Evaluator):
                 stale.update(name for name, _, _ in self._useless_with(evaluator))
         kept = {name: value for name, value in self.given().items() if name not in stale}
-        return type(self)(**{**kept, **changes})
+        return self.of_values({**kept, **changes})
 
     def without(self, names: Collection[str]) -> Self:
         """A copy with some settings back at their defaults."""
-        return type(self)(**{name: value for name, value in self.given().items() if name not in names})
+        return self.of_values({name: value for name, value in self.given().items() if name not in names})
+
+    def fitting(self, alignment: Alignment | None) -> Self:
+        """A copy without the settings that change nothing in an answer with this alignment."""
+        return self.without(self.idle_for(alignment))
 
     def idle_for(self, alignment: Alignment | None) -> dict[str, str]:
         """The given settings that change nothing in an answer with this alignment, and why."""

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -41,6 +41,11 @@ class Settings(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 raise ConfigError(_explain(type(self), error)) from error
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, object]) -> Self:
+        """The settings with these fields, for values that are put together by name."""
+        return cls(**values)
 
     def given(self) -> dict[str, object]:
         """The fields that were given a value, be it the default one."""

@@ -78,4 +78,4 @@ def restore_steering(described: Mapping[str, object], *, owner: str) -> Steering
     given = {name: value for name, value in described.items() if name not in defaults or value != defaults[name]}
     if isinstance(name := given.get("evaluator"), str):
         given["evaluator"] = restore_evaluator(name, owner=owner)
-    return Steering(**given)
+    return Steering.of_values(given)

@@ -96,7 +96,7 @@ def _override_steering(steering: Steering, values: Mapping[str, object]) -> Stee
     if "steering" not in values:
         return steering.replace_given(**flat)
     given = check_type("steering", values["steering"], Steering)
-    return Steering(**{**given.given(), **flat}) if flat else given
+    return Steering.of_values({**given.given(), **flat}) if flat else given
 
 
 def _steering_names(given: Mapping[str, object]) -> set[str]:

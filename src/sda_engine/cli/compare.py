@@ -46,7 +46,7 @@ def run(prompt: str, model: ModelOptions, options: RequestOptions, *, as_json: b
 
 
 def _answers(request: EngineRequest) -> list[Answer]:
-    plain = request.steering.without(request.steering.idle_for(None))
+    plain = request.steering.fitting(None)
     base, steered = Answer("base", replace(request, alignment=None, steering=plain)), Answer("steered", request)
     if request.alignment is None or request.alignment.instruction is None:  # then the instructed answer is the base one
         return [base, steered]

@@ -93,4 +93,7 @@ def _read_text(header: BinaryIO) -> bytes:
 
 
 def _read_number(header: BinaryIO, width: int) -> int:
-    return int.from_bytes(header.read(width), "little")
+    digits = header.read(width)
+    if len(digits) < width:
+        raise ValueError("the file ends before the context length")
+    return int.from_bytes(digits, "little")

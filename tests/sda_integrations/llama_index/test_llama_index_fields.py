@@ -232,8 +232,8 @@ def test_metadata_plans_at_least_half_of_the_window_for_prompts(most, window, pl
 
 
 def test_a_query_with_as_many_tokens_as_the_window_holds_is_answered(index):
-    with tiny_engine(context_window=1024) as engine:
-        asked = index.as_query_engine(llm=SDALLM(engine=engine, max_tokens=1024, stop=["e"], seed=1))
+    with tiny_engine(context_window=4096) as engine:
+        asked = index.as_query_engine(llm=SDALLM(engine=engine, max_tokens=4096, stop=["e"], seed=1))
         assert str(asked.query("When?")) != ""
 
 
@@ -248,7 +248,7 @@ def test_a_pickled_copy_loads_the_model_by_its_name(loads, scripted):
 
 
 def test_a_pickled_copy_of_a_model_in_memory_says_that_it_needs_an_engine(engine):
-    llm = pickle.loads(pickle.dumps(SDALLM(engine=engine, gain=3.0)))  # noqa: S301
+    llm = pickle.loads(pickle.dumps(SDALLM(engine=engine, alignment="honesty", gain=3.0)))  # noqa: S301
     llm = pickle.loads(pickle.dumps(llm))  # noqa: S301
     assert (llm.engine, llm.model, llm.gain) == (None, engine.name, 3.0)
     with pytest.raises(ModelLoadError, match="Give the copy an engine"):
