@@ -194,10 +194,15 @@ class _Loosening:
             value = schema[key]
             if isinstance(value, (int, float)) and value > MAX_REPETITIONS:
                 self._leave_out(schema, key, path)
-        properties, required = schema.get("properties"), schema.get("required", [])
-        if isinstance(properties, Mapping) and isinstance(required, (list, tuple)) and set(properties) - set(required):
-            for key in {"minProperties", "maxProperties"} & set(schema):
-                self._leave_out(schema, key, path)
+        counts = {"minProperties", "maxProperties"} & set(schema)
+        properties = schema.get("properties")
+        if counts and isinstance(properties, Mapping):
+            bare = {key: schema[key] for key in (*counts, "required", "additionalProperties") if key in schema}
+            bare["additionalProperties"] = schema.get("additionalProperties") is not False
+            nulls = {name: {"type": "null"} for name in properties}
+            if not _is_known({**bare, "type": "object", "properties": nulls}):
+                for key in sorted(counts):
+                    self._leave_out(schema, key, path)
 
     def _multiple_of(self, schema: dict[str, object], path: str) -> None:
         value = schema.get("multipleOf")
@@ -232,10 +237,13 @@ def _known_parts(pattern: str) -> tuple[list[str], bool]:
     if not is_readable(pattern):
         return [pattern], True
     loosened = loosen_pattern(pattern)
-    known = [part for part in loosened.parts if is_doubtful_pattern(part) or _is_known(part)]
+    known = [
+        part for part in loosened.parts if is_doubtful_pattern(part) or _is_known({"type": "string", "pattern": part})
+    ]
     return known, loosened.exact and len(known) == len(loosened.parts)
 
 
-def _is_known(pattern: str) -> bool:
-    grammar = {"grammars": [{"name": "text", "json_schema": {"type": "string", "pattern": pattern}}]}
+def _is_known(schema: Mapping[str, object]) -> bool:
+    """Whether the grammar engine takes a small schema."""
+    grammar = {"grammars": [{"name": "part", "json_schema": dict(schema)}]}
     return not LLMatcher.validate_grammar(json.dumps(grammar))

@@ -94,7 +94,9 @@ LEFT_OUT = {
     "maxLength": ({**TEXT, "maxLength": 10_001}, '"x"', None),
     "multipleOf": ({"type": "integer", "multipleOf": 1_000_003}, "1000003", "7"),
     "minProperties": (
-        {"type": "object", "properties": {"a": TEXT, "b": TEXT}, "minProperties": 1}, '{"a": ""}', "{}"
+        {"type": "object", "properties": {"a": TEXT, "b": TEXT, "c": TEXT}, "minProperties": 2},
+        '{"a": "", "b": ""}',
+        '{"a": ""}',
     ),
 }  # fmt: skip
 
@@ -135,7 +137,7 @@ def test_a_call_that_does_not_fit_what_is_left_out_is_an_invalid_one():
         },
     }
     output = Output(tools=[tool], tool_choice="required")
-    with ScriptedEngine([call_text("add", ids=[1, 1]), call_text("add", ids=[1, 2])]) as engine:
+    with ScriptedEngine([call_text("add", {"ids": [1, 1]}), call_text("add", {"ids": [1, 2]})]) as engine:
         with pytest.warns(LoosenedSchemaWarning, match="of the tool 'add'"):
             done = engine.generate(user("x"), output=output)
         (call,) = done.invalid_tool_calls

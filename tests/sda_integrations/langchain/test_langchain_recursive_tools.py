@@ -65,7 +65,7 @@ IDS = {
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_the_call_that_does_not_fit_is_invalid(stream) -> None:
-    text = call_text("pick", ids=[1, 1]) + "\n" + call_text("pick", ids=[1])
+    text = call_text("pick", {"ids": [1, 1]}) + "\n" + call_text("pick", {"ids": [1]})
     chat = ChatSDA(engine=ScriptedEngine(text)).bind_tools([IDS], tool_choice="any", parallel_tool_calls=True)
     with pytest.warns(LoosenedSchemaWarning):
         answer = sum_of(chat.stream("Hi")) if stream else chat.invoke("Hi")
