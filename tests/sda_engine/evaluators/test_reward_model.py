@@ -281,10 +281,10 @@ def test_lone_surrogates_are_refused(make, place):
 
 
 def test_a_chat_that_the_template_refuses_is_an_error_with_a_remedy():
-    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template = "{% if messages[0]['role'] == 'assistant' %}{{ raise_exception('no answer first') }}{% endif %}"
     evaluator = RewardModelEvaluator(tiny_reward_model(chat_template=template + CHAT_TEMPLATE))
-    with pytest.raises(EvaluationError, match=r"\[system, user, assistant\]: no system turn\. Reorder or merge"):
-        score(evaluator, messages=[{"role": "system", "content": "x"}, *user("Hi")])
+    with pytest.raises(EvaluationError, match=r"\[assistant, user, assistant\]: no answer first\. Reorder"):
+        score(evaluator, messages=[{"role": "assistant", "content": "x"}, *user("Hi")])
 
 
 def test_a_text_at_the_limit_is_read_whole_and_a_longer_one_is_refused():
