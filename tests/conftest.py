@@ -1,6 +1,7 @@
 """Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow."""
 
 import asyncio
+import gc
 import inspect
 
 import pytest
@@ -15,6 +16,12 @@ pytest.register_assert_rewrite("tests.reliability", "tests.sda_engine", "tests.s
 
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the many tests that collect garbage need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -327,3 +327,36 @@ def test_a_conversion_that_is_killed_at_any_point_is_made_good_by_the_next_start
         load_file(converted_folder(gguf_file) / "model.safetensors")["lm_head.weight"],
         tiny_model().lm_head.weight.bfloat16(),
     )
+
+
+# Two forks of one process, since each of two would spend seconds on importing and then miss the other's conversion
+CONVERT_TWICE = """
+import os, sys, threading
+from pathlib import Path
+import torch
+from tqdm import tqdm
+from sda_engine.models.gguf_conversion import converted_folder
+
+torch.set_num_threads(1)
+tqdm.monitor_interval = 0
+tqdm.set_lock(threading.RLock())
+forks = []
+for _ in range(2):
+    forks.append(os.fork())
+    if forks[-1] == 0:
+        print(converted_folder(Path(sys.argv[1])), flush=True)
+        os._exit(0)
+sys.exit(any([os.waitpid(fork, 0)[1] for fork in forks]))
+"""
+
+
+@pytest.mark.slow
+def test_two_conversions_at_once_leave_one_whole_model(gguf_file):
+    command = [sys.executable, "-c", CONVERT_TWICE, str(gguf_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    first, folder = done.stdout.split()
+    assert first == folder
+    assert [entry.name for entry in cache_folder().iterdir() if entry.is_dir()] == [Path(folder).name]
+    assert is_whole(Path(folder))

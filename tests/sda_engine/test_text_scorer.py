@@ -299,7 +299,9 @@ def test_a_rating_is_the_score_that_generating_the_same_response_gets(architectu
             rating = engine.rate(question, done.base_response, KIND, evaluator, placement=placement)
             assert rating.value == pytest.approx(done.score.value, abs=SCORE)
             assert rating.evaluator == done.score.evaluator
-        assert alike >= 3
+            if alike == 3:
+                return
+        pytest.fail("too few responses are alike")
 
 
 def test_the_logprobs_of_a_rated_response_are_those_of_transformers(engine):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -32,6 +33,13 @@ LINES = [
     {"query": "is it so", "response": "the lazy dog", "label": False},
     {"query": "who is it", "response": "the fox", "label": False},
 ]
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals(monkeypatch):
+    """An interval of few resamples, which takes no seconds."""
+    quick = partial(make_report, resamples=10)
+    monkeypatch.setattr("sda_engine.evaluation.evaluator_check.make_report", quick)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import pytest
 
@@ -241,22 +242,30 @@ class Alone:
         return self._answers[id(ask)]
 
 
+@cache
+def greedy_alone(text: str, alignment: Alignment | str | None) -> Completion:
+    """What a greedy request answers on a tiny engine that has never seen another."""
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        return engine.generate(user(text), alignment, sampling=GREEDY)
+
+
 POISON = "z"  # a letter that nobody else uses
 
 
 async def ask_beside_seven_others(engine: SteeringEngine, poisoned: Ask) -> BaseException:
     """The error of one request; seven more at the same time, and one after it, answer what they answer alone."""
     asks = [Ask(f"question {number}", ALIGNMENTS[number % 5], sampling=GREEDY) for number in range(7)]
-    alone = Alone(tiny_model(), tiny_tokenizer())
-    for _ in range(3):
+    for _ in range(2):  # the second time from the prefix store
         tasks = [engine.agenerate(**ask.arguments()) for ask in (*asks[:3], poisoned, *asks[3:])]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         error = results.pop(3)
         for ask, completion in zip(asks, results, strict=True):
-            check_same(completion, alone.answer(ask))
+            check_same(completion, greedy_alone(ask.text, ask.alignment))
         alignment = poisoned.alignment and poisoned.alignment.replace(POISON, "x")
         begins_alike = Ask(poisoned.text.replace(POISON, "x"), alignment, sampling=GREEDY)
-        check_same(await engine.agenerate(**begins_alike.arguments()), alone.answer(begins_alike))
+        check_same(
+            await engine.agenerate(**begins_alike.arguments()), greedy_alone(begins_alike.text, begins_alike.alignment)
+        )
     assert isinstance(error, SDAError)
     check_nothing_is_left(engine)
     return error

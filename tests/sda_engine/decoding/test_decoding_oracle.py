@@ -47,15 +47,15 @@ def test_tiny_models_give_the_tokens_of_the_two_forward_loop(
         messages = user(WORDS[: 5 * words])
         strength = 2.0 * amplification
         strengths = (strength, strength if avoid_strength is None else avoid_strength)
-        expected = expected_tokens(engine, messages, alignment, strengths, 40)
+        expected = expected_tokens(engine, messages, alignment, strengths, 24)
         decoded = decoded_tokens(
-            engine, messages, alignment, 40, amplification=amplification, avoid_strength=avoid_strength
+            engine, messages, alignment, 24, amplification=amplification, avoid_strength=avoid_strength
         )
     assert decoded == expected
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("length", "new_tokens"), [(10, 48), (100, 48), (400, 32), (1500, 16)])
+@pytest.mark.parametrize(("length", "new_tokens"), [(10, 24), (100, 16), (1100, 6)])
 def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32, length, new_tokens):
     engine = smollm2_float32
     document = WORDS * 100
@@ -63,7 +63,7 @@ def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32
     messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
     without_avoid = Alignment(instruction=alignment.instruction)
-    for chosen in (alignment,) if length > 1000 else (alignment, without_avoid):  # a long prompt takes 20 s each time
+    for chosen in (alignment,) if length > 1000 else (alignment, without_avoid):  # a long prompt takes its time
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
         assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40

@@ -18,7 +18,7 @@ A, B = 60, 61  # two tokens of text
 KIND = Alignment(instruction="be kind", name="kind")
 POLITE = Alignment(instruction="be polite", avoid="be rude", name="polite")
 PHRASES = ("the fox and the dog and the fox", "what is in the library?", "a b c a b c a b")
-LONG = 160
+LONG = 100
 
 
 def make_group(tokenizer, guard, *, rows=(BASE, INSTRUCTED), temperature=0.0, strength=2.0, constraint=None):
@@ -187,20 +187,19 @@ def test_a_json_answer_that_the_schema_dictates_is_no_repetition():
     assert done.trace.warnings == ()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("phrase", PHRASES)
+@pytest.mark.parametrize(("seed", "phrase"), [(0, PHRASES[0]), (0, PHRASES[1]), (1, PHRASES[2])])
 def test_the_loop_of_a_greedy_tiny_model_is_found_soon_after_it_begins(seed, phrase):
     with engine_on(tiny_model(architecture="gemma3", seed=seed)) as engine:
         done = engine.generate(
             user(phrase),
             KIND,
             steering=Steering(guard="report"),
-            sampling=Sampling(temperature=0, max_new_tokens=600),
+            sampling=Sampling(temperature=0, max_new_tokens=400),
         )
     ids = done.token_ids
     loops = (
         (start + max(MIN_LOOP, 3 * period), period)
-        for start in range(400)
+        for start in range(400 - 4 * 64)
         for period in range(1, 65)
         if ids[start : start + 3 * 64] == ids[start + period : start + period + 3 * 64]
     )

