@@ -15,7 +15,7 @@ import torch
 
 from sda_engine import Constraint, EngineSettings, Output, Sampling, SteeringEngine
 from sda_engine.errors import ContextLengthError, QueueFullError
-from sda_engine.output.constraints import TokenConstraint
+from sda_engine.output import TokenConstraint
 from sda_engine.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user

@@ -15,7 +15,7 @@ from torch import Tensor
 from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import NumericalError
 from sda_engine.evaluators import ContrastiveEvaluator
-from sda_engine.output.constraints import TokenConstraint
+from sda_engine.output import TokenConstraint
 from sda_engine.steering.mathematics import constant_schedule, steered_step
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user

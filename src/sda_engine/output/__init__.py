@@ -4,11 +4,11 @@ from sda_engine.output.constraints import (
     Constraint,
     ConstraintCompiler,
     LoosenedSchemaWarning,
-    TokenConstraint,
     join_grammars,
 )
 from sda_engine.output.form import Output
 from sda_engine.output.past_calls import jsonable_calls
+from sda_engine.output.token_constraint import TokenConstraint
 from sda_engine.output.tools import (
     FunctionCall,
     InvalidToolCall,

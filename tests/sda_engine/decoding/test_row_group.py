@@ -7,7 +7,7 @@ from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, 
 from sda_engine.decoding import row_group
 from sda_engine.decoding.guards import MIN_LOOP
 from sda_engine.decoding.row_group import DecodeSettings, RowGroup
-from sda_engine.output.constraints import TokenConstraint
+from sda_engine.output import TokenConstraint
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user

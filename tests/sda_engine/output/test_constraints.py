@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.decoding.tasks import DecodeTask
 from sda_engine.errors import ConstraintError
-from sda_engine.output.constraints import JSON_STYLE, ConstraintCompiler, TokenConstraint
+from sda_engine.output import ConstraintCompiler, TokenConstraint
+from sda_engine.output.constraints import JSON_STYLE
 from sda_engine.prompts import make_contexts
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
