@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
 from sda_engine.decoding.self_test import run_self_test
+from sda_engine.forks import compute
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 
@@ -27,8 +28,12 @@ class ModelRunner:
         check_attention(model)
         self._model = model
         self._no_mask = torch.zeros((1, 1, 1, 1), device=model.device)  # a mask of four axes is taken as it is
-        with torch.inference_mode():
-            self.bytes_per_token = run_self_test(model, self._run)
+        self.bytes_per_token = compute(self._test)
+
+    @property
+    def outlives_forks(self) -> bool:
+        """Whether the model can run in a forked process: what was set up on an accelerator cannot."""
+        return self._model.device.type == "cpu"
 
     @property
     def token_cost(self) -> float:
@@ -48,6 +53,10 @@ class ModelRunner:
             Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
         """
         return self._run(ForwardPass(segments))
+
+    @torch.inference_mode()
+    def _test(self) -> int:
+        return run_self_test(self._model, self._run)
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self._model.device, forward_pass.segments

@@ -6,7 +6,6 @@ answer: the tokens that may come next, and those that must.
 
 import hashlib
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sda_engine.errors import ConstraintError
+from sda_engine.forks import make_lock
 from sda_engine.output.grammar_cost import is_doubtful
 from sda_engine.output.grammar_trial import MAX_LEXER_STATES, TrialProcess
 from sda_engine.output.schema_gate import DEFINITIONS, MAX_SCHEMA_BYTES, check_pattern, check_schema, check_text, walk
@@ -125,8 +125,8 @@ class ConstraintCompiler:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._doubtful: OrderedDict[str, LLMatcher] = OrderedDict()
         self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
-        self._lock = threading.Lock()
-        self._trial_lock = threading.Lock()  # one process at a time; grammars that need none do not wait for it
+        self._lock = make_lock()
+        self._trial_lock = make_lock()  # one process at a time; grammars that need none do not wait for it
 
     def compile(self, grammar: str) -> "TokenConstraint":
         """A fresh constraint for one answer. The first call prepares the vocabulary, which takes half a second.
