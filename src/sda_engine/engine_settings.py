@@ -13,7 +13,8 @@ class EngineSettings(Settings):
     Attributes:
         max_rows: rows that share a forward pass; a steered request has two, or three with `avoid`. Requests that come
             while there are as many wait.
-        max_requests: requests that run or wait; one more is refused with QueueFullError.
+        max_requests: requests that may run or wait; one more is refused with QueueFullError. None: however many there
+            are, each waits for its turn, for as long as its timeout allows.
         cache_tokens: tokens whose keys and values the engine may hold, those of waiting scores and of stored prefixes
             included. None: what fits in half of the memory that is free when the engine is made. A request counts with
             its prompts and its `max_new_tokens`.
@@ -24,7 +25,7 @@ class EngineSettings(Settings):
     """
 
     max_rows: int = Field(default=64, ge=3, description="a whole number of at least 3")
-    max_requests: int = Field(default=1024, ge=1, description="a whole number of at least 1")
+    max_requests: int | None = Field(default=None, ge=1, description="a whole number of at least 1, or None")
     cache_tokens: int | None = Field(default=None, ge=1, description="a whole number of at least 1, or None")
     prefix_cache: bool = Field(default=True, description="True or False")
     proposals: int = Field(default=8, ge=0, le=64, description="a whole number from 0 to 64")

@@ -179,7 +179,7 @@ class Request:
         """
         try:
             strength = self._strength()
-        except Exception:  # a user's code: the exception may be kept, and must keep no rows
+        except BaseException:  # a user's code: the exception may be kept, and must keep no rows
             self.prompt.release()
             raise
         avoid = self.settings.steering.avoid_strength

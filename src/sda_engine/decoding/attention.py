@@ -24,6 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 
 from sda_engine.decoding.rows import Row
 from sda_engine.errors import ModelLoadError
+from sda_engine.forks import make_lock
 
 ROWS_INSTEAD_OF_SDPA, ROWS_INSTEAD_OF_EAGER = "sda_rows_sdpa", "sda_rows_eager"
 _SDPA: Callable[..., object] = sdpa_attention_forward
@@ -104,7 +105,8 @@ def row_attention(model: PreTrainedModel) -> Iterator[None]:
     One block at a time per model: what waits is a pass of another engine that runs the same one.
     """
     config = model.config.get_text_config(decoder=True)
-    with _locks.setdefault(model, threading.Lock()):
+    lock = _locks.get(model) or _locks.setdefault(model, make_lock())
+    with lock:
         usual = config._attn_implementation
         config._attn_implementation = ROWS_INSTEAD_OF_EAGER if usual == "eager" else ROWS_INSTEAD_OF_SDPA
         try:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
+from sda_engine.forks import compute
 from sda_engine.models import Change, ModelWatch, repack_linear_layers
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
@@ -29,8 +30,12 @@ class ModelRunner:
         check_attention(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
-        with torch.inference_mode():
-            self.bytes_per_token = run_self_test(model, self._run)
+        self.bytes_per_token = compute(self._test)
+
+    @property
+    def outlives_forks(self) -> bool:
+        """Whether the model can run in a forked process: what was set up on an accelerator cannot."""
+        return self.place[0] == "cpu"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -86,6 +91,10 @@ class ModelRunner:
             Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
         """
         return self._run(ForwardPass(segments))
+
+    @torch.inference_mode()
+    def _test(self) -> int:
+        return run_self_test(self.model, self._run)
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments

@@ -61,9 +61,10 @@ class RunningBatch:
         """End a cancelled task that never joined."""
         self._finish(task)
 
-    def clear(self) -> None:
-        """Forget the tasks and the stored prefixes."""
-        self._tasks.clear()
+    def clear(self, error: BaseException) -> None:
+        """End all tasks with an error, and forget the stored prefixes."""
+        for task in list(self._tasks):
+            self._fail(task, error)
         self._store.clear()
 
     def step(self) -> None:
@@ -90,7 +91,7 @@ class RunningBatch:
         for task in list(self._tasks):
             try:
                 planned[task] = task.plan(PassLimits(prompt_tokens, proposals), self._store)
-            except Exception as error:  # noqa: BLE001 - what happens to one task must not reach the others
+            except BaseException as error:  # noqa: BLE001 - a user's code may raise SystemExit: not for the others
                 self._fail(task, error)
                 continue
             if task.in_bulk:
@@ -104,7 +105,7 @@ class RunningBatch:
             return {task: [] for task in planned}
         try:
             logits = iter(self._runner.forward([segment for segments in planned.values() for segment in segments]))
-        except Exception as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
+        except BaseException as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
             if len(planned) > 1:
                 return {task: alone for task in planned for alone in self._forward({task: planned[task]}).values()}
             self._fail(next(iter(planned)), error)
@@ -115,7 +116,7 @@ class RunningBatch:
         try:
             if task.take(logits, self._store):
                 self._finish(task)
-        except Exception as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - see above
             self._fail(task, error)
 
     def _finish(self, task: Task) -> None:
@@ -123,12 +124,12 @@ class RunningBatch:
             self._tasks.remove(task)
         try:
             task.finish(self._store)
-        except Exception as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - see above
             self._fail(task, error)
         else:
             task.end(Finished())
 
-    def _fail(self, task: Task, error: Exception) -> None:
+    def _fail(self, task: Task, error: BaseException) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
         task.let_go()

@@ -2,16 +2,20 @@
 
 Tasks come in from any thread and any event loop. They join the running batch in the order they came, as soon as there
 is room; one that goes on with a request comes before those that are new. The thread starts with the first task, and
-ends with the engine. Torch's inference mode and the rows never leave the thread.
+ends with the engine: nothing that a task does can end it before. Torch's inference mode and the rows never leave it. In
+a forked process, which gets no copy of the thread, a new one starts with the first task there.
 """
 
 import asyncio
+import logging
+import os
 import queue
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
+from contextvars import ContextVar
 
 import torch
 
@@ -19,9 +23,21 @@ from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.running_batch import RunningBatch
 from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
 from sda_engine.engine_settings import EngineSettings
-from sda_engine.errors import CapacityError, EngineClosedError, QueueFullError, RequestTimeoutError, SDAError
+from sda_engine.errors import (
+    CapacityError,
+    ConfigError,
+    EngineClosedError,
+    QueueFullError,
+    RequestTimeoutError,
+    SDAError,
+)
+from sda_engine.forks import start_over_in_forks
+
+_logger = logging.getLogger(__name__)
 
 _MEMORY_POLL = 0.02  # seconds, while everything that could run waits for the memory of requests between two tasks
+
+_serving: ContextVar[threading.Thread | None] = ContextVar("the worker thread that this code works for", default=None)
 
 
 class Scheduler:
@@ -42,7 +58,8 @@ class Scheduler:
 
         Raises:
             EngineClosedError: the engine has been closed.
-            QueueFullError: as many wait as may.
+            QueueFullError: as many have been taken on as may.
+            ConfigError: the worker thread itself asks, which would wait for what it alone can do.
             CapacityError: the task alone needs more memory than there may be.
         """
         self._worker.submit(task)
@@ -63,11 +80,13 @@ class Scheduler:
             SDAError: whatever the task failed with.
         """
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        process = os.getpid()
         task.connect(inbox.put)
         self.submit(task)
         event: Event | None = None
         try:
             while not isinstance(event, Finished):
+                _check_process(process)
                 try:
                     event = inbox.get(timeout=_remaining(deadline))
                 except queue.Empty:
@@ -80,11 +99,13 @@ class Scheduler:
     async def aevents(self, task: Task, deadline: float | None = None) -> AsyncGenerator[Event, None]:
         """The same for an event loop. Cancelling the consumer cancels the task."""
         inbox: asyncio.Queue[Event] = asyncio.Queue()
+        process = os.getpid()
         task.connect(_loop_sink(task, inbox))
         self.submit(task)
         event: Event | None = None
         try:
             while not isinstance(event, Finished):
+                _check_process(process)
                 try:
                     async with asyncio.timeout(_remaining(deadline)):
                         event = await inbox.get()
@@ -100,30 +121,52 @@ class _Worker:
     """The thread and its queue; knows nothing of the Scheduler, so that a forgotten one can be collected."""
 
     def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+        self._runner = runner
         self._settings = settings
         self._cache_tokens = cache_tokens
-        self._batch = RunningBatch(runner, settings, cache_tokens)
-        self._waiting: deque[Task] = deque()
-        self._changed = threading.Condition()  # guards the queue and what is below
-        self._thread: threading.Thread | None = None
         self._closed = False
+        self._model_is_lost = False
+        self._begin()
+        start_over_in_forks(self)
+
+    def _begin(self) -> None:
+        self._batch = RunningBatch(self._runner, self._settings, self._cache_tokens)
+        self._waiting: deque[Task] = deque()
+        self._changed = threading.Condition()  # guards the queue, and whether there is a thread and an end
+        self._thread: threading.Thread | None = None
+
+    def start_over(self) -> None:
+        """In a forked process: what ran and waited is the other process's, and the thread is not there."""
+        self._begin()
+        self._model_is_lost = not self._runner.outlives_forks
 
     def submit(self, task: Task) -> None:
+        if self._is_calling():
+            raise _calls_itself()
+        if self._model_is_lost:
+            raise _cannot_be_forked()
         if task.prompt.tokens > self._cache_tokens:
             raise _too_large(task.prompt.tokens, self._cache_tokens)
+        most = self._settings.max_requests
         with self._changed:
             if self._closed:
                 raise _closed()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
+                thread.start()  # it waits for this block to end; where it cannot be started, the next task tries again
+                self._thread = thread
             if task.continues:
                 self._waiting.insert(sum(waiting.continues for waiting in self._waiting), task)
-            elif self._requests() >= self._settings.max_requests:
-                raise _queue_full(self._settings.max_requests)
+            elif most is not None and self._requests() >= most:
+                raise _queue_full(most)
             else:
                 self._waiting.append(task)
             self._changed.notify()
+
+    def _is_calling(self) -> bool:
+        """Whether this is the worker thread, or a thread or event loop that was given its context."""
+        serving = _serving.get()
+        return serving is not None and serving is self._thread
 
     def _requests(self) -> int:
         return sum(not task.cancelled for task in (*self._batch.tasks, *self._waiting))
@@ -135,23 +178,29 @@ class _Worker:
                 task.cancel()
             self._changed.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and not self._is_calling():
             thread.join()
 
     @torch.inference_mode()
     def _work(self) -> None:
-        try:
-            while self._let_in():
-                self._batch.step()
-        finally:  # also where a user's callable ended the thread
-            with self._changed:
-                self._closed = True
-                left = [*self._batch.tasks, *self._waiting]
-                self._waiting.clear()
-            for task in left:
-                task.let_go()
-                task.end(Failed(_closed()))
-            self._batch.clear()
+        _serving.set(threading.current_thread())
+        while not self._closed:
+            try:
+                while self._let_in():
+                    self._batch.step()
+            except BaseException as error:  # or else the engine would be dead, and nobody would know
+                _logger.exception("The worker thread of an engine has failed all its requests, and goes on.")
+                self._end_all(error)
+        self._end_all(_closed())
+
+    def _end_all(self, error: BaseException) -> None:
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        self._batch.clear(error)
+        for task in waiting:
+            task.let_go()
+            task.end(Failed(error))
 
     def _let_in(self) -> bool:
         """Let waiting tasks join while there is room. Where none runs, wait for one; False at the end."""
@@ -187,6 +236,14 @@ def _checked(event: Event) -> Event:
     return event
 
 
+def _check_process(process: int) -> None:
+    if os.getpid() != process:
+        raise SDAError(
+            "This request was made before the process was forked, and is answered in the process that made it. Make it "
+            "anew in this one."
+        )
+
+
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -202,10 +259,26 @@ def _closed() -> EngineClosedError:
     return EngineClosedError("The engine has been closed. Load a new one with SteeringEngine.load(...).")
 
 
+def _calls_itself() -> ConfigError:
+    return ConfigError(
+        "The engine was asked by its own worker thread: by a temperature schedule, a hook or other code that runs "
+        "while a token is chosen. It would wait for itself for ever. Ask before the request is made, or ask another "
+        "engine."
+    )
+
+
+def _cannot_be_forked() -> SDAError:
+    return SDAError(
+        "This process was forked from one that had put the model on an accelerator, where a forked process cannot use "
+        "it. Load the engine after the fork, start processes by multiprocessing's 'spawn', or load it with "
+        "device='cpu'."
+    )
+
+
 def _queue_full(most: int) -> QueueFullError:
     return QueueFullError(
-        f"This engine has taken on {most} requests already. Try again later, send fewer at a time, or allow more with "
-        f"EngineSettings(max_requests=...)."
+        f"This engine has taken on {most} requests already. Try again later, send fewer at a time, allow more with "
+        f"EngineSettings(max_requests=...), or have requests wait with EngineSettings(max_requests=None)."
     )
 
 

@@ -35,7 +35,7 @@ class Finished:
 class Failed:
     """The task ended with an error."""
 
-    error: Exception
+    error: BaseException
 
 
 Event = Token | Finished | Failed

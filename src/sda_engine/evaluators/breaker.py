@@ -1,13 +1,13 @@
 """CircuitBreaker: a judge that keeps failing is left alone for a while, so that requests do not all wait for it."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
 
 from sda_engine.errors import EvaluationError
+from sda_engine.forks import make_lock
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class CircuitBreaker:
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._failures = 0
         self._next_probe = 0.0  # on the clock, once it is open
 

@@ -7,7 +7,7 @@ import math
 import operator
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from sda_engine.evaluators.protocol import (
     needs_logprobs,
 )
 from sda_engine.settings import check_argument, shown
+from sda_engine.threads import start_thread
 
 Combination = Literal["mean", "median", "min"]
 
@@ -28,7 +29,6 @@ _COMBINATIONS: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyTy
     {"mean": statistics.fmean, "median": statistics.median, "min": min}
 )
 _check = functools.partial(check_argument, "EnsembleEvaluator")
-_MAX_THREADS = 32  # of one rating; further members wait for their turn
 
 
 class EnsembleEvaluator:
@@ -96,17 +96,14 @@ class EnsembleEvaluator:
         Raises:
             EvaluationError: too few members gave a score, or they disagree too much; it carries the base response.
         """
-        executor = ThreadPoolExecutor(min(len(self.members), _MAX_THREADS), thread_name_prefix="sda-ensemble")
-        try:
-            # Each thread gets a copy of the caller's context, so that tracing in a member finds its parent
-            runs = [executor.submit(contextvars.copy_context().run, _rate, m, request) for m in self.members]
-            wait(runs, return_when=FIRST_EXCEPTION)  # _rate lets only BaseExceptions through
-            for run in runs:
-                if run.done() and (interruption := run.exception()) is not None:
-                    raise interruption
-            return self._combined([run.result() for run in runs], request)
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+        # Each thread gets a copy of the caller's context, so that tracing in a member finds its parent
+        rate = [functools.partial(contextvars.copy_context().run, _rate, member, request) for member in self.members]
+        runs = [start_thread(work, "sda-ensemble") for work in rate]
+        wait(runs, return_when=FIRST_EXCEPTION)  # _rate lets only BaseExceptions through
+        for run in runs:
+            if run.done() and (interruption := run.exception()) is not None:
+                raise interruption
+        return self._combined([run.result() for run in runs], request)
 
     async def aevaluate(self, request: EvaluationRequest) -> Score:
         """Rate the response of a request with all members, a task each (asyncio).

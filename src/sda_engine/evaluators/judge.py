@@ -1,12 +1,13 @@
 """JudgeEvaluator: what all evaluators share that ask a language model for a verdict, whatever it is reached by."""
 
 import asyncio
+import contextvars
 import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import NamedTuple, TypeGuard
 
 from sda_engine.errors import EvaluationError
@@ -15,6 +16,7 @@ from sda_engine.evaluators.protocol import EvaluationRequest, EvaluatorUsage, Sc
 from sda_engine.evaluators.retries import make_retrying
 from sda_engine.evaluators.verdict import RatingPrompt, Verdict, make_rating_prompt, parse_verdict, shortened
 from sda_engine.settings import check_argument
+from sda_engine.threads import event_loop_in_thread
 
 _GRACE = 0.5  # seconds past the deadline that `evaluate` waits for its worker thread
 _PER_PRICE = 1_000_000  # tokens
@@ -116,21 +118,21 @@ class JudgeEvaluator(ABC):
         """Rate the response of a request: `aevaluate`, in a worker thread with an event loop of its own.
 
         Only an event loop can hold a deadline against a server that drips bytes, since the timeouts of an
-        HTTP client run from byte to byte. The thread makes that possible inside a running loop too.
+        HTTP client run from byte to byte. The thread makes that possible inside a running loop too. Ctrl-C ends the
+        wait and drops the call.
 
         Raises:
             EvaluationError: no usable rating within the deadline; it carries the base response.
         """
-        executor = ThreadPoolExecutor(1, thread_name_prefix="sda-judge")
         try:
-            rating = executor.submit(lambda: asyncio.run(self._rate(request, blocking=True)))
-            return rating.result(self.timeout + _GRACE)
+            with event_loop_in_thread("sda-judge") as loop:
+                ask = partial(asyncio.run_coroutine_threadsafe, self._rate(request, blocking=True), loop)
+                rating = contextvars.Context().run(ask)  # the caller's callbacks and traces are not for the judge
+                return rating.result(self.timeout + _GRACE)
         except TimeoutError as error:  # the thread is stuck where no loop can cancel it, e.g. in name resolution
             overdue = self._overdue([])
             overdue.base_response = request.response
             raise overdue from error
-        finally:
-            executor.shutdown(wait=False)
 
     async def aevaluate(self, request: EvaluationRequest) -> Score:
         """Rate the response of a request without blocking the event loop (asyncio).

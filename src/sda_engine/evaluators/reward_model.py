@@ -5,7 +5,6 @@ import copy
 import inspect
 import json
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from sda_engine.errors import ConfigError, EvaluationError, ModelLoadError
 from sda_engine.evaluators.classifier import check_classifier, fingerprint, load_classifier
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
+from sda_engine.forks import compute, make_lock
 from sda_engine.models import find_turn_rules
 from sda_engine.settings import check_argument, shown, unknown_name
 
@@ -98,7 +98,7 @@ class RewardModelEvaluator:
         self._accepted = frozenset(inspect.signature(self._model.forward).parameters)
         self._weights = fingerprint(self._model, self._tokenizer)
         self._rules = find_turn_rules(partial(self._tokenizer.apply_chat_template, tokenize=False))
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._try_out()
 
     @property
@@ -132,7 +132,7 @@ class RewardModelEvaluator:
             with self._lock:
                 inputs = self._read(request.messages, request.response)
                 self._check_length(inputs["input_ids"].shape[-1])
-                logits = self._logits(inputs)
+                logits = compute(lambda: self._logits(inputs))
             return self._rated(logits)
         except EvaluationError as error:
             error.base_response = request.response
@@ -151,7 +151,7 @@ class RewardModelEvaluator:
                     "its tokenizer knows no word. Check that the folder has the tokenizer's files, for which "
                     "transformers may put an empty one."
                 )
-            self._logits(inputs)
+            compute(lambda: self._logits(inputs))
         except EvaluationError as error:
             raise ModelLoadError(f"The classifier {self._source} cannot rate: {error}") from error
 

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from sda_engine.forks import make_lock
+
 _Thing = TypeVar("_Thing")
 
 
@@ -13,12 +15,12 @@ class Registry(Generic[_Thing]):
     def __init__(self) -> None:
         self._things: dict[str, _Thing] = {}
         self._being_made: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()  # guards the two, and is never held for long
+        self._lock = make_lock()  # guards the two, and is never held for long
 
     def get(self, key: str, make: Callable[[], _Thing]) -> _Thing:
         """The thing with a key, made now where there is none yet; what `make` raises is raised here."""
         with self._lock:
-            making = self._being_made.setdefault(key, threading.Lock())
+            making = self._being_made.setdefault(key, make_lock())
         with making:
             with self._lock:
                 if key in self._things:

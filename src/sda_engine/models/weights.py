@@ -1,10 +1,10 @@
 """What tells the weights of a model that was made or changed in memory from all others."""
 
-from threading import Lock
 from uuid import uuid4
 
 from torch import nn
 
+from sda_engine.forks import make_lock
 from sda_engine.models.model_watch import Change, ModelWatch
 
 
@@ -21,7 +21,7 @@ class WeightsIdentity:
 
     def __init__(self, model: nn.Module, *, can_be_loaded: bool) -> None:
         self._watch: ModelWatch | None = ModelWatch(model)
-        self._lock = Lock()
+        self._lock = make_lock()
         self._name = None if can_be_loaded else uuid4().hex
 
     @property

@@ -6,7 +6,6 @@ answer: the tokens that may come next, and those that must.
 
 import hashlib
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from llguidance import LLMatcher, LLParserLimits
 from pydantic import BaseModel
 
 from sda_engine.errors import ConstraintError
+from sda_engine.forks import make_lock
 from sda_engine.output.closed_objects import close_objects
 from sda_engine.output.endings import find_endings
 from sda_engine.output.fit import check_meaning, misfit
@@ -175,8 +175,8 @@ class ConstraintCompiler:
         self._doubtful: OrderedDict[str, _Compiled] = OrderedDict()
         self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
         self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
-        self._lock = threading.Lock()
-        self._trial_lock = threading.Lock()  # one process at a time; grammars that need none do not wait for it
+        self._lock = make_lock()
+        self._trial_lock = make_lock()  # one process at a time; grammars that need none do not wait for it
 
     def compile(self, grammar: str) -> TokenConstraint:
         """A fresh constraint for one answer. The first call prepares the vocabulary, which takes half a second.

@@ -7,8 +7,10 @@ that its authors published. Scores run over 0 < score <= 100, and amplification 
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import SupportsFloat
 
 from sda_engine.errors import ConfigError
+from sda_engine.settings import shown
 
 AmplificationCurve = Callable[[float], float]
 
@@ -85,12 +87,13 @@ def amplification_factor(score: float, curve: str | AmplificationCurve = "sigmoi
         ConfigError: unknown curve, score out of range, or a callable that leaves [0, 1].
     """
     if callable(curve):
-        value = float(curve(check_score(score)))
+        returned = curve(check_score(score))
+        value = as_number(returned)
         if not 0.0 <= value <= 1.0:
             raise ConfigError(
-                f"The amplification curve {getattr(curve, '__name__', curve)!r} returned {value} for the score "
-                f"{score}: it must return a number from 0 to 1. Clamp it, or use one of "
-                f"{', '.join(AMPLIFICATION_CURVES)}."
+                f"The amplification curve {getattr(curve, '__name__', type(curve).__name__)!r} returned "
+                f"{shown(returned)} for the score {score}: it must return a number from 0 to 1. Clamp it, or use one "
+                f"of {', '.join(AMPLIFICATION_CURVES)}."
             )
         return value
     if curve not in AMPLIFICATION_CURVES:
@@ -98,6 +101,16 @@ def amplification_factor(score: float, curve: str | AmplificationCurve = "sigmoi
             f"There is no amplification curve {curve!r}. Use one of {', '.join(AMPLIFICATION_CURVES)}, or a callable."
         )
     return min(1.0, max(0.0, AMPLIFICATION_CURVES[curve](score)))
+
+
+def as_number(returned: object) -> float:
+    """What a callable of the user's returned, as a float; NaN where it is no number."""
+    if isinstance(returned, bool) or not isinstance(returned, SupportsFloat):
+        return math.nan
+    try:
+        return float(returned)
+    except (OverflowError, RuntimeError, TypeError, ValueError):  # an array or tensor of several, say
+        return math.nan
 
 
 def check_score(score: float) -> float:

@@ -9,10 +9,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from sda_engine.errors import ConfigError
+from sda_engine.settings import shown
+from sda_engine.steering.amplification import as_number
 from sda_engine.steering.precision import in_widest
 
 LOG_2 = math.log(2.0)
@@ -137,7 +141,7 @@ class TemperatureSignals:
     in_category: Tensor | bool = False
 
 
-TemperatureSchedule = Callable[[TemperatureSignals], Tensor]
+TemperatureSchedule = Callable[[TemperatureSignals], Tensor | float]
 
 
 def divergence_schedule(signals: TemperatureSignals) -> Tensor:
@@ -172,6 +176,9 @@ TEMPERATURE_SCHEDULES: Mapping[str, TemperatureSchedule] = MappingProxyType(
         "critical_tokens": critical_tokens_schedule,
     }
 )
+
+
+_OURS = tuple(TEMPERATURE_SCHEDULES.values())
 
 
 @dataclass(frozen=True)
@@ -227,9 +234,12 @@ def steered_step(
         plausibility: alpha in [0, 1]; tokens with P2 < alpha * max P2 are dropped; 0 is the paper.
         avoided_logits: (batch, vocab), or None.
         avoid_strength: at least 0; float or (batch,).
-        schedule: sets the temperature from the divergence.
+        schedule: sets the temperature from the divergence; what it returns, a float or (batch,), is checked.
         critical_divergence: at least 0, nats; float or (batch,); for schedules that tell critical tokens apart.
         critical_tokens: (vocab,) bool: tokens of the categories that the user named; None for none.
+
+    Raises:
+        ConfigError: a schedule of the user's returned no temperature.
     """
     base = torch.log_softmax(_at_least_float32(base_logits), dim=-1)
     instructed = base if instructed_logits is None else torch.log_softmax(_at_least_float32(instructed_logits), dim=-1)
@@ -248,17 +258,16 @@ def steered_step(
         avoid_strength=avoid_strength,
     )
     steered = torch.log_softmax(apply_plausibility(steered, instructed, plausibility), dim=-1)
-    used = schedule(
-        TemperatureSignals(
-            divergence=divergence,
-            critical=_differ_in_best(base, other, schedule),
-            temperature=_as_vector(temperature, divergence),
-            sensitivity=_as_vector(sensitivity, divergence),
-            min_temperature=_as_vector(min_temperature, divergence),
-            critical_divergence=_as_vector(critical_divergence, divergence),
-            in_category=_best_is_one_of(steered, critical_tokens),
-        )
+    signals = TemperatureSignals(
+        divergence=divergence,
+        critical=_differ_in_best(base, other, schedule),
+        temperature=_as_vector(temperature, divergence),
+        sensitivity=_as_vector(sensitivity, divergence),
+        min_temperature=_as_vector(min_temperature, divergence),
+        critical_divergence=_as_vector(critical_divergence, divergence),
+        in_category=_best_is_one_of(steered, critical_tokens),
     )
+    used = _as_temperature(schedule(signals), schedule, divergence)
     logprobs = apply_temperature(steered, used.to(steered.dtype))
     kept = _as_vector(strength, divergence) == 0  # (batch,): where the instructed distribution is what there is
     kept &= _as_vector(plausibility, divergence) == 0
@@ -330,6 +339,28 @@ def _differ_in_best(base: Tensor, other: Tensor, schedule: TemperatureSchedule) 
     if schedule in (divergence_schedule, constant_schedule):
         return torch.zeros(base.shape[0], dtype=torch.bool, device=base.device)
     return base.argmax(dim=-1) != other.argmax(dim=-1)
+
+
+def _as_temperature(returned: object, schedule: TemperatureSchedule, divergence: Tensor) -> Tensor:
+    """(batch,): what a schedule returned, in the dtype and on the device of the divergence.
+
+    Raises:
+        ConfigError: it is neither a number nor one for each row, or not all of them are finite and at least 0.
+    """
+    if isinstance(returned, Tensor) and schedule in _OURS:
+        return returned
+    per_row = isinstance(returned, Tensor) and returned.shape == divergence.shape and not returned.is_complex()
+    used = _as_vector(cast(Tensor, returned) if per_row else as_number(returned), divergence)
+    # a divergence of NaN comes from the logits, which is theirs to report and no fault of the schedule
+    if bool(((used >= 0) & (used < math.inf) | divergence.isnan()).all()):
+        return used
+    name = getattr(schedule, "__name__", type(schedule).__name__)
+    given = shown(returned.tolist() if isinstance(returned, Tensor) else returned)
+    raise ConfigError(
+        f"The temperature schedule {name!r} returned {given}: it must return a finite number of at least 0, or a "
+        f"tensor of {len(divergence)} of them, one for each row. Mend it, or use one of "
+        f"{', '.join(TEMPERATURE_SCHEDULES)}."
+    )
 
 
 def _best_is_one_of(logprobs: Tensor, tokens: Tensor | None) -> Tensor:

@@ -9,7 +9,6 @@ a word that means several things counts every time. In particular:
   most sentences for a name, and sees none in scripts without capitals.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sda_engine.config import TokenCategory
+from sda_engine.forks import make_lock
 from sda_engine.tokens.tokenizer import SafeTokenizer
 
 _METASPACE = "▁"  # how SentencePiece writes the space before a word, which it leaves out of the text of a first token
@@ -45,7 +45,7 @@ class TokenCategories:
     def __init__(self, tokenizer: SafeTokenizer, vocab_size: int) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._masks: Mapping[TokenCategory, Tensor] | None = None
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def mask(self, categories: Sequence[TokenCategory]) -> Tensor | None:
         """(vocab,) bool: the tokens of any of these categories; None for no category. The first takes a second."""

@@ -6,7 +6,6 @@ lock, and leaves the user's own tokenizer alone.
 """
 
 import copy
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Self, cast
@@ -14,6 +13,7 @@ from typing import Self, cast
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sda_engine.errors import MessageError
+from sda_engine.forks import make_lock
 from sda_engine.models import (
     TemplateValue,
     TurnRules,
@@ -52,7 +52,7 @@ class SafeTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self.chat_template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         if isinstance(tokenizer.chat_template, dict):
             self.chat_template = tokenizer.chat_template.get("default")

@@ -133,7 +133,7 @@ async def test_tasks_rate_at_the_same_time():
     assert score.samples == (1.0, 2.0, 3.0)
 
 
-def test_more_members_than_threads_all_get_their_turn():
+def test_a_hundred_members_are_all_asked():
     members = scores(*range(1, 101))
     assert EnsembleEvaluator(members, min_members=100).evaluate(RATED).samples == tuple(map(float, range(1, 101)))
 
