@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 # What nobody imports need not be compiled: a minute less on a fresh checkout
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints-dev.txt
 
-.PHONY: setup demo test lint audit format bench clean
+.PHONY: setup demo test lint docs wheel audit format bench clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
@@ -30,6 +30,15 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# Offline. A warning is an error: zensical's own by --strict, those of griffe, which reads the docstrings, by grep
+docs: setup
+	$(BIN)/zensical build --clean --strict 2>&1 | tee .venv/docs.log
+	@grep --quiet "^Build finished" .venv/docs.log && ! grep --quiet "^griffe:" .venv/docs.log
+
+# The wheel alone and with each extra alone: what they promise works, and nothing needs more than they ask for
+wheel: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python .ci/wheel.py
+
 # Known vulnerabilities of everything installed; fails too where the registry has no advisories to give
 audit: setup
 	test -x .venv/audit/bin/pip-audit || ($(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet pip-audit)
@@ -50,4 +59,4 @@ bench: setup
 	$(BIN)/python benchmarks/guards.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -31,7 +31,8 @@ def __getattr__(name: str) -> Any:
         from sda_integrations.langchain.middleware import SDAMiddleware
     except ImportError as error:  # ChatSDA needs langchain-core alone; agents need langchain
         raise ImportError(
-            "SDAMiddleware needs langchain, which is not installed. Install it with: pip install langchain",
+            "SDAMiddleware needs langchain, which is not installed. "
+            "Install it with: pip install 'sda-integrations[agents]'",
             name="langchain",
         ) from error
     return SDAMiddleware

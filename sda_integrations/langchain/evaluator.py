@@ -27,7 +27,10 @@ class ChatModelEvaluator(JudgeEvaluator):
 
     Args:
         chat_model: the judge; ChatSDA can be one.
-        timeout, max_retries, samples, prices: see JudgeEvaluator.
+        timeout: see JudgeEvaluator.
+        max_retries: see JudgeEvaluator.
+        samples: see JudgeEvaluator.
+        prices: see JudgeEvaluator.
 
     Raises:
         ConfigError: an argument is out of range.

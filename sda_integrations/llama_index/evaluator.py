@@ -23,7 +23,10 @@ class LLMEvaluator(JudgeEvaluator):
 
     Args:
         llm: the judge; SDALLM can be one.
-        timeout, max_retries, samples, prices: see JudgeEvaluator.
+        timeout: see JudgeEvaluator.
+        max_retries: see JudgeEvaluator.
+        samples: see JudgeEvaluator.
+        prices: see JudgeEvaluator.
 
     Raises:
         ConfigError: an argument is out of range.

@@ -44,7 +44,7 @@ class OpenAIEvaluator(JudgeEvaluator):
 
     Args:
         model: the judge, as its server calls it.
-        base_url: root of the API, http(s)://host[:port][/path]. None means OpenAI itself, whatever
+        base_url: root of the API, `http(s)://host[:port][/path]`. None means OpenAI itself, whatever
             OPENAI_BASE_URL says; a server that is named here is sent no OPENAI_* variable.
         api_key: None means OPENAI_API_KEY where base_url is None, and no real key elsewhere.
         timeout: seconds for one rating with all its samples, retries and waits; above 0, at most 86,400.

@@ -44,7 +44,8 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         (
             "langchain",
             "from sda_integrations.langchain import ChatSDA; from sda_integrations.langchain import SDAMiddleware",
-            "SDAMiddleware needs langchain, which is not installed. Install it with: pip install langchain",
+            "SDAMiddleware needs langchain, which is not installed. "
+            "Install it with: pip install 'sda-integrations[agents]'",
         ),
     ],
 )

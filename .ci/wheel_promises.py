@@ -1,0 +1,113 @@
+"""What an installation with each extra lets one do, as statements that run without a download; "" is no extra.
+
+Where the packages of an extra are missing, each of its promises is refused by an error that names the extra.
+"""
+
+_TINY = """
+from sda_engine.testing import tiny_engine
+engine = tiny_engine()
+"""
+_PAIR = """
+from sda_engine import PRESETS
+from sda_engine.evaluation import NamedEvaluator, RatedPair, check_evaluators
+from sda_engine.evaluators import FixedScore
+question = {"role": "user", "content": "Is it so?"}
+pairs = [RatedPair(messages=(question,), response=text, alignment=PRESETS["honesty"], label=text == "Yes.")
+         for text in ("Yes.", "No.")]
+"""
+
+PROMISES: dict[str, tuple[str, ...]] = {
+    "": (
+        """
+import sda_engine, sda_engine.errors, sda_engine.steering
+for name in sda_engine.__all__:
+    getattr(sda_engine, name)
+""",
+        """
+import sda_engine.evaluators as evaluators
+for name in set(evaluators.__all__) - {"CachedEvaluator"}:
+    getattr(evaluators, name)
+evaluators.OpenAIEvaluator("gpt-4.1", api_key="none")
+""",
+        _TINY
+        + """
+from sda_engine import Constraint, Output, Sampling, Steering
+from sda_engine.evaluators import ContrastiveEvaluator
+done = engine.generate(
+    [{"role": "user", "content": "Is it so?"}], "honesty",
+    steering=Steering(evaluator=ContrastiveEvaluator()), sampling=Sampling(max_new_tokens=8),
+    output=Output(constraint=Constraint.regex("yes|no")),
+)
+assert done.text in ("yes", "no") and done.trace.to_html()
+""",
+        """
+import sys
+sys.argv = ["sda", "presets", "--json"]
+from sda_engine.cli import main
+with open("presets.json", "w") as sys.stdout:
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+sys.stdout = sys.__stdout__
+""",
+    ),
+    "langchain": (
+        "from sda_integrations.langchain import ChatModelEvaluator, ChatSDA",
+        _TINY
+        + """
+from sda_integrations.langchain import ChatSDA
+chat = ChatSDA(engine=engine, alignment="honesty", max_tokens=200)
+assert chat.invoke("Is it so?", max_tokens=8).response_metadata["sda"]
+chat.with_structured_output({"title": "Yes", "type": "object", "properties": {"yes": {"type": "boolean"}}}).invoke("?")
+""",
+    ),
+    "agents": (
+        _TINY
+        + """
+from sda_integrations.langchain import ChatSDA, SDAMiddleware
+from langchain.agents import create_agent
+agent = create_agent(ChatSDA(engine=engine, max_tokens=8), middleware=[SDAMiddleware("honesty")])
+assert agent.invoke({"messages": ["Is it so?"]})["messages"]
+""",
+    ),
+    "llama-index": (
+        "from sda_integrations.llama_index import SDALLM, LLMEvaluator, call_settings",
+        _TINY
+        + """
+from sda_integrations.llama_index import SDALLM
+from llama_index.core.llms import ChatMessage
+assert SDALLM(engine=engine, alignment="honesty", max_tokens=8).chat([ChatMessage("Is it so?")]).raw["sda"]
+""",
+    ),
+    "plot": (
+        _TINY
+        + """
+from sda_engine import Sampling
+question = [{"role": "user", "content": "Is it so?"}]
+engine.generate(question, "honesty", sampling=Sampling(max_new_tokens=4)).trace.plot().savefig("trace.svg")
+""",
+    ),
+    "cache": ("from sda_engine.evaluators import CachedEvaluator, FixedScore\nCachedEvaluator(FixedScore(50))",),
+    "report": (
+        _TINY + _PAIR + "assert check_evaluators(engine, pairs, [NamedEvaluator('fixed', FixedScore(50))]).as_dict()",
+        _TINY
+        + _PAIR
+        + """
+from pathlib import Path
+from sda_engine.cli.evaluators import check_extra
+check_extra(Path("calibration.svg"))
+from sda_engine.evaluation.calibration_plot import save_calibration
+save_calibration(check_evaluators(engine, pairs, [NamedEvaluator('fixed', FixedScore(50))]), Path("calibration.svg"))
+""",
+    ),
+    "demo": (
+        """
+from sda_integrations.demo.command import check_extra
+check_extra()
+import sda_integrations.demo.run
+from sda_integrations.demo.langchain_assistant import LangChainAssistant
+from sda_integrations.demo.llama_index_assistant import LlamaIndexAssistant
+""",
+    ),
+}

@@ -1,0 +1,98 @@
+"""Every Python fence of README.md and docs/ runs, page by page from top to bottom, as a reader would run it.
+
+The pages load models by name, read a folder and ask a judge. Here an engine with scripted answers stands in for the
+named model, and nothing opens a socket.
+"""
+
+import ast
+import asyncio
+import inspect
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from markdown_it import MarkdownIt
+
+from sda_engine import SteeringEngine
+from sda_engine.evaluators import OpenAIEvaluator, Score
+from sda_engine.testing import ScriptedEngine, call_text
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+CALL = call_text("opening_hours", {"day": "Monday"})
+ADA = '{"name": "Ada", "age": 36}'
+NINE = "The reading room opens at nine."
+# What the model of a page answers, request by request; the last one repeats. On other pages it always answers NINE
+ANSWERS = {
+    "how-to/agents.md": [CALL, CALL, "From nine to six.", "Hello.", CALL, "From nine to six."],
+    "how-to/structured-output.md": [ADA, ADA, ADA, "yes", "2031-07"],
+}
+
+
+def fences(page: Path) -> Iterator[ast.Module]:
+    """The page's Python fences, with the page's line numbers."""
+    for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+        if token.type == "fence" and token.info.split()[:1] == ["python"]:
+            assert token.map is not None
+            above = "\n" * (token.map[0] + 1)
+            yield compile(above + token.content, page, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.fixture
+def reader(request, monkeypatch, tmp_path):
+    """What a reader has and the test has not: models, an embedding model, a key, a folder of documents."""
+    monkeypatch.chdir(tmp_path)
+    Path("library").mkdir()
+    Path("library/hours.txt").write_text(NINE)
+
+    engines = []
+
+    def load(model, **settings):
+        if not engines:
+            engines.append(ScriptedEngine(ANSWERS.get(request.node.callspec.id, NINE)))
+        return engines[0]
+
+    monkeypatch.setattr(SteeringEngine, "load", load)
+    monkeypatch.setitem(sys.modules, "llama_index.embeddings.huggingface", embeddings())
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key")
+    monkeypatch.setattr(OpenAIEvaluator, "evaluate", lambda judge, rated: Score(value=60.0, evaluator=judge.name))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    for engine in engines:
+        engine.close()
+
+
+def embeddings() -> ModuleType:
+    """In place of a module that takes ten seconds to import and then asks the Hub."""
+    from llama_index.core import MockEmbedding
+
+    module = ModuleType("llama_index.embeddings.huggingface")
+    module.HuggingFaceEmbedding = lambda: MockEmbedding(embed_dim=8)  # type: ignore[attr-defined]
+    return module
+
+
+def refuse(_: socket.socket, address: object) -> None:
+    """A page must not reach for the network."""
+    raise AssertionError(f"a page opens a connection to {address}")
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")  # of LlamaIndex's own agents
+@pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
+@pytest.mark.usefixtures("reader", "no_event_loop_is_left_behind")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)).removeprefix("docs/"))
+def test_the_code_of_a_page_runs(page):
+    namespace = {"__name__": "__main__"}
+    for fence in fences(page):
+        code = compile(fence, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(eval(code, namespace))  # noqa: S307
+        else:
+            exec(code, namespace)  # noqa: S102
+
+
+def test_the_pages_with_scripted_answers_exist():
+    assert {*ANSWERS} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
