@@ -107,7 +107,7 @@ def _plain_typed_dict(kind: Any, within: tuple[Any, ...]) -> Any:
             extras = (None,)  # the default
         plain = _plain_inside(inner, (*within, kind))
         fields[name] = Annotated[(plain, *extras)] if extras else plain
-    made = TypedDict(kind.__name__, fields)  # type: ignore[misc, operator]  # its fields are known at run time only
+    made = TypedDict(kind.__name__, fields)  # type: ignore[misc]  # its fields are known at run time only
     made.__doc__ = kind.__doc__
     return made
 
