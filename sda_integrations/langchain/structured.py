@@ -17,6 +17,7 @@ from langchain_core.output_parsers.json import TBaseModel  # noqa: F401 - pydant
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.pydantic import TBaseModel  # noqa: F401 - mypy's pydantic plugin looks for it here
 from pydantic import SkipValidation
 
 from sda_engine.errors import ConfigError, IncompleteOutputError
