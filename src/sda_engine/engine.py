@@ -112,7 +112,7 @@ class SteeringEngine:
             quantization_config=quantization_config,
         )
 
-        def make() -> Self:
+        def make() -> SteeringEngine:
             engine = cls.__new__(cls)
             engine._set_up(load_model(model_settings), settings or EngineSettings())
             return engine

@@ -72,7 +72,7 @@ def _traces(model: nn.Module) -> tuple[list[object], list[int]]:
             layers.append(parts["forward"])
         for hooks in (parts["_forward_pre_hooks"], parts["_forward_hooks"]):
             layers += hooks
-        if not _is_of_a_library(type(layer)):
+        if not _is_of_a_library(type(layer).__module__):
             layers += _settings(parts)
         for tensors in (parts["_parameters"], parts["_buffers"]):
             for weight in tensors.values():
@@ -112,8 +112,8 @@ def _settings(parts: Mapping[str, object]) -> Iterator[object]:
 
 
 @lru_cache(maxsize=1024)
-def _is_of_a_library(kind: type[nn.Module]) -> bool:
-    return kind.__module__.partition(".")[0] in _OF_LIBRARIES
+def _is_of_a_library(module: str) -> bool:
+    return module.partition(".")[0] in _OF_LIBRARIES
 
 
 @torch.inference_mode()

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from sda_engine.errors import ModelLoadError
-from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
 from sda_engine.models.hub import check_hub
 from sda_engine.models.packed_linear import pack_linear_layers
+from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.template_check import check_templates
 from sda_engine.settings import Settings
 
