@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sda_engine.cli.options import LENGTH_NAMES
+
 
 @dataclass(frozen=True)
 class DemoOptions:
@@ -27,5 +29,5 @@ class DemoOptions:
         float, typer.Option(help="Keep only tokens at least this likely under the instruction; the paper has 0.")
     ] = 0.1
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.6
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of each answer.")] = 64
+    max_new_tokens: Annotated[int, typer.Option(*LENGTH_NAMES, help="Length limit of each answer.")] = 64
     seed: Annotated[int, typer.Option(help="The same seed repeats the same answers.")] = 1

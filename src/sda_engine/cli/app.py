@@ -5,7 +5,7 @@ can read, best one that imports what it needs when it runs.
 """
 
 import logging
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from sda_engine.cli.terminal import session, starting
 logger = logging.getLogger(__name__)
 
 COMMAND_GROUP = "sda.commands"
+DISTRIBUTION = "sda-integrations"
 
 Prompt = Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.", show_default=False)]
 TraceFile = Annotated[
@@ -85,6 +86,30 @@ def check(
         run(file, model, options, as_json=as_json)
 
 
+@takes_options
+def info(model: ModelOptions, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Tell what would run here: versions, device and dtype, memory, and where the model is. Loads no weights."""
+    with session(debug=debug):
+        with starting():
+            from sda_engine.cli.info import run  # here, since it imports torch
+
+        run(model, as_json=as_json)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sda {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version, and end.")
+    ] = False,
+) -> None:
+    """Align a local language model while it decodes (SDA), without fine-tuning."""
+
+
 def make_app() -> typer.Typer:
     """The `sda` command with the subcommands of all installed packages.
 
@@ -92,12 +117,12 @@ def make_app() -> typer.Typer:
     """
     app = typer.Typer(
         name="sda",
-        help="Align a local language model while it decodes (SDA), without fine-tuning.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_show_locals=False,  # they may hold keys
     )
-    for command in (generate, compare, presets):
+    app.callback()(_main)
+    for command in (generate, compare, presets, info):
         app.command()(command)
     evaluators = typer.Typer(help="Find out how well evaluators rate.", no_args_is_help=True)
     evaluators.command()(check)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, and what libraries log and warn about.")]
+LENGTH_NAMES = ("--max-tokens", "--max-new-tokens", "-n")  # whatever a user knows it by elsewhere
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on standard output.")]
 
 
@@ -23,8 +24,8 @@ def _steering(help_text: str) -> Any:
     return typer.Option(help=help_text, rich_help_panel="Steering")
 
 
-def _answer(help_text: str) -> Any:
-    return typer.Option(help=help_text, rich_help_panel="Answer")
+def _answer(help_text: str, *names: str) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel="Answer")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class RequestOptions:
     system: Annotated[str | None, _answer("A system message before the prompt.")] = None
     temperature: Annotated[float | None, _answer("0 is greedy. Default: 0.6.")] = None
     top_p: Annotated[float | None, _answer("Above 0, at most 1. Default: 0.95.")] = None
-    max_new_tokens: Annotated[int | None, _answer("Length limit of the answer. Default: 512.")] = None
+    max_new_tokens: Annotated[int | None, _answer("Length limit of the answer. Default: 512.", *LENGTH_NAMES)] = None
     stop: Annotated[list[str] | None, _answer("End before this text. Can be given several times.")] = None
     seed: Annotated[int | None, _answer("The same seed repeats the same answer.")] = None
 

@@ -1,6 +1,6 @@
 """Decoding: row groups over one model, one token at a time, in a worker thread of the engine's own."""
 
-from sda_engine.decoding.memory import default_cache_tokens
+from sda_engine.decoding.memory import cache_bytes, default_cache_tokens
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
@@ -20,5 +20,6 @@ __all__ = [
     "ScoreTask",
     "Task",
     "Token",
+    "cache_bytes",
     "default_cache_tokens",
 ]

@@ -13,4 +13,9 @@ def default_cache_tokens(device: torch.device, bytes_per_token: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
     else:
         free = available_memory()
-    return max(1, int(_SHARE * free) // bytes_per_token)
+    return max(1, cache_bytes(free) // bytes_per_token)
+
+
+def cache_bytes(free: int) -> int:
+    """Bytes that keys and values may take where so many are free."""
+    return int(_SHARE * free)

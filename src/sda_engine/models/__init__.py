@@ -1,12 +1,12 @@
 """Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates tried out."""
 
 from sda_engine.models.context_window import context_window_of
-from sda_engine.models.devices import resolve_device, resolve_dtype
+from sda_engine.models.devices import explain_dtype, processor_features, resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
 from sda_engine.models.model_watch import Change, ModelWatch
-from sda_engine.models.packed_linear import repack_linear_layers
+from sda_engine.models.packed_linear import pays_to_pack, repack_linear_layers
 from sda_engine.models.registry import Registry
 from sda_engine.models.stated_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
 from sda_engine.models.template_check import check_templates
@@ -40,10 +40,13 @@ __all__ = [
     "context_window",
     "context_window_of",
     "explain_cut",
+    "explain_dtype",
     "find_turn_rules",
     "load_model",
     "memory_limits",
     "merge_leading_system",
+    "pays_to_pack",
+    "processor_features",
     "repack_linear_layers",
     "resolve_device",
     "resolve_dtype",

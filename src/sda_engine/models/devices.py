@@ -10,6 +10,7 @@ from sda_engine.errors import ConfigError
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 )
+BFLOAT16_FEATURES = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # of processors
 
 
 def resolve_device(device: str) -> torch.device:
@@ -49,15 +50,28 @@ def resolve_dtype(dtype: str, device: torch.device | None) -> torch.dtype:
         return DTYPES[dtype]
     if dtype != "auto":
         raise ConfigError(f"dtype cannot be {dtype!r}: it must be 'auto' or one of {', '.join(DTYPES)}.")
-    return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+    return torch.bfloat16 if _native_bfloat16(device) else torch.float32
 
 
-def _has_native_bfloat16(device: torch.device | None) -> bool:
+def explain_dtype(dtype: str, device: torch.device | None) -> str:
+    """Why `resolve_dtype` gives what it gives."""
+    if dtype != "auto":
+        return "asked for"
+    features = ", ".join(_native_bfloat16(device))
+    return f"native bfloat16 ({features})" if features else "no native bfloat16, which would be slower"
+
+
+def processor_features() -> Mapping[str, object]:
+    """What torch knows of the processor, e.g. "avx2": True; older versions of torch do not tell."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities
+
+
+def _native_bfloat16(device: torch.device | None) -> list[str]:
+    """By what a device computes in bfloat16 natively; nothing where it does not."""
     if device is not None and device.type == "cpu":
-        capabilities: Mapping[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # older versions of torch do not tell
-        return any(capabilities.get(name) is True for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return False
+        capabilities = processor_features()
+        return [name for name in BFLOAT16_FEATURES if capabilities.get(name) is True]
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+        return [torch.cuda.get_device_name(device)]
+    return []

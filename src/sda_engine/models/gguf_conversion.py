@@ -86,8 +86,7 @@ def cache_folder() -> Path:
     Raises:
         ModelLoadError: it was there before, and others may write to it.
     """
-    configured = os.environ.get("SDA_CACHE_DIR")
-    cache = Path(configured) if configured else user_cache_path("sda-integrations") / "models"
+    cache = cache_path()
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name == "posix" and cache.stat().st_mode & 0o022:
         raise ModelLoadError(
@@ -95,6 +94,12 @@ def cache_folder() -> Path:
             f"Make it your own (chmod 700), or name another one in SDA_CACHE_DIR."
         )
     return cache
+
+
+def cache_path() -> Path:
+    """Where that folder is, or would be."""
+    configured = os.environ.get("SDA_CACHE_DIR")
+    return Path(configured) if configured else user_cache_path("sda-integrations") / "models"
 
 
 def _convert(gguf_file: Path, target: Path) -> None:

@@ -62,12 +62,16 @@ def pack_linear_layers(model: nn.Module) -> None:
     model stays as it is.
     """
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _can_be_packed(layer.weight)]
-    needed = sum(layer.weight.nbytes for layer in layers)
-    if not _has_packed_products() or needed > _SHARE * available_memory():
+    if not pays_to_pack(sum(layer.weight.nbytes for layer in layers), available_memory()):
         return
     for layer in layers:
         layer.__class__ = PackedLinear
         cast(PackedLinear, layer).pack()
+
+
+def pays_to_pack(needed: int, available: int) -> bool:
+    """Whether packed copies of so many bytes are made where so many are free."""
+    return _has_packed_products() and needed <= _SHARE * available
 
 
 def repack_linear_layers(model: nn.Module) -> None:
