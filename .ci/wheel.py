@@ -4,16 +4,19 @@
 
 The wheel is made from the source distribution, so that what this leaves out is missed here. Each environment is an
 empty one that holds the wheel and links to exactly those installed distributions that the wheel's own metadata asks
-for. So a package that only the development environment has is absent, nothing is downloaded, and it takes seconds.
+for. So a package that only the development environment has is absent, nothing is downloaded, and it takes a minute or
+two.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path, PurePath
@@ -53,14 +56,20 @@ def main() -> None:
         untried = set(extras) - set(PROMISES) - {"all", "dev", "docs"}  # which promise nothing of their own
         broken += [f"extra {extra!r} has no promise in .ci/wheel_promises.py" for extra in sorted(untried)]
         needs = {extra: set(resolve(metadata, extra)) for extra in PROMISES}
-        for extra, names in needs.items():
-            print(f"{wheel.name} with {f'the extra {extra}' if extra else 'no extra'}", flush=True)
-            environment = Path(folder, extra or "base")
-            python = make_environment(environment, wheel, names)
-            missing = {other: lacking(needs, other, names) for other in PROMISES}
-            broken += [f"with [{extra}]: {fault}" for fault in try_promises(python, environment, missing)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for faults in pool.map(lambda extra: list(try_extra(Path(folder), wheel, extra, needs)), PROMISES):
+                broken += faults
     print("".join(f"BROKEN {line}\n" for line in broken) or "Every promise holds.")
     sys.exit(1 if broken else 0)
+
+
+def try_extra(folder: Path, wheel: Path, extra: str, needs: Mapping[str, set[str]]) -> Iterator[str]:
+    """What is wrong with the wheel and one extra, or none."""
+    print(f"{wheel.name} with {f'the extra {extra}' if extra else 'no extra'}", flush=True)
+    environment = folder / (extra or "base")
+    python = make_environment(environment, wheel, needs[extra])
+    missing = {other: lacking(needs, other, needs[extra]) for other in PROMISES}
+    yield from (f"with [{extra}]: {fault}" for fault in try_promises(python, environment, missing))
 
 
 def build_wheel(folder: Path) -> Path:
