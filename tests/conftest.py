@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from sda_engine import SteeringEngine
+from sda_engine.models.devices import resolve_dtype
 from sda_engine.testing import tiny_engine, tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 
@@ -16,6 +17,11 @@ pytest.register_assert_rewrite("tests.reliability", "tests.sda_engine", "tests.s
 
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")
+
+
+def pytest_collection_modifyitems(items):
+    """The slow tests first: so few processes load the real model, and none is left alone with a long test at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 def pytest_collection_finish():
@@ -72,7 +78,11 @@ def smollm2_float32():
 
 
 @pytest.fixture(scope="session")
-def smollm2():
+def smollm2(request):
+    """As it is loaded by default: where the processor has no bfloat16 of its own, that is the one in float32."""
+    if resolve_dtype("auto", torch.device("cpu")) == torch.float32:
+        yield request.getfixturevalue("smollm2_float32")
+        return
     with SteeringEngine.load("smollm2-135m") as engine:
         yield engine
 

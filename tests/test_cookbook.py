@@ -26,16 +26,27 @@ PRINTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs_offline_and_prints_what_it_is_about(recipe):
+@pytest.fixture(scope="module")
+def runner():
+    """A process that runs recipes; see tests/recipes.py."""
     # One thread, since two of them wait for each other wherever another process has a core
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(COOKBOOK / recipe)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(f"^{PRINTS[recipe]}$", done.stdout, re.MULTILINE), done.stdout
+    command = [sys.executable, str(Path(__file__).with_name("recipes.py"))]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        yield process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_runs_offline_and_prints_what_it_is_about(recipe, runner, tmp_path):
+    file = tmp_path / "printed.txt"
+    runner.stdin.write(f"{COOKBOOK / recipe} {file}\n")
+    status = runner.stdout.readline()
+    printed = file.read_text()
+    assert status == "0\n", printed
+    assert re.search(f"^{PRINTS[recipe]}$", printed, re.MULTILINE), printed
 
 
 def test_recipes_are_numbered_without_gaps_documented_and_checked_here():
