@@ -13,7 +13,6 @@ from langchain_core.output_parsers import (
     BaseOutputParser,
     JsonOutputParser,
 )
-from langchain_core.output_parsers.json import TBaseModel
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
