@@ -1,9 +1,10 @@
 """How many tokens the engine decodes with a model, which can be fewer than the model states."""
 
-import warnings
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
+
+from sda_engine.user_warnings import warn_user
 
 _NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
@@ -60,10 +61,9 @@ def explain_cut(window: ContextWindow) -> str | None:
 def warn_of_cut(model: str, window: ContextWindow) -> None:
     """Say it once where a model is loaded that could read more than the engine lets it."""
     if reason := explain_cut(window):
-        warnings.warn(
+        warn_user(
             f"The context window of {model!r} is {window.tokens} tokens here, not the {window.stated} that the model "
             f"states: {reason}. Longer prompts are refused. Where you need them, choose a model with another kind of "
             f"positions.",
             ContextWindowWarning,
-            stacklevel=2,
         )
