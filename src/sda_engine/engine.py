@@ -22,6 +22,7 @@ from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cac
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
+from sda_engine.forks import compute
 from sda_engine.models import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, make_contexts
@@ -107,7 +108,7 @@ class SteeringEngine:
             engine = _loaded.get(key)
             if engine is None:
                 engine = cls.__new__(cls)
-                engine._set_up(load_model(model_settings), settings)
+                engine._set_up(compute(lambda: load_model(model_settings)), settings)
                 _loaded[key] = engine
         return cast(Self, engine)
 
