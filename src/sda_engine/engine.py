@@ -22,6 +22,7 @@ from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cac
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Evaluator, Score
+from sda_engine.forks import compute
 from sda_engine.models import (
     LoadedModel,
     ModelSettings,
@@ -117,7 +118,9 @@ class SteeringEngine:
 
         def make() -> SteeringEngine:
             engine = cls.__new__(cls)
-            engine._set_up(load_model(model_settings), settings or EngineSettings(), can_be_loaded=True)
+            engine._set_up(
+                compute(lambda: load_model(model_settings)), settings or EngineSettings(), can_be_loaded=True
+            )
             return engine
 
         engine = _loaded.get(f"{cls.__qualname__} {model_settings.identity()}", make)

@@ -88,7 +88,7 @@ class RewardModelEvaluator:
             _check("model", model, isinstance(model, (str, Path)) and bool(str(model)), _MODELS)
             if Path(model).expanduser().is_dir():
                 _check_without_effect(revision=(revision, None))
-            self._model, self._tokenizer = load_classifier(str(model), revision, device, dtype)
+            self._model, self._tokenizer = compute(lambda: load_classifier(str(model), revision, device, dtype))
             self._source = repr(str(model)) + (f", revision={revision!r}" if revision is not None else "")
         self.scale, self.offset = float(scale), float(offset)
         self._output = _choose_output(self._model.config, label)
