@@ -1,5 +1,7 @@
 """Runs recipes as scripts, each in a fork of one process: to import what they import takes longer than most of them.
 
+It is called with python -m, so that the folders of tests do not stand in for the packages they are named after.
+
 Standard input: the path of a recipe and of a file for what it prints, a line each. Standard output: its exit status.
 """
 
@@ -8,6 +10,7 @@ import os
 import runpy
 import sys
 import traceback
+from pathlib import Path
 
 IMPORTED = ("langchain.agents", "llama_index.core", "sda_integrations.langchain", "sda_integrations.llama_index")
 
@@ -16,7 +19,7 @@ def run(recipe: str, printed: str) -> int:
     """The exit status of a recipe, in the fork."""
     os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
     os.dup2(1, 2)
-    sys.argv = [recipe]
+    sys.argv, sys.path[0] = [recipe], str(Path(recipe).parent)
     try:
         runpy.run_path(recipe, run_name="__main__")
     except Exception:  # noqa: BLE001 - as the interpreter does at the end of a script

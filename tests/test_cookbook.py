@@ -31,10 +31,9 @@ def runner():
     """A process that runs recipes; see tests/recipes.py."""
     # One thread, since two of them wait for each other wherever another process has a core
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("recipes.py"))]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    command = [sys.executable, "-m", "tests.recipes"]
+    with subprocess.Popen(command, cwd=COOKBOOK.parent, env=environment, **pipes) as process:
         yield process
 
 
