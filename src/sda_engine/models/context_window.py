@@ -11,7 +11,6 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from sda_engine.models.gguf_conversion import find_converted_folder
 from sda_engine.models.loading import ModelSettings, find_model
 from sda_engine.models.stated_window import context_window
 
@@ -31,11 +30,8 @@ def context_window_of(settings: ModelSettings) -> int | None:
     """
     source = find_model(settings.model)
     try:
-        if isinstance(source, Path) and source.is_file():
-            folder = find_converted_folder(source)
-            return _read_gguf(source, source.stat().st_mtime_ns) if folder is None else _of_folder(folder)
         if isinstance(source, Path):
-            return _of_folder(source)
+            return _of_folder(source) if source.is_dir() else _read_gguf(source, source.stat().st_mtime_ns)
         cached = try_to_load_from_cache(source, "config.json", revision=settings.revision)
         return _of_folder(Path(cached).parent) if isinstance(cached, str) else None
     except Exception as error:  # noqa: BLE001 - a stranger's files can break transformers anywhere

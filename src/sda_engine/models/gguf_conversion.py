@@ -36,7 +36,7 @@ def converted_folder(gguf_file: Path) -> Path:
         gguf_file: an existing GGUF file of an architecture that transformers can read.
     """
     cache = cache_folder()
-    target = cache / _folder_name(gguf_file)
+    target = cache / f"{gguf_file.stem}-{_fingerprint(gguf_file)}"
     if is_whole(target):
         return target
     with FileLock(cache / f"{target.name}.lock"):
@@ -55,16 +55,6 @@ def converted_folder(gguf_file: Path) -> Path:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def find_converted_folder(gguf_file: Path) -> Path | None:
-    """The folder with the converted model, where there is one already.
-
-    Raises:
-        ModelLoadError: others may write to the cache folder.
-    """
-    target = cache_folder() / _folder_name(gguf_file)
-    return target if is_whole(target) else None
 
 
 def is_whole(folder: Path) -> bool:
@@ -142,8 +132,7 @@ def _seal(file: Path) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
-def _folder_name(gguf_file: Path) -> str:
-    """The file's name, and sixteen hexadecimal digits that change with the file and with the conversion."""
+def _fingerprint(gguf_file: Path) -> str:
+    """Sixteen hexadecimal digits that change with the file and with the conversion."""
     state = gguf_file.stat()
-    digits = sha256(f"{_FORMAT}|{gguf_file.name}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:16]
-    return f"{gguf_file.stem}-{digits}"
+    return sha256(f"{_FORMAT}|{gguf_file.name}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:16]

