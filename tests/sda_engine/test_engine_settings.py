@@ -119,11 +119,12 @@ def test_unknown_names_unnamed_values_and_changes_are_refused():
 def test_an_engine_takes_nothing_else_as_its_settings(settings):
     with pytest.raises(ConfigError, match=r"settings cannot be .*: it must be an EngineSettings, e\.g\."):
         SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings)
-    with pytest.raises(ConfigError, match="it must be an EngineSettings"):
-        SteeringEngine.load("./no/such/folder", settings=settings)
+    if settings is not None:  # which to `load` means the settings of whoever has loaded the model
+        with pytest.raises(ConfigError, match="it must be an EngineSettings"):
+            SteeringEngine.load("./no/such/folder", settings=settings)
 
 
-# --- one engine per model and settings
+# --- one engine per model
 
 
 @pytest.fixture
@@ -133,20 +134,16 @@ def folder(tmp_path):
     return str(tmp_path / "model")
 
 
-def test_the_same_settings_load_the_same_engine_and_others_another(folder):
-    with (
-        SteeringEngine.load(folder) as plain,
-        SteeringEngine.load(folder, settings=EngineSettings(proposals=0)) as other,
-    ):
-        assert plain is not other
-        assert plain.model is not other.model
+def test_the_same_settings_load_the_same_engine_and_others_only_after_its_end(folder):
+    question = {"messages": user("who?"), "alignment": "be kind", "sampling": SHORT}
+    with SteeringEngine.load(folder) as plain:
         assert SteeringEngine.load(folder, settings=EngineSettings()) is plain
         assert SteeringEngine.load(folder, settings=EngineSettings(proposals=8)) is plain
-        assert SteeringEngine.load(folder, settings=EngineSettings(proposals=0)) is other
-        question = {"messages": user("who?"), "alignment": "be kind", "sampling": SHORT}
-        assert plain.generate(**question).token_ids == other.generate(**question).token_ids
-    with SteeringEngine.load(folder, settings=EngineSettings(proposals=0)) as again:
-        assert again is not other, "that one has been closed"
+        with pytest.raises(ConfigError, match=r"proposals=0.*is loaded already"):
+            SteeringEngine.load(folder, settings=EngineSettings(proposals=0))
+        answer = plain.generate(**question).token_ids
+    with SteeringEngine.load(folder, settings=EngineSettings(proposals=0)) as other:
+        assert other.generate(**question).token_ids == answer
 
 
 # --- max_requests
