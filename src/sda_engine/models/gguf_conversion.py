@@ -36,7 +36,7 @@ def converted_folder(gguf_file: Path) -> Path:
         gguf_file: an existing GGUF file of an architecture that transformers can read.
     """
     cache = cache_folder()
-    target = cache / f"{gguf_file.stem}-{_fingerprint(gguf_file)}"
+    target = cache / _folder_name(gguf_file)
     if is_whole(target):
         return target
     with FileLock(cache / f"{target.name}.lock"):
@@ -55,6 +55,16 @@ def converted_folder(gguf_file: Path) -> Path:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def find_converted_folder(gguf_file: Path) -> Path | None:
+    """The folder with the converted model, where there is one already.
+
+    Raises:
+        ModelLoadError: others may write to the cache folder.
+    """
+    target = cache_folder() / _folder_name(gguf_file)
+    return target if is_whole(target) else None
 
 
 def is_whole(folder: Path) -> bool:
@@ -130,6 +140,10 @@ def _seal(file: Path) -> str:
         content.seek(max(size - _EDGE, min(size, _EDGE)))
         digest.update(content.read(_EDGE))
     return f"{size}:{digest.hexdigest()}"
+
+
+def _folder_name(gguf_file: Path) -> str:
+    return f"{gguf_file.stem}-{_fingerprint(gguf_file)}"
 
 
 def _fingerprint(gguf_file: Path) -> str:
