@@ -2,26 +2,22 @@
 
 A request runs through the paper's stages: prompts for both contexts; a base response and its score, where an
 evaluator needs one; the amplification factor; steered decoding. The forward passes happen in the scheduler's
-thread, the evaluator is called in the caller's. The file is long for its docstrings: each public method comes in a form
-for threads and one for event loops, and hands over to `request` and `text_scorer` at once.
+thread, the evaluator is called in the caller's. Each public method comes in a form for threads and one for event loops,
+and hands over to `request` and `text_scorer` at once.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from types import MappingProxyType
 from typing import Self, Unpack, cast
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.config import Placement
+from sda_engine.alignment import Alignment
 from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
-from sda_engine.evaluators.protocol import Evaluator, Score
 from sda_engine.forks import compute
 from sda_engine.models import (
     LoadedModel,
@@ -39,8 +35,8 @@ from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
-from sda_engine.settings import check_timeout, check_type
-from sda_engine.text_scorer import TextScorer
+from sda_engine.settings import check_type
+from sda_engine.text_scorer import ScoresTexts, TextScorer
 from sda_engine.tokens import SafeTokenizer, TokenCategories
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
@@ -48,7 +44,7 @@ _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would sta
 _loaded: "Registry[SteeringEngine]" = Registry()
 
 
-class SteeringEngine:
+class SteeringEngine(ScoresTexts):
     """Decodes answers with SDA on one local model. Safe to use from many threads and event loops.
 
     Args:
@@ -296,80 +292,6 @@ class SteeringEngine:
         tokenizer = self._tokenizer.with_template_kwargs(template_kwargs)
         return make_contexts(messages, None, tokenizer, output=output).prompt_tokens()
 
-    def continuation_logprobs(
-        self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
-    ) -> Tensor:
-        """How likely each text is as the beginning of the model's own answer to a chat. Nothing is steered.
-
-        The prompt is computed once. A text of one token costs nothing more, a longer one a forward pass.
-
-        Args:
-            messages: as for `generate`.
-            continuations: the texts, none of them empty.
-            timeout: seconds, waiting time included; None waits for ever.
-
-        Returns:
-            (continuations,) float32, nats: the sum of the log-probabilities of each text's tokens.
-
-        Raises:
-            MessageError, ConfigError: the input is malformed.
-            ContextLengthError: prompt and text are longer than the context window.
-            RequestTimeoutError: the timeout passed.
-        """
-        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations)
-
-    async def acontinuation_logprobs(
-        self,
-        messages: Sequence[Message],
-        continuations: Sequence[str],
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
-    ) -> Tensor:
-        """`continuation_logprobs` for an event loop."""
-        return await self._text_scorer(_deadline(timeout)).acontinuation_logprobs(messages, continuations)
-
-    def rate(
-        self,
-        messages: Sequence[Message],
-        response: str,
-        alignment: Alignment | str,
-        evaluator: Evaluator,
-        *,
-        placement: Placement = "after_query",
-        timeout: float | None = None,
-    ) -> Score:
-        """Have an evaluator rate a response that is given: what it would say, were this the base response.
-
-        Args:
-            messages: as for `generate`.
-            response: the text to rate, tokenised as plain text where the evaluator wants its log-probabilities.
-            alignment: what it is rated for.
-            evaluator: who rates.
-            placement: where the instruction goes, see Steering.placement.
-            timeout: seconds for what the model computes; an evaluator has a limit of its own.
-
-        Raises:
-            EvaluationError, or what the evaluator raises: no score.
-            MessageError, ConfigError, ContextLengthError, RequestTimeoutError: as for `generate`.
-        """
-        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
-        return evaluator.evaluate(scorer.evaluation_request(messages, response, wanted, evaluator, placement))
-
-    async def arate(
-        self,
-        messages: Sequence[Message],
-        response: str,
-        alignment: Alignment | str,
-        evaluator: Evaluator,
-        *,
-        placement: Placement = "after_query",
-        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
-    ) -> Score:
-        """`rate` for an event loop."""
-        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
-        request = await scorer.aevaluation_request(messages, response, wanted, evaluator, placement)
-        return await evaluator.aevaluate(request)
-
     def close(self) -> None:
         """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""
         self._closed = True
@@ -471,14 +393,3 @@ class SteeringEngine:
         async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
             async for event in events:
                 yield request.piece(event)
-
-
-def _resolved(alignment: Alignment | str) -> Alignment:
-    resolved = resolve_alignment(alignment)
-    if resolved is None:
-        raise ConfigError("A response cannot be rated for alignment=None: name what it is rated for, e.g. 'honesty'.")
-    return resolved
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + check_timeout(timeout)

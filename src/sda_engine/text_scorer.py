@@ -1,18 +1,20 @@
 """TextScorer: log-probabilities of given texts under the model's contexts, computed in company with all that runs."""
 
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 import torch
 from torch import Tensor
 
-from sda_engine.alignment import Alignment
+from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.config import Placement
 from sda_engine.decoding import PromptState, Scheduler, ScoreTask
 from sda_engine.errors import ConfigError, ContextLengthError
-from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, needs_logprobs
+from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
 from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, make_contexts
-from sda_engine.settings import shown
+from sda_engine.settings import check_timeout, shown
 from sda_engine.tokens import SafeTokenizer
 
 Logprobs = Mapping[str, Tensor]
@@ -130,6 +132,88 @@ class TextScorer:
         return _Scoring(PromptState(contexts, longest), token_ids)
 
 
+class ScoresTexts(ABC):
+    """What SteeringEngine can do with texts that are given: how likely they are, and how an evaluator rates them."""
+
+    @abstractmethod
+    def _text_scorer(self, deadline: float | None) -> TextScorer:
+        """A scorer for one task, which ends at a deadline in seconds of time.monotonic()."""
+
+    def continuation_logprobs(
+        self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
+    ) -> Tensor:
+        """How likely each text is as the beginning of the model's own answer to a chat. Nothing is steered.
+
+        The prompt is computed once. A text of one token costs nothing more, a longer one a forward pass.
+
+        Args:
+            messages: as for `generate`.
+            continuations: the texts, none of them empty.
+            timeout: seconds, waiting time included; None waits for ever.
+
+        Returns:
+            (continuations,) float32, nats: the sum of the log-probabilities of each text's tokens.
+
+        Raises:
+            MessageError, ConfigError: the input is malformed.
+            ContextLengthError: prompt and text are longer than the context window.
+            RequestTimeoutError: the timeout passed.
+        """
+        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations)
+
+    async def acontinuation_logprobs(
+        self,
+        messages: Sequence[Message],
+        continuations: Sequence[str],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+    ) -> Tensor:
+        """`continuation_logprobs` for an event loop."""
+        return await self._text_scorer(_deadline(timeout)).acontinuation_logprobs(messages, continuations)
+
+    def rate(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment | str,
+        evaluator: Evaluator,
+        *,
+        placement: Placement = "after_query",
+        timeout: float | None = None,
+    ) -> Score:
+        """Have an evaluator rate a response that is given: what it would say, were this the base response.
+
+        Args:
+            messages: as for `generate`.
+            response: the text to rate, tokenised as plain text where the evaluator wants its log-probabilities.
+            alignment: what it is rated for.
+            evaluator: who rates.
+            placement: where the instruction goes, see Steering.placement.
+            timeout: seconds for what the model computes; an evaluator has a limit of its own.
+
+        Raises:
+            EvaluationError, or what the evaluator raises: no score.
+            MessageError, ConfigError, ContextLengthError, RequestTimeoutError: as for `generate`.
+        """
+        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        return evaluator.evaluate(scorer.evaluation_request(messages, response, wanted, evaluator, placement))
+
+    async def arate(
+        self,
+        messages: Sequence[Message],
+        response: str,
+        alignment: Alignment | str,
+        evaluator: Evaluator,
+        *,
+        placement: Placement = "after_query",
+        timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
+    ) -> Score:
+        """`rate` for an event loop."""
+        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        request = await scorer.aevaluation_request(messages, response, wanted, evaluator, placement)
+        return await evaluator.aevaluate(request)
+
+
 class _Scoring:
     """Texts on one prompt, a task each: the prompt is computed once, and its rows are let go of at the end.
 
@@ -167,3 +251,14 @@ def _checked(continuations: Sequence[str]) -> Sequence[str]:
             f"empty, e.g. ['yes', 'no']."
         )
     return continuations
+
+
+def _resolved(alignment: Alignment | str) -> Alignment:
+    resolved = resolve_alignment(alignment)
+    if resolved is None:
+        raise ConfigError("A response cannot be rated for alignment=None: name what it is rated for, e.g. 'honesty'.")
+    return resolved
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + check_timeout(timeout)
