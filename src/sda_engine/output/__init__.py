@@ -1,7 +1,8 @@
 """The form of an answer: tools, schemas and grammars, and the gate and the compiler that make them safe to enforce."""
 
-from sda_engine.output.constraints import Constraint, ConstraintCompiler, LoosenedSchemaWarning, TokenConstraint
+from sda_engine.output.constraints import Constraint, ConstraintCompiler, LoosenedSchemaWarning
 from sda_engine.output.form import Output
+from sda_engine.output.token_constraint import TokenConstraint
 from sda_engine.output.tools import (
     FunctionCall,
     InvalidToolCall,
