@@ -11,7 +11,7 @@ from torch import Tensor
 from sda_engine.errors import ConstraintError
 from sda_engine.output.vocabulary import Vocabulary, forced_tokens
 
-_RETRIES_WITHIN = 4  # a search that failed is tried again when a quarter of the tokens left then is used up
+_RETRY_SHARE, _RETRY_TOKENS = 4, 8  # a search that failed is tried again a quarter of the tokens later, 8 at least
 
 
 class TokenConstraint:
@@ -67,7 +67,7 @@ class TokenConstraint:
             return token_id
         way = self._way or self._vocabulary.closing(self._matcher, remaining + 1, self._endings)
         if way is None:
-            self._looks_from = remaining - 1 - remaining // _RETRIES_WITHIN
+            self._looks_from = remaining - max(remaining // _RETRY_SHARE, _RETRY_TOKENS)
             return token_id
         self._next_way = way[1:]
         return way[0] if way else self._vocabulary.eos_token_id
