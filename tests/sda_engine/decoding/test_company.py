@@ -18,6 +18,7 @@ from langchain_core.messages import HumanMessage
 from llama_index.core.llms import ChatMessage
 
 from sda_engine import Alignment, Completion, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
+from sda_engine.alignment import resolve_alignment
 from sda_engine.decoding.rows import Row
 from sda_engine.errors import EvaluationError, NumericalError, SDAError
 from sda_engine.evaluators import ContrastiveEvaluator
@@ -64,7 +65,7 @@ class Ask:
         return {
             "messages": user(self.text),
             "alignment": self.alignment,
-            "steering": self.steering(),
+            "steering": self.steering().fitting(resolve_alignment(self.alignment)),
             "sampling": self.sampling,
             "output": self.output,
         }
