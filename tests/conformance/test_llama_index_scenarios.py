@@ -196,7 +196,7 @@ def test_no_payload_tells_the_key_of_an_evaluator(scripted):
         evaluator=OpenAIEvaluator(model="judge", api_key="sk-super-secret"),
         callback_manager=CallbackManager([handler]),
     )
-    llm.complete("Who?")
+    llm.complete("Who?", alignment="honesty", amplification=0.5)
     (start, _), *others = handler.get_event_pairs(CBEventType.LLM)
     assert not others
     payload = start.payload[EventPayload.SERIALIZED]

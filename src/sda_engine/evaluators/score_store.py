@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Score
 
 try:
@@ -227,7 +228,7 @@ def _read(key: bytes, content: object, checksum: object) -> Score | None:
         return None
     try:
         return _as_score(json.loads(content))
-    except (ValueError, TypeError, KeyError, RecursionError):  # written by another version of this package
+    except (ConfigError, ValueError, TypeError, KeyError, RecursionError):  # written by another version of this package
         return None
 
 

@@ -14,6 +14,7 @@ from functools import cache
 import pytest
 
 from sda_engine import Alignment, Completion, Constraint, Output, Sampling, Steering, SteeringEngine
+from sda_engine.alignment import resolve_alignment
 from sda_engine.decoding.rows import Row
 from sda_engine.errors import SDAError
 from sda_engine.evaluators import ContrastiveEvaluator
@@ -50,7 +51,7 @@ class Ask:
         return {
             "messages": user(self.text),
             "alignment": self.alignment,
-            "steering": self.steering(),
+            "steering": self.steering().fitting(resolve_alignment(self.alignment)),
             "sampling": self.sampling,
             "output": self.output,
         }

@@ -214,7 +214,7 @@ SAMPLINGS = [Sampling(temperature=0, max_new_tokens=LONG), Sampling(temperature=
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "seeded"])
 @pytest.mark.parametrize("alignment", [None, KIND, POLITE], ids=["plain", "kind", "polite"])
 def test_a_report_changes_no_token(sampling, alignment):
-    steering = Steering(gain=4.0, amplification=1.0)
+    steering = Steering(gain=4.0, amplification=1.0).fitting(alignment)
     with engine_on(tiny_model(architecture="gemma3")) as engine:
         answers = [
             engine.generate(user(PHRASES[0]), alignment, steering=steering.replace(guard=guard), sampling=sampling)
