@@ -20,7 +20,7 @@ settings.load_profile("no-clock")
 
 
 def pytest_collection_modifyitems(items):
-    """The slow tests first: few processes load the real model then, and none is left alone with a long one at the end."""
+    """The slow tests first: few processes load the real model then, and none is left with a long one at the end."""
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
