@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -58,7 +59,20 @@ FAMILIES = {
     ),
 }
 
-each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
+
+def each_attack(check: Callable[[Attack], None]) -> Callable[[], None]:
+    """One test of all attacks, since a hundred of a millisecond each take long to run; it names the one that fails."""
+
+    def test() -> None:
+        for attack in ATTACKS:
+            try:
+                check(attack)
+            except AssertionError as error:
+                error.add_note(f"the attack: {attack.name}")
+                raise
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
 
 
 def rating_prompt(response: str) -> RatingPrompt:

@@ -1,6 +1,6 @@
 """The alignment of one call, by every way to give it and every way into the model."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -70,6 +70,16 @@ async def enter(entry: str, model: Any, config: Any = None, **keywords: Any) -> 
         assert list(asked)
 
 
+def routes(ways: Iterable[str], entries: Sequence[str], *, thoroughly: str) -> list[tuple[str, str]]:
+    """Each way by a call and by a stream, and one way by every entry: what a way does, it does before the entry."""
+    return [
+        (way, entry)
+        for way in ways
+        for entry in entries
+        if way == thoroughly or entry in ("invoke", "astream", "abatch")
+    ]
+
+
 # --- Every way to give an alignment: the runnable, its config and its keywords ---
 
 Way = Callable[[ChatSDA, Given], tuple[Any, dict[str, Any] | None, dict[str, Any]]]
@@ -122,8 +132,7 @@ async def ask(entry: str, way: Way, chat: ChatSDA, given: Given) -> None:
     await enter(entry, model, config, **keywords)
 
 
-@pytest.mark.parametrize("entry", [*OF_ANY, *V3])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "entry"), routes(WAYS, [*OF_ANY, *V3], thoroughly="bind, with_config, bind_tools"))
 async def test_an_alignment_reaches_the_engine_by_every_way(way, entry, engine) -> None:
     chat = ChatSDA(engine=engine, alignment="honesty")
     for given, expected in [(LIBRARIAN, "librarian"), ("empathy", "empathy"), (None, None)]:
@@ -133,8 +142,7 @@ async def test_an_alignment_reaches_the_engine_by_every_way(way, entry, engine) 
         assert names(engine) == [expected, "honesty"]  # and nothing of it is left for the next call
 
 
-@pytest.mark.parametrize("entry", OF_ANY)
-@pytest.mark.parametrize("way", WITH_SCHEMA)
+@pytest.mark.parametrize(("way", "entry"), routes(WITH_SCHEMA, OF_ANY, thoroughly="bind, with_config before"))
 async def test_an_alignment_reaches_structured_output_by_every_way(way, entry, engine) -> None:
     chat = ChatSDA(engine=engine, alignment="honesty")
     for given, expected in [("empathy", "empathy"), (None, None)]:
@@ -172,8 +180,7 @@ NESTED: dict[str, Callable[[ChatSDA], Runnable]] = {
 }
 
 
-@pytest.mark.parametrize("entry", OF_ANY)
-@pytest.mark.parametrize("nesting", NESTED)
+@pytest.mark.parametrize(("nesting", "entry"), routes(NESTED, OF_ANY, thoroughly="chain of bind_tools"))
 async def test_the_configs_alignment_reaches_a_model_inside(nesting, entry, engine) -> None:
     runnable = NESTED[nesting](ChatSDA(engine=engine, alignment="honesty"))
     for config in (configured("empathy"), None, configured(None)):
@@ -246,8 +253,10 @@ class Recorder(BaseCallbackHandler):
         self.seen.append(invocation_params["alignment"] and invocation_params["alignment"]["name"])
 
 
-@pytest.mark.parametrize("entry", [*OF_ANY, *V3])
-@pytest.mark.parametrize("way", ["keyword", "bind_tools", "config", "with_config", "field"])
+@pytest.mark.parametrize(
+    ("way", "entry"),
+    routes(["keyword", "bind_tools", "config", "with_config", "field"], [*OF_ANY, *V3], thoroughly="keyword"),
+)
 async def test_callbacks_see_the_alignment_of_the_call(way, entry, engine) -> None:
     recorder = Recorder()
     chat = ChatSDA(engine=engine, alignment="honesty", callbacks=[recorder])
