@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
 from sda_engine import Constraint
-from sda_engine.adapting import OUTPUT_KEYWORDS
+from sda_engine.adapting import OUTPUT_KEYWORDS, is_pydantic_model
 from sda_engine.errors import ConfigError
 from sda_engine.results import Piece
 from sda_integrations.langchain.binding import ChatSDABinding
@@ -330,7 +330,9 @@ class ChatSDA(ChatSDAFields):
             traced["schema"] = tool
             model = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=traced, **kwargs)
             return parsed(model, call_parser(schema, name), include_raw=include_raw)
-        traced["schema"] = json_schema = to_json_schema(schema)
+        json_schema = to_json_schema(schema)
+        # LangChain reads models itself, and cannot read all of the other types
+        traced["schema"] = schema if is_pydantic_model(schema) else json_schema
         model = self.bind(
             constraint=Constraint.json_schema(json_schema),
             schema_in_prompt=method == "json_schema",

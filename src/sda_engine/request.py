@@ -23,7 +23,7 @@ from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score,
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall, join_grammars
 from sda_engine.prompts import BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
-from sda_engine.results import Completion, FinishReason, Piece, ToolCallDelta, Trace, Usage
+from sda_engine.results import Completion, Piece, ToolCallDelta, Trace, Usage
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
 
@@ -208,25 +208,25 @@ class Request:
                 f"that is open.",
                 partial=answer.text,
             )
-        return Piece("", completion=self._completion(answer, answer.finish_reason))
+        return Piece("", completion=self._completion(answer))
 
     def accepted_piece(self) -> Piece:
         """The one piece of an accepted base response."""
         assert self.base is not None
         base = self.base
-        calls = tuple(_whole_call(place, call) for place, call in enumerate(base.tool_calls))
-        assert base.finish_reason is not None, "a base response that was broken off is not rated"
-        completion = self._completion(base, base.finish_reason)
+        completion = self._completion(base)
+        calls = tuple(_whole_call(place, call) for place, call in enumerate(completion.tool_calls))
         return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, completion)
 
-    def _completion(self, answer: DecodedText, finish_reason: FinishReason) -> Completion:
+    def _completion(self, answer: DecodedText) -> Completion:
         rated = self.base if self.base is not answer else None
         steered = answer is not self.base and self.settings.alignment is not None
         answer = self._checked(answer)
+        assert answer.finish_reason is not None, "an answer that was broken off is no Completion"
         return Completion(
             text=answer.text,
             token_ids=answer.token_ids,
-            finish_reason=finish_reason,
+            finish_reason=answer.finish_reason,
             usage=Usage(
                 prompt_tokens=self.prompt.contexts.prompt_tokens(BASE),
                 completion_tokens=len(answer.token_ids),
