@@ -291,10 +291,11 @@ def test_a_rating_is_the_score_that_generating_the_same_response_gets(architectu
         for number in range(60):
             steering = Steering(evaluator=evaluator, placement=placement)
             question = user(f"question {number}")
-            done = engine.generate(question, KIND, steering=steering, sampling=Sampling(max_new_tokens=3, seed=number))
-            tokens = engine.generate(question, sampling=Sampling(max_new_tokens=3, seed=number)).token_ids
-            if engine.encode(done.base_response) != [token for token in tokens if token != 2]:
-                continue  # the same text in other tokens is another response to the model
+            sampling = Sampling(max_new_tokens=3, seed=number)
+            base = engine.generate(question, sampling=sampling)
+            if not base.text.strip() or engine.encode(base.text) != [token for token in base.token_ids if token != 2]:
+                continue  # nothing to rate, or the same text in other tokens, which is another response to the model
+            done = engine.generate(question, KIND, steering=steering, sampling=sampling)
             alike += 1
             rating = engine.rate(question, done.base_response, KIND, evaluator, placement=placement)
             assert rating.value == pytest.approx(done.score.value, abs=SCORE)
