@@ -71,4 +71,7 @@ def test_no_error_of_ours_is_taken_for_a_models_bad_answer():
     def children(error):
         return [error, *(below for child in error.__subclasses__() for below in children(child))]
 
-    assert not any(issubclass(error, (ValueError, TypeError)) for error in children(SDAError))
+    # ChatSDA's parsers raise one that is LangChain's OutputParserException too, which LlamaIndex never meets
+    ours = [error for error in children(SDAError) if not error.__module__.startswith("sda_integrations.langchain")]
+    assert len(ours) > 10
+    assert not any(issubclass(error, (ValueError, TypeError)) for error in ours)
