@@ -11,7 +11,7 @@ import pytest
 
 from sda_engine.evaluators import OpenAIEvaluator
 from tests.reliability.raw_server import RawServer
-from tests.sda_engine.evaluators.test_ensemble import RATED
+from tests.sda_engine.evaluators.judges import RATED
 
 SECONDS = 600  # that the judge could take
 SCRIPT = """

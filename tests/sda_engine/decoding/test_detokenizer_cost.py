@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sda_engine.decoding.detokenizer import Detokenizer
 from sda_engine.testing import tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
-from tests.sda_engine.decoding.test_detokenizer import sentencepiece_like
+from tests.sda_engine.decoding.tokenizers_like import sentencepiece_like
 
 BYTE_LEVEL = SafeTokenizer(tiny_tokenizer())
 BYTE_FALLBACK = sentencepiece_like()

@@ -13,8 +13,8 @@ from sda_engine.decoding.scheduler import Scheduler, _loop_sink
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import tiny_engine, tiny_model
 from tests.conftest import user
+from tests.sda_engine.decoding.company import reserved_tokens
 from tests.sda_engine.decoding.greedy import Greedy, make_prompt
-from tests.sda_engine.decoding.test_company import reserved_tokens
 
 
 def test_a_task_whose_event_loop_was_closed_is_cancelled():

@@ -5,14 +5,13 @@ import threading
 import pytest
 
 from sda_engine import Steering
-from sda_engine.alignment import PRESETS
 from sda_engine.errors import ConfigError, EvaluationError
-from sda_engine.evaluators import ContrastiveEvaluator, EvaluationRequest, Evaluator, FixedScore, Score
+from sda_engine.evaluators import ContrastiveEvaluator, Evaluator, FixedScore, Score
 from sda_engine.evaluators.ensemble import EnsembleEvaluator
 from sda_engine.evaluators.protocol import EvaluatorUsage, evaluator_identity
 from sda_engine.testing import ScriptedEvaluator, tiny_engine
+from tests.sda_engine.evaluators.judges import RATED
 
-RATED = EvaluationRequest([{"role": "user", "content": "2 + 2?"}], "It is four.", PRESETS["honesty"])
 ROUTES = ["sync", "async"]
 
 
