@@ -61,10 +61,14 @@ class RunningBatch:
         """End a cancelled task that never joined."""
         self._finish(task)
 
-    def clear(self, error: BaseException) -> None:
-        """End all tasks with an error, and forget the stored prefixes."""
-        for task in list(self._tasks):
+    def fail(self, tasks: Sequence[Task], error: BaseException) -> None:
+        """End tasks with an error, whether they have joined or not."""
+        for task in tasks:
             self._fail(task, error)
+
+    def clear(self) -> None:
+        """Forget the tasks and the stored prefixes."""
+        self._tasks.clear()
         self._store.clear()
 
     def step(self) -> None:

@@ -195,12 +195,10 @@ class _Worker:
 
     def _end_all(self, error: BaseException) -> None:
         with self._changed:
-            waiting = list(self._waiting)
+            tasks = [*self._batch.tasks, *self._waiting]
             self._waiting.clear()
-        self._batch.clear(error)
-        for task in waiting:
-            task.let_go()
-            task.end(Failed(error))
+        self._batch.fail(tasks, error)
+        self._batch.clear()
 
     def _let_in(self) -> bool:
         """Let waiting tasks join while there is room. Where none runs, wait for one; False at the end."""
