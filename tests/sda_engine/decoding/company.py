@@ -87,7 +87,10 @@ def make_ask(rng: random.Random, *, max_words: int, max_new_tokens: int) -> Ask:
         return Ask(
             text,
             alignment,
-            lambda: Steering(evaluator=ScriptedEvaluator([score]), accept_score=accept),
+            # a base response that is cut off before it says anything is not rated
+            lambda: Steering(
+                evaluator=ScriptedEvaluator([score]), accept_score=accept, on_evaluator_error="instruct_only"
+            ),
             sampling,
         )
     if kind < 0.35:
