@@ -15,11 +15,12 @@ from tests.sda_engine.evaluators.judges import RATED
 
 SECONDS = 600  # that the judge could take
 SCRIPT = """
-import asyncio, sys
+import asyncio, signal, sys
 from sda_engine import Sampling, Steering
 from sda_engine.evaluators import EnsembleEvaluator, FixedScore, OpenAIEvaluator
 from sda_engine.testing import tiny_engine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have their background processes ignore it
 url, seconds, way = sys.argv[1:]
 judge = OpenAIEvaluator("judge", base_url=url, timeout=float(seconds))
 if way == "ensemble":
