@@ -36,6 +36,11 @@ def test_everything_before_the_instruction_is_shared_and_no_tail_is_empty(tokeni
     assert len(made.shared) > 0.8 * made.longest_prompt
 
 
+def test_a_prompt_of_one_row_is_shared_up_to_its_last_token(tokenizer):
+    made = contexts(user("q"), None, tokenizer=tokenizer)
+    assert [len(tail) for tail in made.tails.values()] == [1]  # a row needs a token to read, and its logits
+
+
 def test_the_base_prompt_is_what_transformers_renders(tokenizer):
     messages = [
         {"role": "system", "content": "S"},
