@@ -195,6 +195,7 @@ def test_no_function_remembers_its_results_without_a_limit():
     with tiny_engine() as engine:
         done = engine.generate(user("q"), "be kind", sampling=Sampling(max_new_tokens=3))
     assert done.trace.to_html()
+    gc.unfreeze()  # or what was there when the tests were collected is hidden
     gc.collect()
     remembering = [thing for thing in gc.get_objects() if type(thing) is functools._lru_cache_wrapper]
     ours = [thing for thing in remembering if str(thing.__module__).startswith("sda_")]

@@ -179,10 +179,11 @@ def test_a_text_that_is_rated_or_scored_has_no_control_tokens(family):
     fed: list[list[int]] = []
     with SteeringEngine(model, raw) as engine:
         assert not control & set(engine.encode(text))
-        engine.continuation_logprobs(user("q"), ["x"])
         engine.model.register_forward_pre_hook(
             lambda module, args, given: fed.append(given["input_ids"][0].tolist()), with_kwargs=True
         )
+        engine.continuation_logprobs(user("q"), ["x"])  # the prompt is known from here on
+        fed.clear()
         engine.continuation_logprobs(user("q"), [text])
         _, *answer = [token_id for tokens in fed for token_id in tokens]  # the first one is the end of the prompt
         assert not control & set(answer)

@@ -8,7 +8,6 @@ from typing import TypedDict
 from uuid import UUID
 
 import pytest
-from asking import CHATTING, STRUCTURED, ask, read
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool, ToolMetadata
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, RootModel
 from sda_engine.errors import ConfigError, EngineClosedError, IncompleteOutputError, MessageError, SDAError
 from sda_engine.testing import ScriptedEngine, tiny_engine
 from sda_integrations.llama_index import SDALLM
+from tests.sda_integrations.llama_index.asking import CHATTING, STRUCTURED, ask, read
 
 PROMPT = PromptTemplate("When?")
 
