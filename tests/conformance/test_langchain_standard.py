@@ -59,5 +59,5 @@ class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        settings = {"dtype": "float32", "temperature": 0, "max_tokens": 40}  # the same answers on every processor
+        settings = {"dtype": "float32", "temperature": 0, "max_tokens": 64}  # the same answers on every processor
         return {"model": "smollm2-135m", "alignment": CALLS_TOOLS, **settings}
