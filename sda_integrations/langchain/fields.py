@@ -25,8 +25,8 @@ from sda_engine.adapting import (
     describe_for_copy,
     describe_settings,
     lacks_engine,
+    resolve_once,
 )
-from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import ModelSettings, QuantizationConfig, TemplateValue, context_window_of
@@ -263,8 +263,5 @@ class ChatSDAFields(ReadsCallConfig):
 
     def _own_alignment(self) -> Alignment | None:
         """The field's alignment, resolved once, so that it is warned of once."""
-        given, resolved = self._resolved
-        if given != self.alignment:
-            resolved = resolve_alignment(self.alignment)
-            self._resolved = self.alignment, resolved
-        return resolved
+        self._resolved = resolve_once(self.alignment, self._resolved)
+        return self._resolved[1]

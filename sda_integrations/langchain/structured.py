@@ -102,15 +102,13 @@ class _WholeParser(BaseCumulativeTransformOutputParser[Any]):
             return value if self.read is None or value is None else self.read(json.dumps(value))
         except OutputParserException:
             raise
-        except ValueError as error:  # pydantic's, and of numbers that Python does not read
-            if partial:
-                return None
-            text = generation.text
-            raise OutputParserException(f"The answer {shown(text)} cannot be read: {error}", llm_output=text) from error
-        except Exception:
+        except Exception as error:
             if partial:  # a class may have rules of its own, which half an object can break in any way
                 return None
-            raise
+            if not isinstance(error, ValueError):  # pydantic's, and of numbers that Python does not read
+                raise
+            text = generation.text
+            raise OutputParserException(f"The answer {shown(text)} cannot be read: {error}", llm_output=text) from error
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
         chunks: list[str | BaseMessage] = []

@@ -27,10 +27,10 @@ from sda_engine.adapting import (
     combine_settings,
     describe_for_copy,
     lacks_engine,
+    resolve_once,
     restore_evaluator,
     restore_steering,
 )
-from sda_engine.alignment import resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import TemplateValue
@@ -230,11 +230,8 @@ class SDAFields(FunctionCallingLLM):
 
     def _own_alignment(self) -> Alignment | None:
         """The field's alignment, resolved once, so that it is warned of once."""
-        given, resolved = self._resolved
-        if given != self.alignment:
-            resolved = resolve_alignment(self.alignment)
-            self._resolved = self.alignment, resolved
-        return resolved
+        self._resolved = resolve_once(self.alignment, self._resolved)
+        return self._resolved[1]
 
 
 def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:

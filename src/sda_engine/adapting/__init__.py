@@ -10,6 +10,7 @@ from sda_engine.adapting.settings import (
     combine_settings,
     describe_settings,
     override_settings,
+    resolve_once,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "lacks_engine",
     "override_settings",
     "read_output",
+    "resolve_once",
     "restore_evaluator",
     "restore_steering",
     "type_name",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sda_engine.alignment import resolve_alignment
+from sda_engine.alignment import Alignment, resolve_alignment
 from sda_engine.config import Steering
 from sda_engine.models import check_template_values
 from sda_engine.output import Output
@@ -117,6 +117,17 @@ def describe_settings(settings: RequestSettings) -> dict[str, object]:
         **({"output": form.model_dump(mode="json", exclude={"strict"})} if form != Output() else {}),
         **({"template_kwargs": dict(settings.template_kwargs)} if settings.template_kwargs else {}),
     }
+
+
+def resolve_once(
+    given: Alignment | str | None, known: tuple[object, Alignment | None]
+) -> tuple[object, Alignment | None]:
+    """An alignment as it was given, and what it means: what is known of it already, so that it is warned of once.
+
+    Raises:
+        ConfigError: it is no alignment.
+    """
+    return known if known[0] == given else (given, resolve_alignment(given))
 
 
 def _only(values: Mapping[str, object], names: Collection[str]) -> dict[str, object]:

@@ -3,36 +3,13 @@
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic import BaseModel
 
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import SelfRatingEvaluator
-from sda_engine.testing import ScriptedEngine, call_text, tiny_engine
+from sda_engine.testing import ScriptedEngine, call_text
 from sda_integrations.langchain import ChatSDA, SDAMiddleware
 from tests.families import TEMPLATES
-
-STRICT = ("Gemma 2", "Gemma 3", "Mistral 1", "Phi 3")
-NO_THOUGHT = {"enable_thinking": False}
-
-
-class Person(BaseModel):
-    age: int
-
-
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-@pytest.fixture(params=STRICT)
-def template(request):
-    return TEMPLATES[request.param][1]
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    with tiny_engine(chat_template=TEMPLATES["Qwen 3"][1]) as engine:
-        yield engine
+from tests.sda_integrations.templates import NO_THOUGHT, Person, add
 
 
 def test_structured_output_by_every_method(template):

@@ -4,39 +4,16 @@ import pytest
 from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
-from pydantic import BaseModel
 
 from sda_engine.errors import ConfigError
-from sda_engine.testing import call_text, tiny_engine
+from sda_engine.testing import call_text
 from sda_integrations.llama_index import SDALLM, call_settings
-from tests.families import TEMPLATES
+from tests.sda_integrations.templates import NO_THOUGHT, Person, add
 
 pytestmark = [  # LlamaIndex's workflows
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
     pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
 ]
-STRICT = ("Gemma 2", "Gemma 3", "Mistral 1", "Phi 3")
-NO_THOUGHT = {"enable_thinking": False}
-
-
-class Person(BaseModel):
-    age: int
-
-
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-@pytest.fixture(params=STRICT)
-def template(request):
-    return TEMPLATES[request.param][1]
-
-
-@pytest.fixture(scope="module")
-def thinker():
-    with tiny_engine(chat_template=TEMPLATES["Qwen 3"][1]) as engine:
-        yield engine
 
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize"])
