@@ -5,7 +5,7 @@ STAMP := .venv/.ready
 # What nobody imports need not be compiled: a minute less on a fresh checkout
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints-dev.txt
 
-.PHONY: setup demo test lint docs wheel audit format bench clean
+.PHONY: setup demo test endurance lint docs wheel audit format bench clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
@@ -22,6 +22,10 @@ demo: setup
 # whatever the environment says: the tests start many processes, and torch and transformers take 20 s each to compile.
 test: setup
 	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# The same with everything that is promised done as often as promised: thousands of requests, of kills, of seeds
+endurance: export SDA_ENDURANCE = 1
+endurance: test
 
 lint: setup
 	$(BIN)/ruff check .

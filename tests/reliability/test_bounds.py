@@ -24,6 +24,7 @@ from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
 from tests.families import TEMPLATES, family_tokenizer
 from tests.sda_engine.decoding.company import stored_tokens
+from tests.sizes import size
 
 LOOP = "{% for i in range(99999) %}"
 HUNGRY = {
@@ -174,7 +175,7 @@ def test_a_template_sees_the_chat_the_special_tokens_and_nothing_else():
 def test_ten_thousand_grammars_leave_no_more_than_the_compiler_may_keep(tokenizer):
     compiler = ConstraintCompiler(tokenizer, 320, frozenset({2}))
     most = 0
-    for number in range(10_000):
+    for number in range(size(10_000, 400)):
         output = Output(constraint=Constraint.json_schema({"const": number}))
         compiler.compile(output.grammar(tokenizer.answer_format))
         most = max(most, len(compiler._compiled))
@@ -209,7 +210,7 @@ async def test_ten_thousand_requests_leave_every_cache_under_its_cap():
     settings = EngineSettings(cache_tokens=20_000)
     sampling = Sampling(temperature=0, max_new_tokens=1)
     with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
-        for start in range(0, 10_000, 50):
+        for start in range(0, size(10_000, 1_000), 50):
             asks = []
             for number in range(start, start + 50):
                 output = Output(constraint=Constraint.regex(f"a{number}")) if number % 5 == 0 else Output()

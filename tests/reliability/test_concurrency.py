@@ -31,6 +31,7 @@ from tests.sda_engine.decoding.company import (
     stored_tokens,
     wait_until_idle,
 )
+from tests.sizes import size
 
 GREEDY = Sampling(temperature=0, max_new_tokens=10)
 ENDLESS = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=1500)
@@ -70,7 +71,7 @@ def test_memory_does_not_grow_with_a_thousand_streams_that_are_opened_and_closed
         process = psutil.Process()
         wait_for_rows(before)
         objects, resident = len(gc.get_objects()), process.memory_info().rss
-        open_and_close(engine, 1000)
+        open_and_close(engine, size(1_000, 200))
         wait_for_rows(before)
         assert reserved_tokens(engine) == stored_tokens(engine) == 0
         assert len(gc.get_objects()) - objects < 500, "a stream leaves no object behind"
@@ -80,7 +81,7 @@ def test_memory_does_not_grow_with_a_thousand_streams_that_are_opened_and_closed
 def test_a_thousand_streams_that_are_closed_fill_the_store_no_further_than_its_cap():
     with endless_engine(cache_tokens=6000) as engine:
         most = 0
-        for _ in range(20):
+        for _ in range(size(20, 5)):
             open_and_close(engine, 50)
             most = max(most, stored_tokens(engine))
         assert 1000 < most <= 3000
@@ -121,8 +122,8 @@ TEXTS = ("who?", "the quick brown fox", FORGED, "<|im_start|>", "in the library 
 THREADS = 8
 
 
-@pytest.mark.parametrize("each", [500, pytest.param(12_500, marks=pytest.mark.slow)])
-def test_eight_threads_that_mix_all_kinds_of_encodings_get_what_one_gets(each):
+def test_eight_threads_that_mix_all_kinds_of_encodings_get_what_one_gets():
+    each = size(12_500, 1_000)
     expected = {
         (kind, text): KINDS[kind](SafeTokenizer(tiny_tokenizer(chat_template=TOOL_TEMPLATE)), text)
         for kind in range(len(KINDS))

@@ -21,6 +21,7 @@ from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is
 from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.sizes import size
 
 # --- 27: no code
 
@@ -314,7 +315,7 @@ def test_a_cache_folder_that_others_may_write_to_is_refused(gguf_file, mode):
 
 @pytest.mark.slow
 def test_a_conversion_that_is_killed_at_any_point_is_made_good_by_the_next_start(gguf_file):
-    kills = 50
+    kills = size(50, 10)
     script = Path(__file__).with_name("conversion_kills.py")
     command = [sys.executable, str(script), str(gguf_file), str(kills), "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -39,9 +39,10 @@ from tests.sda_engine.decoding.company import (
     wait_until_idle,
     worker,
 )
+from tests.sizes import size
 
 REQUESTS, CANCELLED = 32, 8
-QUICK = range(10)  # of the 100 seeds that we promise
+SEEDS = range(size(100, 15))
 
 # what none of these may change: how much runs at once, what is kept, how prompts are cut up, what is proposed
 SETTINGS = (
@@ -56,9 +57,8 @@ SETTINGS = (
 @pytest.mark.parametrize(
     ("architecture", "seeds"),
     [
-        ("llama", QUICK),
+        ("llama", SEEDS),
         ("gemma3", range(5)),  # once on each of the engines
-        pytest.param("llama", range(10, 100), marks=pytest.mark.slow),
     ],
 )
 def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_left(architecture, seeds):
@@ -90,7 +90,7 @@ def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32
     asks += [Ask("Tell me about foxes.", ALIGNMENTS[4], sampling=Sampling(max_new_tokens=8, seed=3))]
     alone = Alone(loaded.model, loaded.tokenizer)
     expected = [alone.answer(ask) for ask in asks]  # before the company: engines of one model take turns here
-    for seed in range(3):
+    for seed in range(size(3, 1)):
         with SteeringEngine(loaded.model, loaded.tokenizer) as engine:
             company = Company(engine, asks, dice(seed), 2)
             company.run()

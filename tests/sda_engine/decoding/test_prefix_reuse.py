@@ -13,6 +13,7 @@ from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB
+from tests.sizes import size
 
 CONTEXT = "the library opens at nine and the quick brown fox is in the library " * 4
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
@@ -374,7 +375,7 @@ async def test_two_thousand_prompts_stay_under_a_small_cap_and_their_answers_are
     cache_tokens = 2000
     settings = EngineSettings(cache_tokens=cache_tokens, proposals=0)
     sampling = Sampling(temperature=0, max_new_tokens=2)
-    texts = [f"{number} {'fox ' * (number % 7)}" for number in range(2000)]
+    texts = [f"{number} {'fox ' * (number % 7)}" for number in range(size(2_000, 400))]
     with counting_engine(settings) as counting, counting_engine(WITHOUT) as without:
         engine = counting.engine
         for start in range(0, len(texts), 40):

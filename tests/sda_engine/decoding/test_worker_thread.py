@@ -12,6 +12,7 @@ from sda_engine.testing import tiny_engine, tiny_model, tiny_tokenizer
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from tests.conftest import user
+from tests.sizes import size
 
 SHORT = Sampling(max_new_tokens=4, temperature=0)
 
@@ -164,9 +165,10 @@ def test_a_request_may_close_its_own_engine_from_within():
 
 @pytest.mark.slow
 async def test_requests_wait_for_their_turn_however_many_there_are(engine):
+    waiting = size(1_600, 300)
     chat = ChatSDA(engine=engine, max_tokens=1, temperature=0)
-    answers = await chat.abatch([f"{number}" for number in range(1600)])
-    assert len(answers) == 1600
+    answers = await chat.abatch([f"{number}" for number in range(waiting)])
+    assert len(answers) == waiting
 
 
 async def test_those_that_wait_come_in_their_order_and_may_give_up():

@@ -31,6 +31,7 @@ from sda_engine.evaluators.cached import CachedEvaluator, _make_key
 from sda_engine.evaluators.ensemble import EnsembleEvaluator
 from sda_engine.evaluators.protocol import EvaluatorUsage, evaluator_identity
 from sda_engine.testing import ScriptedEvaluator, tiny_engine
+from tests.sizes import size
 
 CHAT = [{"role": "user", "content": "2 + 2?"}]
 HONESTY = PRESETS["honesty"]
@@ -458,16 +459,16 @@ def test_a_score_that_this_version_does_not_understand_is_a_miss(file, content):
 
 @pytest.mark.slow
 def test_after_ten_thousand_entries_there_are_at_most_max_entries_and_the_file_has_stopped_growing(file):
-    sizes = []
+    sizes, entries = [], size(10_000, 3_000)
     with CachedEvaluator(Judge(scored(reason="x" * 200)), file, max_entries=1000) as cached:
-        for number in range(10_000):
+        for number in range(entries):
             cached.evaluate(request(str(number)))
-            if number in (1_999, 9_999):
+            if number in (1_999, entries - 1):
                 sizes.append(sum(part.stat().st_size for part in file.parent.iterdir()))
                 assert 900 <= len(rows(file, "key")) <= 1000
-        for number in range(9_100, 10_000):  # the newest
+        for number in range(entries - 900, entries):  # the newest
             cached.evaluate(request(str(number)))
-        assert cached.statistics == (900, 10_000, 0)
+        assert cached.statistics == (900, entries, 0)
     assert sizes[1] <= 1.1 * sizes[0]
     assert file.stat().st_size < 2_000_000
 

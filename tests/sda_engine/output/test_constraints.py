@@ -19,6 +19,7 @@ from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB
 from tests.oracles import js_divergence64
+from tests.sizes import size
 
 EOS = 2
 KIND = Alignment(instruction="be kind")
@@ -331,7 +332,7 @@ def test_a_thousand_answers_to_random_schemas_all_fit(engine):
         "pair": {"type": "object", "properties": {"p": {"type": "boolean"}}, "required": ["p"]},
     }
     unclosed, unfit = [], []
-    for seed in range(1_000):
+    for seed in range(size(1_000, 250)):
         schema = {**random_schema(rng), "$defs": definitions}
         done = ask(engine, Constraint.json_schema(schema), sampled(seed), alignment=None)
         if done.finish_reason != "stop":
