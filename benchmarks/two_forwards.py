@@ -5,7 +5,7 @@ from contenders import STRENGTH, Contender, Source, one_after_the_other
 from peers import load_peer
 from transformers import DynamicCache, PreTrainedModel
 
-from sda_engine.steering.mathematics import steer
+from sda_engine.steering import steer
 
 
 def two_forwards(source: Source) -> Contender:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 
 
 def log_softmax64(logits):
@@ -66,3 +67,23 @@ def two_forward_loop(model, prompts, strengths, max_new_tokens, eos_token_ids):
             break
         feed = {row: torch.tensor([[tokens[-1]]]) for row in prompts}
     return tokens
+
+
+def kl_divergence64(logprobs, base_logprobs):
+    """KL(P || P1) in float64, in the textbook form with probabilities."""
+    p = np.exp(logprobs)
+    return float(np.where(p > 0, p * (logprobs - base_logprobs), 0.0).sum())
+
+
+def path_logprobs64(base_logprobs, steered_logprobs, position):
+    """The normalised distribution proportional to P1^(1 - s) * P_steered^s, in float64."""
+    return log_softmax64((1 - position) * np.asarray(base_logprobs) + position * np.asarray(steered_logprobs))
+
+
+def furthest_position64(base_logprobs, steered_logprobs, budget):
+    """The largest s in [0, 1] that a budget pays for, by SciPy's root finder."""
+
+    def excess(position):
+        return kl_divergence64(path_logprobs64(base_logprobs, steered_logprobs, position), base_logprobs) - budget
+
+    return 1.0 if excess(1.0) <= 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-12))

@@ -7,6 +7,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, SkipValidation, field_validator, model_validator
 
 from sda_engine.alignment import Alignment
+from sda_engine.choosing import KEEP_RULES, REVISIONS, KeepRule, Revision
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity, evaluator_name
@@ -16,6 +17,7 @@ from sda_engine.steering import (
     LOG_2,
     TEMPERATURE_SCHEDULES,
     AmplificationCurve,
+    Budget,
     TemperatureSchedule,
     amplification_factor,
 )
@@ -24,10 +26,15 @@ Placement = Literal["after_query", "system"]
 EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
 TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
+Policy = Literal["paper", "budget", "revise"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 _BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
-_BY_ALIGNMENT = ("gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
+_BY_POLICY = {  # the one policy that looks at it
+    **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
+    **dict.fromkeys(("revisions", "keep"), "revise"),
+}
+_BY_ALIGNMENT = ("policy", *_BY_POLICY, "gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
 
 
 class NoEffectWarning(UserWarning):
@@ -44,6 +51,11 @@ class Steering(Settings):
     amplification; `replace` takes the new one of two such in place of the old one.
 
     Attributes:
+        policy: how the distributions of a request become an answer. "paper": the published formulas. "budget": the
+            same, but the whole answer may go no more than `budget` nats from the base distribution; then the base
+            context decides alone. "revise": the base response comes first, is decoded again with several strengths and
+            budgets at once, and the best of these revisions that keeps what must stay is the answer; where there is
+            none, the base response. See docs/concepts.md.
         gain: k, the constant multiplier.
         amplification: a fixed amplification factor that replaces evaluator and curve; None means from the score.
         evaluator: rates the base response.
@@ -64,6 +76,13 @@ class Steering(Settings):
             and halve strength and avoid_strength from the next token on, at every further sign again.
         plausibility: keep only tokens with P2 >= plausibility * max P2. 0, the default, is the paper; more than 0
             is contrastive decoding's constraint (Li et al. 2023, arXiv 2210.15097).
+        budget: nats that an answer may spend under the policy "budget": the sum of KL(P || P1) over its tokens.
+        reserve: nats that such an answer may spend more when it would end for the first time.
+        quiet_divergence: nats, 0..ln 2: such an answer spends nothing of `budget` where contexts diverge less.
+        revisions: how the policy "revise" decodes a base response again; more of them find more, and take longer.
+        keep: what a revision must keep of the base response: "values" (numbers, times, names and short phrases that it
+            took from the chat word for word, see `sda_engine.choosing.values`), "nothing", or a callable KeepCheck ->
+            bool.
         placement: where the instruction goes: "after_query" (paper: the last user turn becomes query, newline,
             instruction) or "system".
         accept_score: a base response that scores at least this is returned as it is; None means never.
@@ -71,6 +90,7 @@ class Steering(Settings):
             fallback taken is recorded in the result.
     """
 
+    policy: Policy = Field(default="paper", description="'paper', 'budget' or 'revise'")
     gain: float = Field(default=2.0, ge=0, description="a number of at least 0")
     amplification: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
     evaluator: SkipValidation[Evaluator] = Field(
@@ -91,6 +111,13 @@ class Steering(Settings):
     )
     guard: GuardAction = Field(default="off", description="'off', 'report' or 'relax'")
     plausibility: float = Field(default=0.0, ge=0, le=1, description="a number from 0 to 1")
+    budget: float = Field(default=12.0, ge=0, description="a number of at least 0, in nats")
+    reserve: float = Field(default=12.0, ge=0, description="a number of at least 0, in nats")
+    quiet_divergence: float = Field(default=0.1, ge=0, le=LOG_2, description="a number from 0 to ln 2, in nats")
+    revisions: tuple[Revision, ...] = Field(
+        default=REVISIONS, min_length=1, description="a Revision, or a list of at least one"
+    )
+    keep: str | KeepRule = Field(default="values", description=f"one of {', '.join(KEEP_RULES)}, or a callable")
     placement: Placement = Field(default="after_query", description="'after_query' or 'system'")
     accept_score: float | None = Field(
         default=None, gt=0, le=100, description="a number above 0 and at most 100, or None"
@@ -118,6 +145,20 @@ class Steering(Settings):
             raise ValueError("no such schedule")
         return schedule
 
+    @field_validator("keep")
+    @classmethod
+    def _is_a_rule(cls, keep: str | KeepRule) -> str | KeepRule:
+        if isinstance(keep, str) and keep not in KEEP_RULES:
+            raise ValueError("no such rule")
+        return keep
+
+    @field_validator("revisions", mode="before")
+    @classmethod
+    def _as_revisions(cls, revisions: object) -> object:
+        if isinstance(revisions, Revision):
+            return (revisions,)
+        return tuple(revisions) if isinstance(revisions, list) else revisions
+
     @field_validator("critical_categories", mode="before")
     @classmethod
     def _as_tuple(cls, categories: object) -> object:
@@ -139,6 +180,9 @@ class Steering(Settings):
 
     def _useless_together(self) -> Iterator[tuple[str, str, str]]:
         """Settings that these leave no effect, whatever is answered: name, reason, remedy."""
+        for name, policy in _BY_POLICY.items():
+            if self.policy != policy:
+                yield name, f"policy={shown(self.policy)} does not look at it", f"Set policy={shown(policy)}"
         schedule = f"temperature_schedule={shown(self.temperature_schedule)}"
         if self.temperature_schedule in _BLIND_SCHEDULES:
             why = f"{schedule} treats all tokens alike"
@@ -165,6 +209,8 @@ class Steering(Settings):
     def replace(self, **changes: object) -> Self:
         """A copy with some settings changed. Those that the changes leave no effect go back to their defaults."""
         stale: set[str] = set()
+        if "policy" in changes:
+            stale.update(name for name, policy in _BY_POLICY.items() if policy != changes["policy"])
         if changes.get("amplification") is not None:
             stale.update(_BY_SCORE)
         elif changes.get("evaluator") is not None:
@@ -206,11 +252,24 @@ class Steering(Settings):
             return self.amplification
         return amplification_factor(score, self.amplification_curve)
 
+    @property
+    def answer_budget(self) -> Budget | None:
+        """What an answer of one decoding may spend; None for no limit."""
+        if self.policy != "budget":
+            return None
+        return Budget(self.budget, self.reserve, self.quiet_divergence)
+
+    @property
+    def keep_rule(self) -> KeepRule:
+        """The rule that says whether a revision may stand."""
+        return KEEP_RULES[self.keep] if isinstance(self.keep, str) else self.keep
+
     def describe(self) -> dict[str, object]:
         """These settings as plain JSON, complete enough to key a cache."""
         plain = dict(self) | {
             "evaluator": evaluator_identity(self.evaluator),
             "critical_categories": list(self.critical_categories),
+            "revisions": [revision.model_dump() for revision in self.revisions],
         }
         return {name: _callable_identity(value) if callable(value) else value for name, value in plain.items()}
 

@@ -9,13 +9,14 @@ and hands over to `request` and `text_scorer` at once.
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from types import MappingProxyType
 from typing import Self, Unpack, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
-from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
+from sda_engine.decoding import ModelRunner, PromptState, ReviseTask, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -31,7 +32,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import BASE, Contexts, Message, make_contexts
+from sda_engine.prompts import BASE, Contexts, Message, draft_messages, make_contexts
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -319,10 +320,11 @@ class SteeringEngine(ScoresTexts):
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
         self._constraints.warn_of(output.left_out)
+        tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
         contexts = make_contexts(
             messages,
             settings.alignment,
-            self._tokenizer.with_template_kwargs(settings.template_kwargs),
+            tokenizer,
             placement=settings.steering.placement,
             output=output,
             context_window=self.context_window,
@@ -334,7 +336,7 @@ class SteeringEngine(ScoresTexts):
             messages=messages,
             settings=settings,
             prompt=PromptState(contexts, most),
-            tokenizer=self._tokenizer,
+            tokenizer=tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=self._settings.proposals,
             token_cost=self._token_cost,
@@ -342,6 +344,26 @@ class SteeringEngine(ScoresTexts):
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=answer_format.thought_begin if thought_is_open else "",
         )
+
+    def _revise_task(self, request: Request) -> ReviseTask | None:
+        """What decodes the revisions of the base response; None where the answer is not one of them."""
+        if not request.revises or request.accepted:
+            return None
+        return request.revise_task(partial(self._draft_prompt, request))
+
+    def _draft_prompt(self, request: Request, response: str, most: int) -> PromptState:
+        """The prompt that a response to a request's chat is revised from, each revision of `most` tokens at most."""
+        settings = request.settings
+        contexts = make_contexts(
+            draft_messages(request.messages, response),
+            settings.alignment,
+            request.tokenizer,
+            placement=settings.steering.placement,
+            output=settings.output,
+            context_window=self.context_window,
+        )
+        most = min(most, self.context_window - contexts.longest_prompt)
+        return PromptState(contexts, most, copies=len(settings.steering.revisions))
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
         return TextScorer(
@@ -369,8 +391,15 @@ class SteeringEngine(ScoresTexts):
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
                 verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
-        if request.accepted:
-            yield request.accepted_piece()
+        if (revisions := self._revise_task(request)) is not None:
+            for _ in self._scheduler.events(revisions, deadline):
+                pass
+            evaluator, evaluations = request.evaluations_of_revisions(self._text_scorer(deadline))
+            with request.choice(evaluations) as scores:
+                for one in evaluations:
+                    scores.append(None if one is None else evaluator.evaluate(one))
+        if request.accepted or request.revises:
+            yield request.whole_piece()
             return
         with closing(self._scheduler.events(request.steered_task(), deadline)) as events:
             for event in events:
@@ -387,8 +416,16 @@ class SteeringEngine(ScoresTexts):
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
                 verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
-        if request.accepted:
-            yield request.accepted_piece()
+        if (revisions := self._revise_task(request)) is not None:
+            async with aclosing(self._scheduler.aevents(revisions, deadline)) as events:
+                async for _ in events:
+                    pass
+            evaluator, evaluations = request.evaluations_of_revisions(self._text_scorer(deadline))
+            with request.choice(evaluations) as scores:
+                for one in evaluations:
+                    scores.append(None if one is None else await evaluator.aevaluate(one))
+        if request.accepted or request.revises:
+            yield request.whole_piece()
             return
         async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
             async for event in events:

@@ -16,6 +16,8 @@ BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
 
+_AGAIN = "Give the same answer again."  # a neutral turn that an instruction can stand in
+
 Message = Mapping[str, object]
 
 
@@ -80,6 +82,11 @@ def make_contexts(
     if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
     return contexts
+
+
+def draft_messages(messages: Sequence[Message], response: str) -> list[Message]:
+    """The chat, gone on with an answer to it and the request to give that answer once more."""
+    return [*messages, {"role": "assistant", "content": response}, {"role": "user", "content": _AGAIN}]
 
 
 def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:

@@ -1,12 +1,13 @@
 """One request on its way through the stages: base response, score, amplification, steered answer."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from sda_engine.answers import held_against, rated_text, whole_piece
 from sda_engine.decoding import (
     DecodedText,
     DecodeSettings,
@@ -14,16 +15,26 @@ from sda_engine.decoding import (
     Event,
     PromptState,
     Proposer,
+    ReviseTask,
     ScoreTask,
     Task,
     Token,
 )
-from sda_engine.errors import EngineClosedError, EvaluationError
-from sda_engine.evaluators.protocol import EvaluationRequest, LocalModel, Score, evaluator_name, needs_logprobs
-from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall, join_grammars
-from sda_engine.prompts import BASE, INSTRUCTED, Message
+from sda_engine.errors import ContextLengthError, EngineClosedError, EvaluationError
+from sda_engine.evaluators.protocol import (
+    EvaluationRequest,
+    Evaluator,
+    LocalModel,
+    Score,
+    evaluator_name,
+    needs_logprobs,
+)
+from sda_engine.output import TokenConstraint, join_grammars
+from sda_engine.prompts import BASE, INSTRUCTED, Message, normalise_messages
 from sda_engine.request_settings import RequestSettings
-from sda_engine.results import Completion, Piece, ToolCallDelta, Trace, Usage
+from sda_engine.results import Completion, Piece, Trace, Usage
+from sda_engine.revising import Revising, revision_limit
+from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
 
@@ -52,6 +63,7 @@ class Request:
         critical_tokens: (vocab,) bool: tokens of `Steering.critical_categories`; None for no category.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
+        revising: the revisions of the base response, once there are any.
     """
 
     messages: Sequence[Message]
@@ -69,6 +81,7 @@ class Request:
     critical_tokens: Tensor | None = None
     base: DecodedText | None = None
     score: Score | None = None
+    revising: Revising | None = None
     _evaluation: EvaluationRequest | None = field(default=None, repr=False)
     _answer: DecodeTask | None = field(default=None, repr=False)
 
@@ -76,6 +89,16 @@ class Request:
     def wants_score(self) -> bool:
         """Whether an evaluator has to rate before the amplification is known."""
         return self.settings.alignment is not None and self.settings.steering.amplification is None
+
+    @property
+    def revises(self) -> bool:
+        """Whether the answer is chosen among revisions: not where it may call tools, which keep what they call with."""
+        steering = self.settings.steering
+        return (
+            self.settings.alignment is not None
+            and steering.policy == "revise"
+            and not self.settings.output.callable_tools
+        )
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -111,18 +134,21 @@ class Request:
 
     def evaluation_tasks(self) -> Iterator[Task]:
         """What has to be decoded before the evaluator can rate; each task is to be finished before the next."""
+        rates = self.wants_score and self.settings.steering.evaluator.needs_response
+        if rates or self.revises:
+            task = self._decode(self.prompt, (BASE,), keeps_prompt=not self.revises or rates)
+            yield task
+            self.base = task.result()
+            if self.base.finish_reason is None:
+                raise EngineClosedError("The engine was closed while the base response was decoded.")
         if not self.wants_score:
             return
         assert self.settings.alignment is not None
         response = ""
         logprobs: Mapping[str, Tensor] = {}
-        if self.settings.steering.evaluator.needs_response:
-            task = self._decode((BASE,), strength=0.0, avoid_strength=0.0, is_base=True)
-            yield task
-            self.base = task.result()
-            if self.base.finish_reason is None:
-                raise EngineClosedError("The engine was closed while the base response was decoded.")
-            response = _rated_text(self.base)
+        if rates:
+            assert self.base is not None
+            response = rated_text(self.base)
             if not response.strip() and self.base.finish_reason == "length":
                 return  # evaluation_request() says why
             if needs_logprobs(self.settings.steering.evaluator):
@@ -177,18 +203,69 @@ class Request:
         Raises:
             ConfigError: a curve of the user's gave no amplification.
         """
-        try:
+        with self._released_on_failure():
             strength = self._strength()
-        except BaseException:  # a user's code: the exception may be kept, and must keep no rows
-            self.prompt.release()
-            raise
-        avoid = self.settings.steering.avoid_strength
+        budget = self.settings.steering.answer_budget
         self._answer = self._decode(
-            tuple(self.prompt.contexts.tails),
-            strength=strength,
-            avoid_strength=strength if avoid is None else avoid,
+            self.prompt, tuple(self.prompt.contexts.tails), strength=strength, budget=budget, is_base=False
         )
         return self._answer
+
+    def revise_task(self, make_prompt: Callable[[str, int], PromptState]) -> ReviseTask | None:
+        """The decoding of all revisions; None where the base response is the answer, since there is nothing to revise.
+
+        Args:
+            make_prompt: the base response's text, and tokens that a revision may have, to the prompt of revisions.
+
+        Raises:
+            ConfigError: a curve of the user's gave no amplification.
+        """
+        assert self.base is not None, "the base response comes first"
+        with self._released_on_failure():
+            strength = self._strength()
+        self.prompt.release()
+        if not self.base.text.strip():
+            return None
+        try:
+            prompt = make_prompt(self.base.text, revision_limit(self.base, self.prompt.max_new_tokens))
+        except ContextLengthError:
+            return None
+        members = [
+            self._decode(
+                prompt,
+                tuple(prompt.contexts.tails),
+                strength=strength * revision.factor,
+                budget=Budget(math.inf if revision.budget is None else revision.budget, revision.reserve),
+                keeps_prompt=True,
+                is_base=False,
+            )
+            for revision in self.settings.steering.revisions
+        ]
+        messages = normalise_messages(self.messages)
+        self.revising = Revising.of(messages, self.settings, self.base, self.score, members)
+        return self.revising.task
+
+    def evaluations_of_revisions(self, model: LocalModel) -> tuple[Evaluator, list[EvaluationRequest | None]]:
+        """Who rates the revisions, and what is asked of each; None for one that has lost already."""
+        assert self.revising is not None, "revise_task() comes first"
+        return self.revising.evaluator, self.revising.evaluations(model)
+
+    @contextmanager
+    def choice(self, evaluations: Sequence[EvaluationRequest | None]) -> Iterator[list[Score | None]]:
+        """Around the ratings of the revisions: takes the scores, or turns a failure into what the user chose.
+
+        Raises:
+            EvaluationError: the evaluator failed, and Steering.on_evaluator_error is "raise".
+        """
+        assert self.revising is not None, "revise_task() comes first"
+        scores: list[Score | None] = []
+        try:
+            yield scores
+        except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
+            self.score = self._fallback(error)
+            self.revising.choose_by_contrast(evaluations)
+        else:
+            self.revising.choose(scores)
 
     def piece(self, event: Event) -> Piece:
         """What a stream delivers for an event of the steered task.
@@ -210,18 +287,19 @@ class Request:
             )
         return Piece("", completion=self._completion(answer))
 
-    def accepted_piece(self) -> Piece:
-        """The one piece of an accepted base response."""
-        assert self.base is not None
-        base = self.base
-        completion = self._completion(base)
-        calls = tuple(_whole_call(place, call) for place, call in enumerate(completion.tool_calls))
-        return Piece(base.text, base.reasoning, calls, base.token_ids, base.logprobs, completion)
+    def whole_piece(self) -> Piece:
+        """The one piece of an answer that was chosen when it was whole: a revision, or the base response."""
+        answer = self.base if self.revising is None else self.revising.answer
+        assert answer is not None
+        completion = self._completion(answer)
+        return whole_piece(answer, completion)
 
     def _completion(self, answer: DecodedText) -> Completion:
         rated = self.base if self.base is not answer else None
         steered = answer is not self.base and self.settings.alignment is not None
-        answer = self._checked(answer)
+        revising = self.revising
+        strength = self._strength() if revising is None else revising.strength
+        answer = held_against(self.settings.output, answer)
         assert answer.finish_reason is not None, "an answer that was broken off is no Completion"
         return Completion(
             text=answer.text,
@@ -232,11 +310,12 @@ class Request:
                 completion_tokens=len(answer.token_ids),
                 cached_prompt_tokens=self.prompt.cached_tokens,
                 base_response_tokens=len(rated.token_ids) if rated is not None else 0,
+                dropped_tokens=0 if revising is None else revising.dropped_tokens,
             ),
             trace=Trace(
                 tokens=answer.tokens,
                 alignment=self.settings.alignment.name if self.settings.alignment is not None else None,
-                strength=self._strength() if steered else 0.0,
+                strength=strength if steered else 0.0,
                 warnings=answer.warnings,
             ),
             tool_calls=answer.tool_calls,
@@ -246,46 +325,42 @@ class Request:
             score=self.score,
             amplification=self.amplification if steered else None,
             logprobs=answer.logprobs if self.settings.sampling.logprobs is not None else None,
+            attempts=() if revising is None else revising.attempts,
         )
-
-    def _checked(self, answer: DecodedText) -> DecodedText:
-        """An answer held against what its grammar could not enforce: calls that do not fit are invalid ones.
-
-        Raises:
-            InvalidOutputError: the text does not fit.
-        """
-        output = self.settings.output
-        if answer.finish_reason == "stop" and not answer.invalid_tool_calls and not output.must_call:
-            output.check_text(answer.text)
-        misfits = [output.misfit_of_call(call["function"]) for call in answer.tool_calls]
-        if not any(misfits):
-            return answer
-        valid = tuple(call for call, misfit in zip(answer.tool_calls, misfits, strict=True) if misfit is None)
-        invalid = tuple(
-            _invalid_call(index, call, misfit)
-            for index, (call, misfit) in enumerate(zip(answer.tool_calls, misfits, strict=True))
-            if misfit is not None
-        )
-        reason = answer.finish_reason if valid or answer.finish_reason != "tool_calls" else "stop"
-        invalid = (*invalid, *answer.invalid_tool_calls)
-        return replace(answer, tool_calls=valid, invalid_tool_calls=invalid, finish_reason=reason)
 
     def _strength(self) -> float:
         return self.settings.steering.gain * (self.amplification or 0.0)
 
+    @contextmanager
+    def _released_on_failure(self) -> Iterator[None]:
+        """Around a user's code: its exception may be kept, and must keep no rows."""
+        try:
+            yield
+        except BaseException:
+            self.prompt.release()
+            raise
+
     def _decode(
-        self, rows: tuple[str, ...], *, strength: float, avoid_strength: float, is_base: bool = False
+        self,
+        prompt: PromptState,
+        rows: tuple[str, ...],
+        *,
+        strength: float = 0.0,
+        budget: Budget | None = None,
+        keeps_prompt: bool = False,
+        is_base: bool = True,
     ) -> DecodeTask:
-        contexts = self.prompt.contexts
+        """A task that decodes from a prompt: the base response, the answer, or a revision."""
+        avoid = self.settings.steering.avoid_strength
         settings = DecodeSettings(
             rows=rows,
             strength=strength,
-            avoid_strength=avoid_strength,
+            avoid_strength=strength if avoid is None or is_base else avoid,
             steering=self.settings.steering,
             sampling=self.settings.sampling,
             stop=self.stop,
             text_form=self.text_form,
-            max_new_tokens=self.prompt.max_new_tokens,
+            max_new_tokens=prompt.max_new_tokens,
             eos_token_ids=self.eos_token_ids,
             constraint=self.constraint,
             response_template=self.response_template,
@@ -295,17 +370,19 @@ class Request:
             else frozenset(),
             must_call=self.settings.output.must_call,
             critical_tokens=self.critical_tokens,
+            budget=budget,
         )
-        prompt = (*contexts.shared, *contexts.tails[BASE])
-        sources = [prompt] if self.base is None else [self.base.token_ids, prompt]
+        tokens = (*prompt.contexts.shared, *prompt.contexts.tails[BASE])
+        sources = [tokens] if self.base is None else [self.base.token_ids, tokens]
         proposer = Proposer(sources, most=self.proposals, cost=len(rows) * self.token_cost)
+        is_seen = prompt is self.prompt and (not is_base or self.settings.steering.accept_score is not None)
         return DecodeTask(
-            self.prompt,
+            prompt,
             settings,
             self.tokenizer,
             proposer,
-            keeps_prompt=is_base,
-            stores_answer=not is_base or self.settings.steering.accept_score is not None,
+            keeps_prompt=keeps_prompt,
+            stores_answer=is_seen or (is_base and self.revises),
             continues=self.base is not None,
         )
 
@@ -341,25 +418,3 @@ class Request:
             ) from error
         value = _FALLBACK_SCORE if choice == "fixed" else None
         return Score(value=value, evaluator=name, reason=f"{type(error).__name__}: {error}", fallback=choice)
-
-
-def _rated_text(base: DecodedText) -> str:
-    """What an evaluator reads of a base response: its text, and its tool calls as JSON."""
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in base.tool_calls]
-    return "\n".join([base.text, *calls] if base.text else calls)
-
-
-def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:
-    function = call["function"]
-    return InvalidToolCall(
-        index=index,
-        id=call["id"],
-        name=function["name"],
-        text=json.dumps(function, ensure_ascii=False),
-        error=f"The arguments do not fit the schema of {function['name']!r}: {misfit}.",
-    )
-
-
-def _whole_call(index: int, call: ToolCall) -> ToolCallDelta:
-    function = call["function"]
-    return ToolCallDelta(index, call["id"], function["name"], json.dumps(function["arguments"], ensure_ascii=False))

@@ -16,7 +16,7 @@ from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import NumericalError
 from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.output import TokenConstraint
-from sda_engine.steering.mathematics import constant_schedule, steered_step
+from sda_engine.steering import constant_schedule, steered_step
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB

@@ -1,9 +1,11 @@
 """Decoding: row groups over one model, one token at a time, in a worker thread of the engine's own."""
 
+from sda_engine.decoding.guards import find_repetition
 from sda_engine.decoding.memory import cache_bytes, default_cache_tokens
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
+from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
@@ -16,10 +18,12 @@ __all__ = [
     "ModelRunner",
     "PromptState",
     "Proposer",
+    "ReviseTask",
     "Scheduler",
     "ScoreTask",
     "Task",
     "Token",
     "cache_bytes",
     "default_cache_tokens",
+    "find_repetition",
 ]

@@ -12,6 +12,7 @@ strength was halved as where it was not (`benchmarks/guards.py`): a sign is a re
 """
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sda_engine.results import WarningKind
@@ -69,6 +70,16 @@ class Guard:
             return None
         collapse = self._collapse.push(float(entropy(step.logprobs)), float(entropy(step.base_logprobs)))
         return None if collapse is None else Finding("collapse", collapse)
+
+
+def find_repetition(token_ids: Sequence[int]) -> str | None:
+    """What repeats in a text, as the guard would have said first; None where nothing does."""
+    loop, grams = LoopDetector(), GramDetector()
+    for token_id in token_ids:
+        found = loop.push(token_id), grams.push(token_id)
+        if any(found):
+            return found[0] or found[1]
+    return None
 
 
 class LoopDetector:

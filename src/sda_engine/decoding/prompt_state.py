@@ -19,6 +19,7 @@ class PromptState:
     Args:
         contexts: the prompts.
         max_new_tokens: tokens that each row may grow by.
+        copies: how many answers go on from the prompts at once, each on rows of its own.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -27,9 +28,10 @@ class PromptState:
         released: whether the rows have been let go of.
     """
 
-    def __init__(self, contexts: Contexts, max_new_tokens: int) -> None:
+    def __init__(self, contexts: Contexts, max_new_tokens: int, *, copies: int = 1) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
+        self.copies = copies
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -43,7 +45,8 @@ class PromptState:
         """Tokens whose keys and values the rows may come to hold; 0 once they have been released."""
         if self.released:
             return 0
-        return sum(self.contexts.prompt_tokens(name) + self.max_new_tokens for name in self.contexts.tails)
+        one = sum(self.contexts.prompt_tokens(name) + self.max_new_tokens for name in self.contexts.tails)
+        return self.copies * one
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
@@ -54,6 +57,11 @@ class PromptState:
         for name in names:
             self._rows[name].truncate(self.contexts.prompt_tokens(name))
         return [self._rows[name] for name in names]
+
+    def copied_rows(self, names: Sequence[str]) -> list[Row]:
+        """Rows that begin with the same prompts, for another answer. They copy what they share in their first pass."""
+        capacity = self.max_new_tokens
+        return [row.fork(row.token_ids, row.length + capacity) for row in self.rows(names)]
 
     def last_logits(self, names: Sequence[str]) -> Tensor:
         """(rows, 1, vocab): the logits after the prompts of rows that are ready."""

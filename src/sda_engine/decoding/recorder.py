@@ -44,6 +44,8 @@ class Recorder:
                 instructed=_candidates(instructed),
                 steered=_candidates(top[:_SHOWN]),
                 strength=strength,
+                position=None if step.position is None else float(step.position[row]),
+                spent=None if step.spent is None else float(step.spent[row]),
             )
         )
         if self._logprobs is not None:

@@ -1,7 +1,7 @@
 """The rows of one request while they are decoded: logits of all rows in, one token for all rows out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -18,6 +18,8 @@ from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
 from sda_engine.results import Delta, FinishReason, GeneratedTokenLogprobs, TraceToken, TraceWarning
 from sda_engine.steering import (
     TEMPERATURE_SCHEDULES,
+    Budget,
+    Purse,
     SteeredStep,
     TemperatureSchedule,
     make_generator,
@@ -48,6 +50,7 @@ class DecodeSettings:
         markers: special tokens that the response template looks for.
         must_call: whether the answer has to be a tool call.
         critical_tokens: (vocab,) bool: tokens at which the temperature schedule is to be careful; None for none.
+        budget: how far the answer may go from the base distribution; None, the paper, for no limit.
     """
 
     rows: tuple[str, ...]
@@ -65,6 +68,7 @@ class DecodeSettings:
     markers: frozenset[int] = frozenset()
     must_call: bool = False
     critical_tokens: Tensor | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class DecodedText:
 
     Attributes:
         finish_reason: why it ended; None for an answer that was broken off.
+        row_logprobs: row -> log-probability of each chosen token in that row's context, nats; forced tokens left out.
     """
 
     text: str
@@ -94,6 +99,7 @@ class DecodedText:
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     reasoning: str = ""
     warnings: tuple[TraceWarning, ...] = ()
+    row_logprobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class RowGroup:
@@ -117,7 +123,9 @@ class RowGroup:
         self._relaxation = 1.0  # what a guard has left of the strength
         self._warnings: list[TraceWarning] = []
         self._critical_tokens = settings.critical_tokens
+        self._purse = Purse(settings.budget) if settings.budget is not None else None
         self._token_ids: list[int] = []
+        self._row_logprobs: dict[str, list[float]] = {name: [] for name in settings.rows}
         self._answer = Delta()
 
     def advance(self, logits: Tensor) -> DecodedToken:
@@ -132,8 +140,7 @@ class RowGroup:
         """
         if self._constraint is not None:
             logits = self._constraint.apply_mask(logits)
-        step = self._steer(dict(zip(self._settings.rows, logits.unsqueeze(1), strict=True)))
-        token_id = self._draw(step)
+        step, token_id = self._choose(dict(zip(self._settings.rows, logits.unsqueeze(1), strict=True)))
         if self._constraint is not None and token_id not in self._settings.eos_token_ids:
             token_id = self._constraint.choose(token_id, self.remaining - 1)
         decoded = self._append(token_id, step)
@@ -164,6 +171,7 @@ class RowGroup:
             invalid_tool_calls=tuple(self._parser.invalid_tool_calls),
             reasoning=self._answer.reasoning,
             warnings=tuple(self._warnings),
+            row_logprobs={name: tuple(values) for name, values in self._row_logprobs.items()},
         )
 
     def _append(self, token_id: int, step: SteeredStep | None) -> DecodedToken:
@@ -176,6 +184,7 @@ class RowGroup:
             self._recorder.add_forced(token_id, decoded, temperature, strength=self._strength)
         else:
             self._recorder.add(step, 0, token_id, decoded, strength=self._strength)
+            self._note_logprobs(step, token_id)
         delta = self._parser.push(decoded)
         complete = False
         if self._constraint is not None and not ended:
@@ -201,6 +210,13 @@ class RowGroup:
     def _strength(self) -> float:
         return self._settings.strength * self._relaxation
 
+    def _note_logprobs(self, step: SteeredStep, token_id: int) -> None:
+        rows = {BASE: step.base_logprobs, INSTRUCTED: step.instructed_logprobs, AVOIDED: step.avoided_logprobs}
+        for name, values in self._row_logprobs.items():
+            logprobs = rows[name]
+            assert logprobs is not None, name
+            values.append(float(logprobs[0, token_id]))
+
     def _was_a_choice(self, step: SteeredStep) -> bool:
         """Whether the constraint left more than one token to choose from."""
         return self._constraint is None or int(step.base_logprobs.isfinite().sum()) > 1
@@ -224,6 +240,20 @@ class RowGroup:
             return "tool_calls"
         return "stop" if self._parser.stopped else reason
 
+    def _choose(self, logits: dict[str, Tensor]) -> tuple[SteeredStep, int]:
+        """A step and the token drawn from it. Where that would end the answer, a reserve opens first."""
+        uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
+        step = self._steer(logits)
+        token_id = self._draw(step, uniform)
+        if self._purse is None:
+            return step, token_id
+        if token_id in self._settings.eos_token_ids and self._purse.open_reserve():
+            step = self._steer(logits)
+            token_id = self._draw(step, uniform)
+        assert step.spent is not None, "there is a budget"
+        self._purse.spend(float(step.spent))
+        return step, token_id
+
     def _steer(self, logits: dict[str, Tensor]) -> SteeredStep:
         steering, sampling = self._settings.steering, self._settings.sampling
         if self._critical_tokens is not None:  # it moves to where the logits are once
@@ -241,9 +271,11 @@ class RowGroup:
             schedule=_schedule(steering),
             critical_divergence=steering.critical_divergence,
             critical_tokens=self._critical_tokens,
+            budget=None if self._purse is None else self._purse.left,
+            quiet_divergence=0.0 if self._purse is None else self._purse.quiet_divergence,
         )
 
-    def _draw(self, step: SteeredStep) -> int:
+    def _draw(self, step: SteeredStep, uniform: Tensor) -> int:
         if bool(step.logprobs.sum().isnan()):
             raise NumericalError(
                 f"The model's logits hold NaN or nothing but -inf at token {len(self._token_ids)} of the answer, so "
@@ -252,7 +284,6 @@ class RowGroup:
         sampling = self._settings.sampling
         limits = {"top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p}
         tensors = {name: None if limit is None else torch.tensor([limit]) for name, limit in limits.items()}
-        uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
         return int(sample(step.logprobs, uniform, **tensors))
 
     def _flush(self) -> Delta:

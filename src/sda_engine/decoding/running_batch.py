@@ -44,8 +44,8 @@ class RunningBatch:
 
     def has_room(self, task: Task) -> bool:
         """Whether a task may join now."""
-        rows = sum(len(running.row_names) for running in self._tasks)
-        if self._tasks and rows + len(task.row_names) > self._settings.max_rows:
+        rows = sum(running.row_count for running in self._tasks)
+        if self._tasks and rows + task.row_count > self._settings.max_rows:
             return False
         return task.prompt in self._prompts or self._held() + task.prompt.tokens <= self._cache_tokens
 
@@ -89,7 +89,7 @@ class RunningBatch:
     def _plan(self) -> dict[Task, list[Segment]]:
         decoding = [task for task in self._tasks if not task.in_bulk]
         prompt_tokens = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
-        rows = sum(len(task.row_names) for task in decoding)
+        rows = sum(task.row_count for task in decoding)
         proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
         planned: dict[Task, list[Segment]] = {}
         for task in list(self._tasks):

@@ -98,6 +98,11 @@ class Task(ABC):
         return self._cancelled.is_set()
 
     @property
+    def row_count(self) -> int:
+        """Rows that it runs in a forward pass."""
+        return len(self.row_names)
+
+    @property
     def in_bulk(self) -> bool:
         """Whether its part in the next pass is a piece of a text that is known, which may be longer or shorter."""
         return self.prefilling
@@ -185,12 +190,28 @@ class DecodeTask(Task):
         super().__init__(prompt, settings.rows, continues=continues)
         self._keeps_prompt = keeps_prompt
         self._stores_answer = stores_answer
+        self._strength = settings.strength
         self._group = RowGroup(settings, tokenizer)
         self._proposer = proposer
         self._pending: list[int] = []  # tokens of the answer that no row holds yet
         self._proposed: list[int] = []
         self._finish_reason: FinishReason | None = None
         self._result: DecodedText | None = None
+
+    @property
+    def strength(self) -> float:
+        """gain * amplification."""
+        return self._strength
+
+    def join(self, rows: Sequence[Row], logits: Tensor) -> bool:
+        """Decode as a member of a larger task: rows that hold the prompt, and the logits after it, (rows, 1, vocab).
+
+        Returns:
+            Whether it has reached its end already.
+        """
+        self.prefilling = False
+        self._rows = list(rows)
+        return self._begin(logits)
 
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""

@@ -57,6 +57,14 @@ def report_extra() -> Iterator[None]:
         raise ImportError(f"Reports on evaluators need {error.name}: pip install 'sda-integrations[report]'") from error
 
 
+def share(values: Sequence[float], groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate:
+    """The mean of values from 0 to 1, of yes and no above all; there is at least one."""
+    array = np.asarray(values, dtype=np.float64)
+    estimate = _bootstrapped(_ratio, array, np.ones_like(array), groups, resamples)
+    assert estimate is not None, "there is a value"
+    return estimate
+
+
 def auc(scores: Values, labels: Values, groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate | None:
     """Probability that an acceptable response (label 1) scores above one that is not (label 0); a tie counts half.
 

@@ -1,8 +1,9 @@
 """What a request gives back: a Completion, and the Pieces that a stream delivers on the way to it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from sda_engine.choosing import Attempt
 from sda_engine.evaluators.protocol import Score
 from sda_engine.output import InvalidToolCall, ToolCall
 from sda_engine.results.trace import Trace
@@ -20,6 +21,7 @@ class Usage:
         completion_tokens: tokens of the answer, the end-of-sequence token included.
         base_response_tokens: tokens of the base response that was decoded to be rated; 0 where none was, and where it
             is the answer itself, whose tokens count once.
+        dropped_tokens: tokens of the revisions that are not the answer.
         cached_prompt_tokens: how many of the prompt tokens did not have to be computed, since an earlier request began
             alike.
     """
@@ -28,11 +30,12 @@ class Usage:
     completion_tokens: int
     base_response_tokens: int = 0
     cached_prompt_tokens: int = 0
+    dropped_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
-        """Prompt, answer and base response together."""
-        return self.prompt_tokens + self.completion_tokens + self.base_response_tokens
+        """Prompt, answer, base response and dropped revisions together."""
+        return self.prompt_tokens + self.completion_tokens + self.base_response_tokens + self.dropped_tokens
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Completion:
             tool's schema where no grammar could enforce it.
         reasoning: what a model that thinks wrote between its <think> and </think>.
         logprobs: one entry per token where Sampling.logprobs asked for it, else None.
+        attempts: the revisions that the answer was chosen among; where none was chosen, the base response is it.
     """
 
     text: str
@@ -87,6 +91,7 @@ class Completion:
     score: Score | None = None
     amplification: float | None = None
     logprobs: tuple[GeneratedTokenLogprobs, ...] | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     def sda_metadata(self) -> dict[str, object]:
         """SDA's own figures as plain JSON, for a framework's response metadata."""
@@ -99,6 +104,7 @@ class Completion:
             "mean_divergence": self.trace.mean_divergence,
             "mean_temperature": self.trace.mean_temperature,
             "base_response_tokens": self.usage.base_response_tokens,
+            **({"attempts": [asdict(attempt) for attempt in self.attempts]} if self.attempts else {}),
         }
 
 

@@ -45,6 +45,9 @@ class TraceToken:
         instructed: those of the instructed context.
         steered: those of the steered distribution, before temperature and truncation.
         strength: the strength of steering in force when it was decoded.
+        position: how far it went from the base distribution (0) to the steered one (1); 0 is where the base context
+            decided alone; None under the policy "paper", which always goes the whole way.
+        spent: what that took of the budget, nats; None likewise.
     """
 
     token_id: int
@@ -56,6 +59,8 @@ class TraceToken:
     instructed: tuple[Candidate, ...] = ()
     steered: tuple[Candidate, ...] = ()
     strength: float = 0.0
+    position: float | None = None
+    spent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

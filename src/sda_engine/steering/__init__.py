@@ -13,31 +13,36 @@ from sda_engine.steering.amplification import (
     sigmoid_amplification,
     steep_linear_amplification,
 )
+from sda_engine.steering.budget import Budget, Purse
 from sda_engine.steering.mathematics import (
     LOG_2,
+    apply_plausibility,
+    entropy,
+    js_divergence,
+    steer,
+    steering_vector,
+)
+from sda_engine.steering.path import divergence_from_base, furthest_position, path_logprobs
+from sda_engine.steering.sampling import make_generator, sample, top_tokens
+from sda_engine.steering.step import SteeredStep, steered_step
+from sda_engine.steering.temperature import (
     TEMPERATURE_SCHEDULES,
-    SteeredStep,
     TemperatureSchedule,
     TemperatureSignals,
-    apply_plausibility,
     apply_temperature,
     constant_schedule,
     critical_tokens_schedule,
     divergence_schedule,
     divergence_temperature,
-    entropy,
-    js_divergence,
-    steer,
-    steered_step,
-    steering_vector,
 )
-from sda_engine.steering.sampling import make_generator, sample, top_tokens
 
 __all__ = [
     "AMPLIFICATION_CURVES",
     "LOG_2",
     "TEMPERATURE_SCHEDULES",
     "AmplificationCurve",
+    "Budget",
+    "Purse",
     "SteeredStep",
     "TemperatureSchedule",
     "TemperatureSignals",
@@ -49,13 +54,16 @@ __all__ = [
     "cosine_amplification",
     "critical_tokens_schedule",
     "damped_exponential_amplification",
+    "divergence_from_base",
     "divergence_schedule",
     "divergence_temperature",
     "entropy",
     "exponential_amplification",
+    "furthest_position",
     "js_divergence",
     "linear_amplification",
     "make_generator",
+    "path_logprobs",
     "reciprocal_amplification",
     "sample",
     "sigmoid_amplification",

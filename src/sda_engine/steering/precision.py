@@ -1,4 +1,4 @@
-"""The precision that steering and drawing compute in."""
+"""The precision that steering and drawing compute in, and the shapes of parameters."""
 
 import torch
 from torch import Tensor
@@ -9,3 +9,18 @@ _WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
 def in_widest(values: Tensor) -> Tensor:
     """Values in float64; in float32 on a device that has no float64, which is Apple's GPU."""
     return values.to(torch.float32 if values.device.type in _WITHOUT_FLOAT64 else torch.float64)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in float32 where they are of a half-precision type, else as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def as_vector(value: float | Tensor, like: Tensor) -> Tensor:
+    """A (batch,) tensor of a parameter, in the dtype and on the device of `like`, whose first axis is the batch."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(like.shape[0])
+
+
+def per_row(value: float | Tensor, like: Tensor) -> Tensor:
+    """A (batch, 1) tensor of a parameter, to multiply (batch, vocab) with."""
+    return as_vector(value, like).unsqueeze(-1)

@@ -18,7 +18,7 @@ from sda_engine.decoding.guards import (
     Guard,
     LoopDetector,
 )
-from sda_engine.steering.mathematics import steered_step
+from sda_engine.steering import steered_step
 
 FEW_TOKENS = st.lists(st.integers(0, 2), min_size=40, max_size=200)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sda_engine.steering.mathematics import (
+from sda_engine.steering import (
     LOG_2,
     TemperatureSignals,
     apply_plausibility,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sda_engine.steering.mathematics import LOG_2, js_divergence, steered_step
+from sda_engine.steering import LOG_2, js_divergence, steered_step
 from tests.oracles import js_divergence64, log_softmax64, steered_logprobs64, temperature64
 
 ROWS, VOCAB, BATCH = 1000, 50_000, 50

@@ -1,0 +1,41 @@
+"""The choice among a base response and its revisions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One revision of a base response.
+
+    Attributes:
+        text: what it says.
+        strength: the strength of steering that it was decoded with.
+        budget: nats that it might go from the base distribution in all; None for no limit.
+        reserve: nats that it might spend more at its end.
+        lost: why it cannot be the answer; None where it can.
+        score: the evaluator's rating, 0 < score <= 100; None where there is none.
+        chosen: whether it is the answer.
+    """
+
+    text: str
+    strength: float
+    budget: float | None
+    reserve: float
+    lost: str | None = None
+    score: float | None = None
+    chosen: bool = False
+
+
+def choose(scores: Sequence[float | None], base_score: float) -> int | None:
+    """Which revision is the answer: the one with the best score, the first of equals; None for the base response.
+
+    Args:
+        scores: of the revisions; None for one that cannot be the answer.
+        base_score: a revision has to score more than this.
+    """
+    best: int | None = None
+    for place, score in enumerate(scores):
+        if score is not None and score > (base_score if best is None else scores[best] or 0.0):
+            best = place
+    return best

@@ -1,0 +1,131 @@
+"""What an answer took from its sources word for word and must not lose: numbers, times, names, short phrases.
+
+A rule of thumb for languages that put spaces between words. It looks at words alone, in any case.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_WORD = re.compile(r"\w+(?:[.,:/'\u2019@-]\w+)*%?")
+_QUESTION = re.compile(r"[^.?!\n]*\?")  # what is asked about need not be said again
+_BEGINNING = re.compile(r"(?:^|[.!?:\n])\W*$")  # of a sentence, where a capital letter makes no name
+_MOST_WORDS = 6  # of a phrase: what is longer is prose, which may be put in other words
+_FUNCTION_WORDS = frozenset(
+    """
+    a an and are as at be been but by can could did do does for from had has have he her his i if in into is it its may
+    me might must my no not of on or our shall she should so such than that the their them then there these they this to
+    was we were what when where which who will with would you your
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of an answer, and whether it looks like a part of a name."""
+
+    text: str
+    named: bool
+
+    @property
+    def key(self) -> str:
+        return self.text.lower()
+
+    @property
+    def is_number(self) -> bool:
+        return any(letter.isdigit() for letter in self.text)
+
+
+def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[str, ...]:
+    """What an answer says in the very words of its sources.
+
+    Every run of the answer's words that stands in a source in this order is looked at. Its numbers, times and names
+    are values each; a run without any is one where it has two words of content and at most six in all. Words of the
+    question are left out, since that the answer holds them too tells little. Where that leaves nothing, single words
+    count and, at last, those of the question.
+
+    Args:
+        answer: the answer.
+        sources: what it may have taken from: documents, the conversation.
+        question: the text that asks; only its sentences with a question mark count.
+    """
+    source = [word for text in sources for word in (*_keys(text), "\n")]
+    asked = {word for sentence in _QUESTION.findall(question) for word in _keys(sentence)} - _FUNCTION_WORDS
+    runs = list(_runs(_words(answer), source))
+    for left_out, content in ((asked, 2), (asked, 1), (set[str](), 2)):
+        found = (value for run in runs for part in _split(run, left_out) for value in _values(part, content))
+        if values := tuple(dict.fromkeys(found)):
+            return values
+    return ()
+
+
+def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
+    """The values that an answer does not hold word for word, in any case."""
+    text = f" {' '.join(_keys(answer))} "
+    return tuple(value for value in values if f" {' '.join(_keys(value))} " not in text)
+
+
+def _keys(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _words(answer: str) -> list[_Word]:
+    return [
+        _Word(found.group(), found.group()[0].isupper() and not _BEGINNING.search(answer[: found.start()]))
+        for found in _WORD.finditer(answer)
+    ]
+
+
+def _runs(words: Sequence[_Word], source: Sequence[str]) -> Iterator[Sequence[_Word]]:
+    """The longest runs of words that stand in the source, one after the other."""
+    places: dict[str, list[int]] = {}
+    for place, key in enumerate(source):
+        places.setdefault(key, []).append(place)
+    start = 0
+    while start < len(words):
+        length = max((_common(words[start:], source, place) for place in places.get(words[start].key, ())), default=0)
+        if length:
+            yield words[start : start + length]
+        start += max(1, length)
+
+
+def _common(words: Sequence[_Word], source: Sequence[str], place: int) -> int:
+    length = 0
+    while length < len(words) and place + length < len(source) and words[length].key == source[place + length]:
+        length += 1
+    return length
+
+
+def _split(run: Sequence[_Word], asked: set[str]) -> Iterator[Sequence[_Word]]:
+    """The parts of a run between words of the question, without function words at their ends."""
+    part: list[_Word] = []
+    for word in (*run, None):
+        if word is not None and word.key not in asked:
+            part.append(word)
+            continue
+        while part and part[-1].key in _FUNCTION_WORDS:
+            part.pop()
+        while part and part[0].key in _FUNCTION_WORDS:
+            del part[0]
+        if part:
+            yield part
+        part = []
+
+
+def _values(part: Sequence[_Word], least: int) -> Iterator[str]:
+    """The values in a part of a run; a phrase has at least so many words of content."""
+    if not any(word.is_number or word.named for word in part):
+        content = [word for word in part if word.key not in _FUNCTION_WORDS]
+        if len(content) >= least and len(part) <= _MOST_WORDS:
+            yield " ".join(word.text for word in part)
+        return
+    name: list[str] = []
+    for word in (*part, None):
+        if word is not None and word.named and not word.is_number:
+            name.append(word.text)
+            continue
+        if name:
+            yield " ".join(name)
+        name = []
+        if word is not None and word.is_number:
+            yield word.text

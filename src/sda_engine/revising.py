@@ -1,0 +1,179 @@
+"""The revisions of a base response: decoded at once, held against what must stay, rated, and one of them chosen.
+
+The policy "revise" (ours). The base response stands in the prompt as an answer already given, and both contexts are
+asked for it once more, the instructed one with the alignment instruction. So what the answer says is in reach of every
+revision, and steering decides how it is said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values
+from sda_engine.decoding import DecodedText, DecodeTask, ReviseTask, find_repetition
+from sda_engine.evaluators.contrastive import ContrastiveEvaluator
+from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score
+from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Message
+from sda_engine.request_settings import RequestSettings
+
+ROOM = 24  # tokens that a revision may have beyond twice the base response: one that needs more has gone astray
+_UNDECIDED = 50.0  # the contrastive score of a text that the instruction makes neither likelier nor less likely
+
+
+def revision_limit(base: DecodedText, most: int) -> int:
+    """Tokens that a revision of a base response may have, at most `most`."""
+    return min(most, 2 * len(base.token_ids) + ROOM)
+
+
+@dataclass
+class Revising:
+    """The revisions of one base response.
+
+    Attributes:
+        messages: the chat, as plain dicts whose content is text.
+        settings: what the request asks for.
+        base: the base response.
+        base_score: the evaluator's rating of it, or the fallback taken in its place; None where nobody rated it.
+        strengths: the strength of each revision.
+        task: decodes them.
+        chosen: which of them is the answer, once `choose` has said so; None for the base response.
+    """
+
+    messages: Sequence[Message]
+    settings: RequestSettings
+    base: DecodedText
+    base_score: Score | None
+    strengths: Sequence[float]
+    task: ReviseTask
+    chosen: int | None = None
+    _lost: list[str | None] = field(default_factory=list)
+    _scores: list[Score | None] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        messages: Sequence[Message],
+        settings: RequestSettings,
+        base: DecodedText,
+        base_score: Score | None,
+        members: Sequence[DecodeTask],
+    ) -> "Revising":
+        """The revisions that these tasks decode, one for each of `Steering.revisions`."""
+        return cls(
+            messages,
+            settings,
+            base,
+            base_score,
+            [member.strength for member in members],
+            ReviseTask(members[0].prompt, members),
+        )
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Who rates the revisions: whoever has rated the base response or, where nobody has, the contrastive score."""
+        return self.settings.steering.evaluator if self._base_is_rated else ContrastiveEvaluator()
+
+    def evaluations(self, model: LocalModel) -> list[EvaluationRequest | None]:
+        """What the evaluator is asked of each revision, once all are decoded; None for one that has lost already."""
+        assert self.settings.alignment is not None
+        revisions = self.task.results()
+        self._lost = [self._why_lost(revision) for revision in revisions]
+        return [
+            None
+            if lost is not None
+            else EvaluationRequest(
+                messages=self.messages,
+                response=revision.text,
+                alignment=self.settings.alignment,
+                model=model,
+                **_logprobs(revision.row_logprobs),
+            )
+            for revision, lost in zip(revisions, self._lost, strict=True)
+        ]
+
+    def choose(self, scores: Sequence[Score | None]) -> None:
+        """Take the scores of the revisions, and settle which is the answer."""
+        self._scores = list(scores)
+        rated = self.base_score.value if self._base_is_rated and self.base_score is not None else None
+        values = [None if score is None else score.value for score in scores]
+        self.chosen = choose(values, _UNDECIDED if rated is None else rated)
+
+    def choose_by_contrast(self, requests: Sequence[EvaluationRequest | None]) -> None:
+        """Settle which is the answer by the contrastive score, since the evaluator has failed."""
+        self.base_score = None
+        self.choose([None if request is None else ContrastiveEvaluator().evaluate(request) for request in requests])
+
+    @property
+    def _base_is_rated(self) -> bool:
+        return (
+            self.base_score is not None
+            and self.base_score.fallback is None
+            and self.settings.steering.evaluator.needs_response
+        )
+
+    @property
+    def answer(self) -> DecodedText:
+        """The revision that was chosen, or the base response."""
+        return self.base if self.chosen is None else self.task.results()[self.chosen]
+
+    @property
+    def strength(self) -> float:
+        """What the answer was steered with."""
+        return 0.0 if self.chosen is None else self.strengths[self.chosen]
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Tokens of the revisions that are not the answer."""
+        results = enumerate(self.task.results())
+        return sum(len(revision.token_ids) for place, revision in results if place != self.chosen)
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What became of each revision."""
+        parts = zip(self.settings.steering.revisions, self.task.results(), self._lost, self._scores, strict=True)
+        return tuple(
+            _attempt(*part, strength=self.strengths[place], chosen=place == self.chosen)
+            for place, part in enumerate(parts)
+        )
+
+    def _why_lost(self, revision: DecodedText) -> str | None:
+        """Why a revision cannot be the answer; None where it can."""
+        if not revision.text.strip():
+            return "it is empty"
+        if revision.finish_reason == "length" and self.base.finish_reason != "length":
+            return "it did not come to an end"
+        if repeated := find_repetition(revision.token_ids):
+            return f"it repeats itself: {repeated}"
+        check = KeepCheck(self.messages, self.base.text, revision.text)
+        if self.settings.steering.keep_rule(check):
+            return None
+        if self.settings.steering.keep == "values":
+            return f"it lost {', '.join(lost_values(check))}"
+        return "the rule for what must stay refuses it"
+
+
+def _attempt(
+    revision: Revision,
+    answer: DecodedText,
+    lost: str | None,
+    score: Score | None,
+    *,
+    strength: float,
+    chosen: bool,
+) -> Attempt:
+    return Attempt(
+        text=answer.text,
+        strength=strength,
+        budget=revision.budget,
+        reserve=revision.reserve,
+        lost=lost,
+        score=None if score is None else score.value,
+        chosen=chosen,
+    )
+
+
+def _logprobs(rows: Mapping[str, Sequence[float]]) -> dict[str, torch.Tensor]:
+    """The log-probabilities of a revision without and with the alignment; avoided text counts as what is without."""
+    without, within = (BASE, INSTRUCTED) if INSTRUCTED in rows else (AVOIDED, BASE)
+    return {"base_logprobs": torch.tensor(rows[without]), "instructed_logprobs": torch.tensor(rows[within])}

@@ -1,0 +1,207 @@
+"""The policies "budget" and "revise" through the engine: their exact meanings, and what is chosen and told."""
+
+import pytest
+
+from sda_engine import Alignment, Output, Sampling, Steering, SteeringEngine
+from sda_engine.choosing import KeepCheck, Revision
+from sda_engine.engine_settings import EngineSettings
+from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.evaluators import ContrastiveEvaluator
+from sda_engine.prompts import draft_messages
+from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tiny_engine, tiny_model, tiny_tokenizer
+from tests.conftest import user
+from tests.sda_engine.decoding.company import check_nothing_is_left
+
+QUESTION = user("what is in the library?")
+GREEDY = Sampling(temperature=0, max_new_tokens=24)
+SAMPLED = Sampling(temperature=0.8, max_new_tokens=24, seed=5)
+ALIGNMENTS = ("be kind", Alignment(avoid="rude text"), Alignment(instruction="be kind", avoid="rude text"))
+REVISIONS = (Revision(factor=0.5), Revision(factor=3, budget=2), Revision(factor=3, budget=0, reserve=4))
+ANY = Steering(policy="revise", revisions=REVISIONS, keep="nothing")
+
+
+def budget_of(**settings):
+    return Steering(policy="budget", amplification=1.0, **{"reserve": 0.0, "quiet_divergence": 0.0, **settings})
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+class TestBudget:
+    def test_nothing_to_spend_gives_the_plain_answer(self, engine, alignment, sampling):
+        plain = engine.generate(QUESTION, sampling=sampling)
+        done = engine.generate(QUESTION, alignment, steering=budget_of(budget=0.0), sampling=sampling)
+        assert done.token_ids == plain.token_ids
+        assert {token.position for token in done.trace.tokens} == {0.0}
+        assert done.trace.temperature == plain.trace.temperature
+
+    def test_enough_to_spend_gives_the_published_formulas(self, engine, alignment, sampling):
+        paper = engine.generate(QUESTION, alignment, steering=Steering(amplification=1.0), sampling=sampling)
+        done = engine.generate(QUESTION, alignment, steering=budget_of(budget=1e9), sampling=sampling)
+        assert done.token_ids == paper.token_ids
+        assert {token.position for token in done.trace.tokens} == {1.0}
+        assert {token.position for token in paper.trace.tokens} == {None}
+
+    def test_no_more_is_spent_than_there_is_and_then_the_base_context_is_alone(self, engine, alignment, sampling):
+        done = engine.generate(QUESTION, alignment, steering=budget_of(budget=0.3), sampling=sampling)
+        spent = [token.spent for token in done.trace.tokens]
+        assert 0 < sum(spent) <= 0.3 + 1e-4
+        assert spent[0] > 0
+        assert done.trace.tokens[-1].position == pytest.approx(0, abs=1e-3)
+
+
+def test_a_reserve_lets_the_plain_answer_go_on_where_it_would_end(engine):
+    for seed in range(20):  # half of them come to an end
+        sampling = Sampling(temperature=1.0, max_new_tokens=200, seed=seed)
+        plain = engine.generate(QUESTION, sampling=sampling)
+        if plain.finish_reason == "stop":
+            break
+    steering = budget_of(budget=0.0, reserve=30.0, gain=8.0)
+    done = engine.generate(QUESTION, "be kind", steering=steering, sampling=sampling)
+    before = len(plain.token_ids) - 1
+    assert done.token_ids[:before] == plain.token_ids[:before]
+    assert [token.spent for token in done.trace.tokens[:before]] == [0.0] * before
+    assert done.trace.tokens[before].spent > 0
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, alignment, sampling):
+    base = engine.generate(QUESTION, sampling=sampling)
+    done = engine.generate(QUESTION, alignment, steering=ANY, sampling=sampling)
+    assert done.base_response in (None, base.text)
+    for attempt, revision in zip(done.attempts, REVISIONS, strict=True):
+        steering = Steering(
+            policy="budget",
+            gain=2.0 * revision.factor,
+            budget=1e9 if revision.budget is None else revision.budget,
+            reserve=revision.reserve,
+            quiet_divergence=0.0,
+        )
+        alone = engine.generate(draft_messages(QUESTION, base.text), alignment, steering=steering, sampling=sampling)
+        assert alone.text.startswith(attempt.text)
+        assert attempt.strength == pytest.approx(alone.trace.strength)
+
+
+class TestChoice:
+    def test_the_best_by_the_evaluator_is_the_answer(self, engine):
+        evaluator = ScriptedEvaluator([20, 30, 90, 40])
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=evaluator)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        scores = [attempt.score for attempt in done.attempts]
+        assert [request.response for request in evaluator.requests[1:]] == [
+            attempt.text for attempt in done.attempts if attempt.lost is None
+        ]
+        best = max(score for score in scores if score is not None)
+        assert done.text == next(attempt.text for attempt in done.attempts if attempt.score == best)
+        assert [attempt.chosen for attempt in done.attempts] == [score == best for score in scores]
+        assert done.score.value == 20
+        assert done.trace.strength == next(attempt.strength for attempt in done.attempts if attempt.chosen)
+
+    def test_a_base_response_that_no_revision_beats_stands(self, engine):
+        steering = Steering(policy="revise", keep="nothing", evaluator=ScriptedEvaluator([95, 30, 95, 40, 1]))
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert done.text == done.base_response
+        assert not any(attempt.chosen for attempt in done.attempts)
+        assert (done.amplification, done.trace.strength, done.usage.base_response_tokens) == (None, 0.0, 0)
+
+    def test_revisions_that_a_rule_refuses_are_not_even_rated(self, engine):
+        checks: list[KeepCheck] = []
+
+        def never(check):
+            checks.append(check)
+            return False
+
+        steering = Steering(policy="revise", revisions=REVISIONS, keep=never)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert done.text == done.base_response == engine.generate(QUESTION, sampling=SAMPLED).text
+        assert checks
+        assert {check.base_response for check in checks} == {done.base_response}
+        assert all(attempt.lost and attempt.score is None for attempt in done.attempts)
+
+    def test_an_accepted_base_response_is_not_revised(self, engine):
+        steering = Steering(policy="revise", evaluator=ScriptedEvaluator([95]), accept_score=90)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert (done.attempts, done.score.value) == ((), 95)
+
+    @pytest.mark.parametrize("fails_at", [0, 1])
+    def test_a_failure_of_the_evaluator_is_an_error_or_the_fallback_that_was_asked_for(self, engine, fails_at):
+        scores = [30, 40, 50, 60]
+        scores[fails_at] = ValueError("no judge")
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=ScriptedEvaluator(scores))
+        with pytest.raises(EvaluationError, match="no judge"):
+            engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        going_on = steering.replace(evaluator=ScriptedEvaluator(scores), on_evaluator_error="fixed")
+        done = engine.generate(QUESTION, "be kind", steering=going_on, sampling=SAMPLED)
+        assert done.score.fallback == "fixed"
+        assert any(attempt.score is not None for attempt in done.attempts), "the contrastive score chooses"
+
+    def test_a_fixed_amplification_needs_no_evaluator(self, engine):
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", amplification=0.8)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert [attempt.strength for attempt in done.attempts] == pytest.approx([0.8, 4.8, 4.8])
+
+    def test_the_contrastive_evaluator_rates_base_and_revisions(self, engine):
+        steering = Steering(policy="revise", keep="nothing", evaluator=ContrastiveEvaluator())
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert all(
+            attempt.score is None or not attempt.chosen or attempt.score > done.score.value for attempt in done.attempts
+        )
+
+
+async def test_all_forms_give_the_same_in_one_piece(engine):
+    done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED)
+    pieces = list(engine.stream(QUESTION, "be kind", steering=ANY, sampling=SAMPLED))
+    apieces = [piece async for piece in engine.astream(QUESTION, "be kind", steering=ANY, sampling=SAMPLED)]
+    for whole in (pieces, apieces):
+        assert [piece.text for piece in whole] == [done.text]
+        assert whole[0].completion.attempts == done.attempts
+        assert whole[0].completion.token_ids == done.token_ids
+
+
+def test_what_was_decoded_is_counted_and_nothing_is_left():
+    settings = EngineSettings(cache_tokens=4000)
+    with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
+        done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED)
+        usage = done.usage
+        assert usage.dropped_tokens > 0
+        assert usage.total_tokens == sum(
+            (usage.prompt_tokens, usage.completion_tokens, usage.base_response_tokens, usage.dropped_tokens)
+        )
+        assert done.sda_metadata()["attempts"][0].keys() >= {"text", "strength", "lost", "score", "chosen"}
+        check_nothing_is_left(engine)
+
+
+def test_a_chat_that_leaves_no_room_for_a_draft_keeps_its_base_response():
+    with tiny_engine(context_window=96) as engine:
+        done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=Sampling(temperature=0, max_new_tokens=500))
+        assert done.attempts == ()
+        assert done.text
+
+
+def test_an_answer_that_may_call_tools_is_decoded_once():
+    tools = Output(tools=[{"name": "add", "parameters": {"type": "object", "properties": {}}}])
+    with ScriptedEngine([call_text("add", {})]) as engine:
+        done = engine.generate(QUESTION, "be kind", steering=ANY, output=tools)
+    assert done.tool_calls
+    assert done.attempts == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": 3.0}, r"Steering.budget=3.0 would change nothing: policy='paper' .* Set policy='budget'"),
+        ({"policy": "revise", "reserve": 3.0}, "Set policy='budget'"),
+        ({"policy": "budget", "keep": "nothing"}, "Set policy='revise'"),
+        ({"policy": "revise", "keep": "all"}, "keep cannot be 'all'.*values, nothing"),
+        ({"policy": "revise", "revisions": ()}, "at least one"),
+        ({"policy": "best"}, "'paper', 'budget' or 'revise'"),
+    ],
+)
+def test_settings_that_another_policy_looks_at_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Steering(**settings)
+
+
+def test_replacing_the_policy_drops_what_the_old_one_looked_at():
+    steering = Steering(policy="revise", keep="nothing", gain=1.0).replace(policy="budget", budget=3.0)
+    assert steering.given() == {"policy": "budget", "gain": 1.0, "budget": 3.0}
