@@ -51,8 +51,8 @@ class ChatSDA(ChatSDAFields):
         alignment: Alignment | str | None
             What answers should be like: a preset ("helpfulness", "harmlessness", "honesty", "empathy",
             "summarization"), an instruction of your own, or an Alignment. None gives plain answers.
-        evaluator, gain, amplification
-            Who rates the base response, and how strongly to steer; they change these fields of `steering`.
+        policy, evaluator, gain, amplification
+            How to steer, who rates the base response, and how strongly; they change these fields of `steering`.
         steering: Steering | None
             All settings of steering as one object.
         temperature, top_p, top_k, min_p, max_tokens, stop, seed

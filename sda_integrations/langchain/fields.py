@@ -27,6 +27,7 @@ from sda_engine.adapting import (
     lacks_engine,
     resolve_once,
 )
+from sda_engine.config import Policy
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import ModelSettings, QuantizationConfig, TemplateValue, context_window_of
@@ -65,6 +66,7 @@ class ChatSDAFields(ReadsCallConfig):
 
     alignment: SkipValidation[Alignment | str | None] = None
     steering: SkipValidation[Steering | None] = Field(default=None, exclude=True, repr=False)
+    policy: SkipValidation[Policy | None] = None
     evaluator: SkipValidation[Evaluator | None] = Field(default=None, exclude=True, repr=False)
     gain: SkipValidation[float | None] = None
     amplification: SkipValidation[float | None] = None

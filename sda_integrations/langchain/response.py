@@ -1,6 +1,6 @@
 """The engine's Completion and Pieces -> LangChain's messages and chunks."""
 
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages import InvalidToolCall as LangChainInvalidToolCall
@@ -107,22 +107,23 @@ def _reasoning(text: str) -> dict[str, Any]:
 def usage_metadata(usage: Usage) -> UsageMetadata:
     """Token counts in LangChain's terms.
 
-    A base response is text that the model generated and the user does not see, as reasoning is: its tokens
-    are part of `output_tokens`, and `output_token_details["base_response"]` tells how many they are.
+    A base response and revisions that are not the answer are text that the model generated and the user does not see,
+    as reasoning is: their tokens are part of `output_tokens`, and `output_token_details["base_response"]` and
+    `["dropped"]` tell how many they are.
     `input_token_details["cache_read"]` tells how many prompt tokens an earlier request had computed.
     """
     counts = UsageMetadata(
         input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens + usage.base_response_tokens,
+        output_tokens=usage.completion_tokens + usage.base_response_tokens + usage.dropped_tokens,
         total_tokens=usage.total_tokens,
     )
     if usage.cached_prompt_tokens:
         counts["input_token_details"] = InputTokenDetails(cache_read=usage.cached_prompt_tokens)
-    if usage.base_response_tokens:
+    unseen = {"base_response": usage.base_response_tokens, "dropped": usage.dropped_tokens}
+    if any(unseen.values()):
         # LangChain allows keys of a provider's own here, which a TypedDict cannot say
-        counts["output_token_details"] = OutputTokenDetails(
-            base_response=usage.base_response_tokens  # type: ignore[typeddict-unknown-key]
-        )
+        details = {name: tokens for name, tokens in unseen.items() if tokens}
+        counts["output_token_details"] = cast(OutputTokenDetails, details)
     return counts
 
 

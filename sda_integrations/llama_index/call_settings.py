@@ -23,8 +23,8 @@ def call_settings(**settings: object) -> Iterator[None]:
     only when they are read.
 
     Args:
-        settings: alignment, evaluator, gain, amplification, steering, temperature, top_p, top_k, min_p, max_tokens,
-            stop, seed, logprobs, timeout and template_kwargs, as for a single call.
+        settings: alignment, policy, evaluator, gain, amplification, steering, temperature, top_p, top_k, min_p,
+            max_tokens, stop, seed, logprobs, timeout and template_kwargs, as for a single call.
 
     Raises:
         ConfigError: a name is unknown, or a value is out of range.

@@ -31,6 +31,7 @@ from sda_engine.adapting import (
     restore_evaluator,
     restore_steering,
 )
+from sda_engine.config import Policy
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import TemplateValue
@@ -87,6 +88,9 @@ class SDAFields(FunctionCallingLLM):
     # Checked by Steering and Sampling, at construction and again with each call
     alignment: SkipValidation[Alignment | str | None] = Field(
         default=None, description="A preset's name, an instruction, an Alignment, or None for plain answers."
+    )
+    policy: SkipValidation[Policy | None] = Field(
+        default=None, description="How to steer: paper, budget or revise; overrides the one in `steering`."
     )
     evaluator: SkipJsonSchema[SkipValidation[Evaluator | None]] = Field(
         default=None, repr=False, description="Rates base responses; overrides the one in `steering`."

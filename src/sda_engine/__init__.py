@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
+    from sda_engine.choosing.revision import KeepCheck, Revision
     from sda_engine.config import NoEffectWarning, Sampling, Steering
     from sda_engine.engine import SteeringEngine
     from sda_engine.engine_settings import EngineSettings
@@ -32,9 +33,11 @@ __all__ = [
     "Completion",
     "Constraint",
     "EngineSettings",
+    "KeepCheck",
     "NoEffectWarning",
     "Output",
     "Piece",
+    "Revision",
     "Sampling",
     "Steering",
     "SteeringEngine",
@@ -50,9 +53,11 @@ _HOMES = {
     "Completion": "results",
     "Constraint": "output",
     "EngineSettings": "engine_settings",
+    "KeepCheck": "choosing",
     "NoEffectWarning": "config",
     "Output": "output",
     "Piece": "results",
+    "Revision": "choosing",
     "Sampling": "config",
     "Steering": "config",
     "SteeringEngine": "engine",

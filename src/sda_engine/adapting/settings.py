@@ -14,7 +14,7 @@ from sda_engine.output import Output
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, check_type, unknown_name
 
-STEERING_KEYWORDS = ("evaluator", "gain", "amplification")
+STEERING_KEYWORDS = ("policy", "evaluator", "gain", "amplification")
 """Those of REQUEST_KEYWORDS that change Steering; without an alignment they have no effect."""
 
 _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
@@ -64,7 +64,7 @@ def override_settings(
     """Settings with those changed that are given by the names in REQUEST_KEYWORDS.
 
     None means "keep what there is", but for `alignment`, where it asks for a plain answer. A `steering` object
-    replaces the whole of the one there is; evaluator, gain and amplification then change that. An evaluator and a fixed
+    replaces the whole of the one there is; policy, evaluator, gain and amplification then change that. An evaluator and a fixed
     amplification exclude each other: of an earlier and a later one the later counts, and both at once are refused.
     `template_kwargs` change the variables that they name.
 

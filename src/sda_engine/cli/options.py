@@ -49,6 +49,10 @@ class RequestOptions:
         ),
     ] = None
     avoid: Annotated[str | None, _steering("Text to steer away from, described in the affirmative.")] = None
+    policy: Annotated[
+        str | None,
+        _steering("paper: the published formulas; budget: steering that ends; revise: the best of several revisions."),
+    ] = None
     gain: Annotated[float | None, _steering("Constant multiplier of the amplification. Default: 2.")] = None
     amplification: Annotated[
         float | None, _steering("A fixed factor from 0 to 1, in place of the one that follows from a score.")

@@ -73,7 +73,7 @@ def make_alignment(alignment: str | None, avoid: str | None) -> Alignment | None
 
 
 def _check_plain(options: RequestOptions) -> None:
-    for name in ("alignment", "avoid", "gain", "amplification", "plausibility", "evaluator", "evaluator_url"):
+    for name in ("alignment", "avoid", "policy", "gain", "amplification", "plausibility", "evaluator", "evaluator_url"):
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--plain is an answer without steering, so {option} has no effect: drop one of the two.")
@@ -90,6 +90,7 @@ def make_steering(options: RequestOptions) -> Steering:
     if options.evaluator is None:
         check_url(options.evaluator_url, ())
     return Steering().replace_given(
+        policy=options.policy,
         gain=options.gain,
         amplification=options.amplification,
         plausibility=options.plausibility,

@@ -118,6 +118,12 @@ class Trace:
         return sum(self.divergence) / len(self.tokens) if self.tokens else 0.0
 
     @property
+    def spent(self) -> float | None:
+        """What the answer spent of its budget, nats; None under the policy "paper"."""
+        spent = [token.spent for token in self.tokens if token.spent is not None]
+        return sum(spent) if spent else None
+
+    @property
     def mean_temperature(self) -> float:
         """Mean temperature over the answer; 0.0 for an empty one."""
         return sum(self.temperature) / len(self.tokens) if self.tokens else 0.0
@@ -125,13 +131,15 @@ class Trace:
     def to_text(self) -> str:
         """One line per token: divergence (nats), temperature, and the token's text as a Python literal.
 
-        A column for the strength is added where a guard has lowered it. Warnings follow, a line each.
+        A column for the strength is added where a guard has lowered it, and one for the nats spent where there was a
+        budget. Warnings follow, a line each.
         """
-        relaxed = self._was_relaxed
+        relaxed, spent = self._was_relaxed, self.spent
+        whole = "" if spent is None else f", {spent:.1f} nats spent"
         lines = [
-            f"{self._title()}: {len(self.tokens)} tokens, mean divergence {self.mean_divergence:.3f} nats",
-            f"divergence  temperature  {'strength  ' if relaxed else ''}token",
-            *(_line(token, with_strength=relaxed) for token in self.tokens),
+            f"{self._title()}: {len(self.tokens)} tokens, mean divergence {self.mean_divergence:.3f} nats{whole}",
+            f"divergence  temperature  {'strength  ' if relaxed else ''}{'' if spent is None else 'spent  '}token",
+            *(_line(token, with_strength=relaxed, with_spent=spent is not None) for token in self.tokens),
             *(f"Warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -143,7 +151,7 @@ class Trace:
         """A page that needs nothing but itself: no script, and nothing loaded from elsewhere.
 
         Each token is shaded by its divergence (0..ln 2 nats) and underlined by its temperature (from the
-        answer's lowest to its highest). Pointing at a token, or focusing it, shows its figures and the most
+        answer's lowest to its highest); one at which the base context decided alone is grey. Pointing at a token, or focusing it, shows its figures and the most
         likely tokens of each distribution. The warnings of a guard stand above, and their tokens are framed.
         """
         coolest, hottest = min(self.temperature, default=0.0), max(self.temperature, default=0.0)
@@ -195,9 +203,10 @@ class Trace:
         return "Plain answer" if self.alignment is None else f"Steered by {_printable(self.alignment)}"
 
 
-def _line(token: TraceToken, *, with_strength: bool) -> str:
+def _line(token: TraceToken, *, with_strength: bool, with_spent: bool) -> str:
     strength = f"{token.strength:8.3g}  " if with_strength else ""
-    return f"{token.divergence:10.3f}  {token.temperature:11.3f}  {strength}{token.text!r}"
+    spent = f"{token.spent or 0.0:5.2f}  " if with_spent else ""
+    return f"{token.divergence:10.3f}  {token.temperature:11.3f}  {strength}{spent}{token.text!r}"
 
 
 def _printable(text: str) -> str:
