@@ -72,7 +72,7 @@ ARMS: Mapping[str, Steering | None] = {
     "paper, 2": Steering(amplification=1.0, **UNLIMITED),
     "budget": Steering(policy="budget"),
     "revise": Steering(policy="revise"),
-    RULE: Steering(policy="revise", amplification=None),
+    RULE: Steering(policy="revise"),
 }
 
 
@@ -160,7 +160,7 @@ def steered(arm: str, steering: Steering | None, instruction: CheckedInstruction
     if steering is None:
         return {"messages": user(text)}
     if arm == RULE:
-        steering = steering.replace(evaluator=RuleEvaluator(instruction.follows))
+        steering = steering.replace(chooser=RuleEvaluator(instruction.follows))
     if arm == PROMPT and instruction.asked is not None:
         return {"messages": user(f"{text}\n{instruction.asked}")}
     return {"messages": user(text), "alignment": instruction.alignment, "steering": steering}

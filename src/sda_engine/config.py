@@ -26,15 +26,15 @@ Placement = Literal["after_query", "system"]
 EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
 TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
-Policy = Literal["paper", "budget", "revise"]
+Policy = Literal["auto", "paper", "budget", "revise"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 _BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
 _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
-    **dict.fromkeys(("revisions", "keep"), "revise"),
+    **dict.fromkeys(("revisions", "keep", "chooser"), "revise"),
 }
-_BY_ALIGNMENT = ("policy", *_BY_POLICY, "gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
+_BY_ALIGNMENT = (*_BY_POLICY, "gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
 
 
 class NoEffectWarning(UserWarning):
@@ -51,7 +51,8 @@ class Steering(Settings):
     amplification; `replace` takes the new one of two such in place of the old one.
 
     Attributes:
-        policy: how the distributions of a request become an answer. "paper": the published formulas. "budget": the
+        policy: how the distributions of a request become an answer. "auto": "revise" for an answer that is asked for as
+            a whole, "budget" for one that streams. "paper": exactly the published formulas. "budget": the
             same, but the whole answer may go no more than `budget` nats from the base distribution; then the base
             context decides alone. "revise": the base response comes first, is decoded again with several strengths and
             budgets at once, and the best of these revisions that keeps what must stay is the answer; where there is
@@ -83,14 +84,16 @@ class Steering(Settings):
         keep: what a revision must keep of the base response: "values" (numbers, times, names and short phrases that it
             took from the chat word for word, see `sda_engine.choosing.values`), "nothing", or a callable KeepCheck ->
             bool.
+        chooser: rates each of the revisions, and the base response where `evaluator` is another one; None means the
+            contrastive score, which asks nobody.
         placement: where the instruction goes: "after_query" (paper: the last user turn becomes query, newline,
             instruction) or "system".
         accept_score: a base response that scores at least this is returned as it is; None means never.
         on_evaluator_error: "raise", or go on with "instruct_only" (amplification 0) or "fixed" (score 50); the
-            fallback taken is recorded in the result.
+            fallback taken is recorded in the result. Where the chooser fails, both mean the contrastive score.
     """
 
-    policy: Policy = Field(default="paper", description="'paper', 'budget' or 'revise'")
+    policy: Policy = Field(default="auto", description="'auto', 'paper', 'budget' or 'revise'")
     gain: float = Field(default=2.0, ge=0, description="a number of at least 0")
     amplification: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
     evaluator: SkipValidation[Evaluator] = Field(
@@ -118,6 +121,9 @@ class Steering(Settings):
         default=REVISIONS, min_length=1, description="a Revision, or a list of at least one"
     )
     keep: str | KeepRule = Field(default="values", description=f"one of {', '.join(KEEP_RULES)}, or a callable")
+    chooser: SkipValidation[Evaluator | None] = Field(
+        default=None, description="an evaluator that needs a response, or None"
+    )
     placement: Placement = Field(default="after_query", description="'after_query' or 'system'")
     accept_score: float | None = Field(
         default=None, gt=0, le=100, description="a number above 0 and at most 100, or None"
@@ -144,6 +150,15 @@ class Steering(Settings):
         if isinstance(schedule, str) and schedule not in TEMPERATURE_SCHEDULES:
             raise ValueError("no such schedule")
         return schedule
+
+    @field_validator("chooser")
+    @classmethod
+    def _looks_at_responses(cls, chooser: object) -> object:
+        if chooser is None:
+            return None
+        if isinstance(chooser, type) or not isinstance(chooser, Evaluator) or not chooser.needs_response:
+            raise ValueError("not an evaluator of responses")
+        return chooser
 
     @field_validator("keep")
     @classmethod
@@ -181,7 +196,7 @@ class Steering(Settings):
     def _useless_together(self) -> Iterator[tuple[str, str, str]]:
         """Settings that these leave no effect, whatever is answered: name, reason, remedy."""
         for name, policy in _BY_POLICY.items():
-            if self.policy != policy:
+            if self.policy not in ("auto", policy):
                 yield name, f"policy={shown(self.policy)} does not look at it", f"Set policy={shown(policy)}"
         schedule = f"temperature_schedule={shown(self.temperature_schedule)}"
         if self.temperature_schedule in _BLIND_SCHEDULES:
@@ -194,6 +209,8 @@ class Steering(Settings):
                 yield name, f"{schedule} leaves the temperature as it is", "Set temperature_schedule='divergence'"
         if self.amplification is not None:
             for name in _BY_SCORE:
+                if name == "on_evaluator_error" and self.chooser is not None:
+                    continue
                 yield name, f"amplification={self.amplification} is fixed, so nothing is rated", "Leave out one of them"
         if "evaluator" in self.given():
             yield from self._useless_with(self.evaluator)
@@ -203,13 +220,13 @@ class Steering(Settings):
         if not evaluator.needs_response:
             why = f"{name} rates no base response that could be accepted"
             yield "accept_score", why, "Give another evaluator, or leave it out"
-        if isinstance(evaluator, FixedScore):
+        if isinstance(evaluator, FixedScore) and self.chooser is None:
             yield "on_evaluator_error", f"{name} never fails", "Give another evaluator, or leave it out"
 
     def replace(self, **changes: object) -> Self:
         """A copy with some settings changed. Those that the changes leave no effect go back to their defaults."""
         stale: set[str] = set()
-        if "policy" in changes:
+        if changes.get("policy") is not None and changes["policy"] != "auto":
             stale.update(name for name, policy in _BY_POLICY.items() if policy != changes["policy"])
         if changes.get("amplification") is not None:
             stale.update(_BY_SCORE)
@@ -219,6 +236,12 @@ class Steering(Settings):
                 stale.update(name for name, _, _ in self._useless_with(evaluator))
         kept = {name: value for name, value in self.given().items() if name not in stale}
         return self.of_values({**kept, **changes})
+
+    def decided(self, *, whole: bool) -> Self:
+        """A copy whose policy is not "auto": "revise" where an answer is wanted as a whole, else "budget"."""
+        if self.policy != "auto":
+            return self
+        return self.replace(policy="revise" if whole else "budget")
 
     def without(self, names: Collection[str]) -> Self:
         """A copy with some settings back at their defaults."""
@@ -268,6 +291,7 @@ class Steering(Settings):
         """These settings as plain JSON, complete enough to key a cache."""
         plain = dict(self) | {
             "evaluator": evaluator_identity(self.evaluator),
+            "chooser": None if self.chooser is None else evaluator_identity(self.chooser),
             "critical_categories": list(self.critical_categories),
             "revisions": [revision.model_dump() for revision in self.revisions],
         }

@@ -34,7 +34,7 @@ from sda_engine.models import (
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, draft_messages, make_contexts
 from sda_engine.request import Request
-from sda_engine.request_settings import RequestOptions, RequestSettings
+from sda_engine.request_settings import RequestOptions, RequestSettings, for_whole_answer
 from sda_engine.results import Completion, Piece
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
@@ -225,7 +225,7 @@ class SteeringEngine(ScoresTexts):
             RequestTimeoutError: the timeout passed.
             NumericalError: the model gave no usable distribution.
         """
-        for piece in self.stream(messages, alignment, **options):
+        for piece in self.stream(messages, alignment, **for_whole_answer(options)):
             if piece.completion is not None:
                 return piece.completion
         raise AssertionError("the last piece carries the completion")
@@ -253,7 +253,7 @@ class SteeringEngine(ScoresTexts):
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
-        async with aclosing(self.astream(messages, alignment, **options)) as pieces:
+        async with aclosing(self.astream(messages, alignment, **for_whole_answer(options))) as pieces:
             async for piece in pieces:
                 if piece.completion is not None:
                     return piece.completion

@@ -205,7 +205,7 @@ class Request:
         """
         with self._released_on_failure():
             strength = self._strength()
-        budget = self.settings.steering.answer_budget
+        budget = None if self.settings.alignment is None else self.settings.steering.answer_budget
         self._answer = self._decode(
             self.prompt, tuple(self.prompt.contexts.tails), strength=strength, budget=budget, is_base=False
         )
@@ -246,9 +246,9 @@ class Request:
         return self.revising.task
 
     def evaluations_of_revisions(self, model: LocalModel) -> tuple[Evaluator, list[EvaluationRequest | None]]:
-        """Who rates the revisions, and what is asked of each; None for one that has lost already."""
+        """Who rates the revisions, and what is asked; None where nothing has to be."""
         assert self.revising is not None, "revise_task() comes first"
-        return self.revising.evaluator, self.revising.evaluations(model)
+        return self.revising.chooser, self.revising.evaluations(model)
 
     @contextmanager
     def choice(self, evaluations: Sequence[EvaluationRequest | None]) -> Iterator[list[Score | None]]:
@@ -261,8 +261,9 @@ class Request:
         scores: list[Score | None] = []
         try:
             yield scores
-        except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
-            self.score = self._fallback(error)
+        except Exception as error:
+            if self.settings.steering.on_evaluator_error == "raise":
+                raise self._no_score(self.revising.chooser, error) from error
             self.revising.choose_by_contrast(evaluations)
         else:
             self.revising.choose(scores)
@@ -405,16 +406,18 @@ class Request:
         return answer.token_ids[:-1] if ended else answer.token_ids
 
     def _fallback(self, error: Exception) -> Score:
-        name = evaluator_name(self.settings.steering.evaluator)
-        base_response = self.base.text if self.base is not None else None
-        choice = self.settings.steering.on_evaluator_error
+        evaluator, choice = self.settings.steering.evaluator, self.settings.steering.on_evaluator_error
         if choice == "raise":
             self.prompt.release()
-            reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
-            raise EvaluationError(
-                f"{name} gave no score: {reason} To go on without one, set "
-                f"Steering(on_evaluator_error='instruct_only') or 'fixed'.",
-                base_response=base_response,
-            ) from error
+            raise self._no_score(evaluator, error) from error
         value = _FALLBACK_SCORE if choice == "fixed" else None
-        return Score(value=value, evaluator=name, reason=f"{type(error).__name__}: {error}", fallback=choice)
+        reason = f"{type(error).__name__}: {error}"
+        return Score(value=value, evaluator=evaluator_name(evaluator), reason=reason, fallback=choice)
+
+    def _no_score(self, evaluator: Evaluator, error: Exception) -> EvaluationError:
+        reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
+        return EvaluationError(
+            f"{evaluator_name(evaluator)} gave no score: {reason} To go on without one, set "
+            f"Steering(on_evaluator_error='instruct_only') or 'fixed'.",
+            base_response=self.base.text if self.base is not None else None,
+        )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
@@ -31,6 +31,12 @@ class RequestOptions(TypedDict, total=False):
     output: Output
     timeout: float | None
     template_kwargs: Mapping[str, TemplateValue]
+
+
+def for_whole_answer(options: RequestOptions) -> RequestOptions:
+    """The options of a request whose answer nobody sees growing."""
+    steering = options.get("steering", Steering())
+    return {**options, "steering": steering.decided(whole=True)} if isinstance(steering, Steering) else options
 
 
 class RequestArguments(RequestOptions):
@@ -84,7 +90,7 @@ class RequestSettings:
                 raise unknown_name("The request", name, RequestOptions.__annotations__, "option")
         settings = cls(resolve_alignment(alignment), **options)
         settings._warn_of_idle_steering()
-        return settings
+        return replace(settings, steering=settings.steering.decided(whole=False))
 
     def _warn_of_idle_steering(self) -> None:
         by_reason: dict[str, list[str]] = {}

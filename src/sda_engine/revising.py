@@ -13,7 +13,7 @@ import torch
 from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values
 from sda_engine.decoding import DecodedText, DecodeTask, ReviseTask, find_repetition
 from sda_engine.evaluators.contrastive import ContrastiveEvaluator
-from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score
+from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score, evaluator_name
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
 
@@ -48,7 +48,8 @@ class Revising:
     task: ReviseTask
     chosen: int | None = None
     _lost: list[str | None] = field(default_factory=list)
-    _scores: list[Score | None] = field(default_factory=list)
+    _scores: list[float | None] = field(default_factory=list)
+    _chooser: str | None = None
 
     @classmethod
     def of(
@@ -70,47 +71,54 @@ class Revising:
         )
 
     @property
-    def evaluator(self) -> Evaluator:
-        """Who rates the revisions: whoever has rated the base response or, where nobody has, the contrastive score."""
-        return self.settings.steering.evaluator if self._base_is_rated else ContrastiveEvaluator()
+    def chooser(self) -> Evaluator:
+        """Who rates the revisions: the user's own or the contrastive score, which asks nobody."""
+        return self.settings.steering.chooser or ContrastiveEvaluator()
 
     def evaluations(self, model: LocalModel) -> list[EvaluationRequest | None]:
-        """What the evaluator is asked of each revision, once all are decoded; None for one that has lost already."""
-        assert self.settings.alignment is not None
+        """What the chooser is asked: of each revision, and of the base response at last.
+
+        None for what it need not rate: revisions that have lost already, and a base response whose score is known.
+        """
         revisions = self.task.results()
         self._lost = [self._why_lost(revision) for revision in revisions]
-        return [
-            None
-            if lost is not None
-            else EvaluationRequest(
-                messages=self.messages,
-                response=revision.text,
-                alignment=self.settings.alignment,
-                model=model,
-                **_logprobs(revision.row_logprobs),
-            )
+        asked: list[EvaluationRequest | None] = [
+            self._request(revision, model) if lost is None else None
             for revision, lost in zip(revisions, self._lost, strict=True)
         ]
+        return [*asked, self._request(self.base, model) if self._rates_base else None]
+
+    def _request(self, answer: DecodedText, model: LocalModel) -> EvaluationRequest:
+        assert self.settings.alignment is not None
+        logprobs = _logprobs(answer.row_logprobs)
+        return EvaluationRequest(self.messages, answer.text, self.settings.alignment, model=model, **logprobs)
+
+    @property
+    def _rates_base(self) -> bool:
+        """Whether the chooser has to rate the base response too: the contrastive score has a middle of its own."""
+        return not isinstance(self.chooser, ContrastiveEvaluator) and not self._base_is_rated
 
     def choose(self, scores: Sequence[Score | None]) -> None:
-        """Take the scores of the revisions, and settle which is the answer."""
-        self._scores = list(scores)
-        rated = self.base_score.value if self._base_is_rated and self.base_score is not None else None
-        values = [None if score is None else score.value for score in scores]
-        self.chosen = choose(values, _UNDECIDED if rated is None else rated)
+        """Take what the chooser said to `evaluations`, and settle which is the answer."""
+        *values, base = [None if score is None else score.value for score in scores]
+        if base is None and self._base_is_rated and self.base_score is not None:
+            base = self.base_score.value
+        self._scores, self._chooser = values, evaluator_name(self.chooser)
+        self.chosen = choose(values, _UNDECIDED if base is None else base)
 
     def choose_by_contrast(self, requests: Sequence[EvaluationRequest | None]) -> None:
-        """Settle which is the answer by the contrastive score, since the evaluator has failed."""
-        self.base_score = None
-        self.choose([None if request is None else ContrastiveEvaluator().evaluate(request) for request in requests])
+        """Settle which is the answer by the contrastive score, since the chooser has failed."""
+        *asked, _ = requests
+        contrast = ContrastiveEvaluator()
+        self._scores = [None if request is None else contrast.evaluate(request).value for request in asked]
+        self._chooser = contrast.name
+        self.chosen = choose(self._scores, _UNDECIDED)
 
     @property
     def _base_is_rated(self) -> bool:
-        return (
-            self.base_score is not None
-            and self.base_score.fallback is None
-            and self.settings.steering.evaluator.needs_response
-        )
+        """Whether the base response has a score of the chooser's."""
+        known = self.base_score is not None and self.base_score.fallback is None
+        return known and self.chooser is self.settings.steering.evaluator
 
     @property
     def answer(self) -> DecodedText:
@@ -133,7 +141,7 @@ class Revising:
         """What became of each revision."""
         parts = zip(self.settings.steering.revisions, self.task.results(), self._lost, self._scores, strict=True)
         return tuple(
-            _attempt(*part, strength=self.strengths[place], chosen=place == self.chosen)
+            _attempt(*part, strength=self.strengths[place], chosen=place == self.chosen, chooser=self._chooser)
             for place, part in enumerate(parts)
         )
 
@@ -157,10 +165,11 @@ def _attempt(
     revision: Revision,
     answer: DecodedText,
     lost: str | None,
-    score: Score | None,
+    score: float | None,
     *,
     strength: float,
     chosen: bool,
+    chooser: str | None,
 ) -> Attempt:
     return Attempt(
         text=answer.text,
@@ -168,12 +177,15 @@ def _attempt(
         budget=revision.budget,
         reserve=revision.reserve,
         lost=lost,
-        score=None if score is None else score.value,
+        score=score,
+        chooser=None if score is None else chooser,
         chosen=chosen,
     )
 
 
 def _logprobs(rows: Mapping[str, Sequence[float]]) -> dict[str, torch.Tensor]:
     """The log-probabilities of a revision without and with the alignment; avoided text counts as what is without."""
+    if len(rows) < 2:  # a base response
+        return {}
     without, within = (BASE, INSTRUCTED) if INSTRUCTED in rows else (AVOIDED, BASE)
     return {"base_logprobs": torch.tensor(rows[without]), "instructed_logprobs": torch.tensor(rows[within])}

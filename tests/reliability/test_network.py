@@ -84,6 +84,13 @@ list(llm.stream_complete("what is in the library?"))
 asyncio.run(llm.acomplete("what is in the library?"))
 llm.load().close()
 """
+BY_NAME = """
+from sda_integrations.langchain import ChatSDA
+from sda_integrations.llama_index import SDALLM
+
+ChatSDA(model=MODEL, alignment="honesty", max_tokens=4, api_key="sk-canary").invoke("what is in the library?")
+SDALLM(model=MODEL, alignment="honesty", max_tokens=4).complete("what is in the library?")
+"""
 EVERYTHING = f"{ENGINE}\n{LANGCHAIN}\n{LLAMA_INDEX}"
 
 
@@ -122,7 +129,7 @@ def test_no_socket_is_opened_without_an_external_evaluator(folder: Path) -> None
 
 @pytest.mark.slow
 def test_no_socket_is_opened_with_the_default_model() -> None:
-    assert sockets_of(EVERYTHING, "smollm2-135m") == []
+    assert sockets_of(BY_NAME, "smollm2-135m") == []
 
 
 def test_an_external_evaluator_is_seen_to_connect_where_one_is_configured(folder: Path) -> None:

@@ -6,8 +6,9 @@ from sda_engine import Alignment, Output, Sampling, Steering, SteeringEngine
 from sda_engine.choosing import KeepCheck, Revision
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError, EvaluationError
-from sda_engine.evaluators import ContrastiveEvaluator
+from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
 from sda_engine.prompts import draft_messages
+from sda_engine.steering import sigmoid_amplification
 from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tiny_engine, tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.sda_engine.decoding.company import check_nothing_is_left
@@ -35,7 +36,8 @@ class TestBudget:
         assert done.trace.temperature == plain.trace.temperature
 
     def test_enough_to_spend_gives_the_published_formulas(self, engine, alignment, sampling):
-        paper = engine.generate(QUESTION, alignment, steering=Steering(amplification=1.0), sampling=sampling)
+        paper = Steering(policy="paper", amplification=1.0)
+        paper = engine.generate(QUESTION, alignment, steering=paper, sampling=sampling)
         done = engine.generate(QUESTION, alignment, steering=budget_of(budget=1e9), sampling=sampling)
         assert done.token_ids == paper.token_ids
         assert {token.position for token in done.trace.tokens} == {1.0}
@@ -83,26 +85,44 @@ def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, al
 
 
 class TestChoice:
-    def test_the_best_by_the_evaluator_is_the_answer(self, engine):
-        evaluator = ScriptedEvaluator([20, 30, 90, 40])
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=evaluator)
+    def test_the_best_by_the_chooser_is_the_answer(self, engine):
+        chooser = ScriptedEvaluator([30, 90, 40, 20])  # three revisions, and the base response at last
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=chooser)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
-        scores = [attempt.score for attempt in done.attempts]
-        assert [request.response for request in evaluator.requests[1:]] == [
-            attempt.text for attempt in done.attempts if attempt.lost is None
+        rated = [attempt for attempt in done.attempts if attempt.lost is None]
+        assert [request.response for request in chooser.requests] == [
+            *(attempt.text for attempt in rated),
+            done.base_response,
         ]
-        best = max(score for score in scores if score is not None)
-        assert done.text == next(attempt.text for attempt in done.attempts if attempt.score == best)
-        assert [attempt.chosen for attempt in done.attempts] == [score == best for score in scores]
-        assert done.score.value == 20
-        assert done.trace.strength == next(attempt.strength for attempt in done.attempts if attempt.chosen)
+        best = max(rated, key=lambda attempt: attempt.score)
+        assert (best.chosen, best.chooser) == (True, chooser.name)
+        assert (done.text, done.trace.strength) == (best.text, best.strength)
+        assert sum(attempt.chosen for attempt in done.attempts) == 1
 
     def test_a_base_response_that_no_revision_beats_stands(self, engine):
-        steering = Steering(policy="revise", keep="nothing", evaluator=ScriptedEvaluator([95, 30, 95, 40, 1]))
+        chooser = ScriptedEvaluator([30, 40, 50, 95])
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=chooser)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert done.text == done.base_response
         assert not any(attempt.chosen for attempt in done.attempts)
         assert (done.amplification, done.trace.strength, done.usage.base_response_tokens) == (None, 0.0, 0)
+
+    def test_a_chooser_that_has_rated_the_base_response_is_not_asked_again(self, engine):
+        judge = ScriptedEvaluator([95, 30, 40, 50])
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=judge, chooser=judge)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert done.text == done.base_response
+        assert len(judge.requests) == 1 + sum(attempt.lost is None for attempt in done.attempts)
+
+    def test_an_evaluator_sets_the_strength_and_is_asked_once(self, engine):
+        judge = ScriptedEvaluator([20])
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=judge)
+        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
+        assert len(judge.requests) == 1
+        strength = 2 * sigmoid_amplification(20)
+        assert [attempt.strength for attempt in done.attempts] == pytest.approx(
+            [0.5 * strength, 3 * strength, 3 * strength]
+        )
 
     def test_revisions_that_a_rule_refuses_are_not_even_rated(self, engine):
         checks: list[KeepCheck] = []
@@ -123,29 +143,23 @@ class TestChoice:
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert (done.attempts, done.score.value) == ((), 95)
 
-    @pytest.mark.parametrize("fails_at", [0, 1])
-    def test_a_failure_of_the_evaluator_is_an_error_or_the_fallback_that_was_asked_for(self, engine, fails_at):
-        scores = [30, 40, 50, 60]
-        scores[fails_at] = ValueError("no judge")
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=ScriptedEvaluator(scores))
-        with pytest.raises(EvaluationError, match="no judge"):
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_failure_of_the_chooser_is_an_error_or_leaves_it_to_the_contrastive_score(self, engine, place):
+        script = [30, 40, 50, 60]
+        script[place] = ValueError("no judge")
+        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=ScriptedEvaluator(script))
+        with pytest.raises(EvaluationError, match="no judge") as raised:
             engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
-        going_on = steering.replace(evaluator=ScriptedEvaluator(scores), on_evaluator_error="fixed")
+        assert raised.value.base_response
+        going_on = steering.replace(chooser=ScriptedEvaluator(script), on_evaluator_error="fixed")
         done = engine.generate(QUESTION, "be kind", steering=going_on, sampling=SAMPLED)
-        assert done.score.fallback == "fixed"
-        assert any(attempt.score is not None for attempt in done.attempts), "the contrastive score chooses"
+        rated = [attempt for attempt in done.attempts if attempt.score is not None]
+        assert {attempt.chooser for attempt in rated} == {ContrastiveEvaluator().name}
 
     def test_a_fixed_amplification_needs_no_evaluator(self, engine):
         steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", amplification=0.8)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert [attempt.strength for attempt in done.attempts] == pytest.approx([0.8, 4.8, 4.8])
-
-    def test_the_contrastive_evaluator_rates_base_and_revisions(self, engine):
-        steering = Steering(policy="revise", keep="nothing", evaluator=ContrastiveEvaluator())
-        done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
-        assert all(
-            attempt.score is None or not attempt.chosen or attempt.score > done.score.value for attempt in done.attempts
-        )
 
 
 async def test_all_forms_give_the_same_in_one_piece(engine):
@@ -189,9 +203,14 @@ def test_an_answer_that_may_call_tools_is_decoded_once():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": 3.0}, r"Steering.budget=3.0 would change nothing: policy='paper' .* Set policy='budget'"),
+        (
+            {"policy": "paper", "budget": 3.0},
+            r"Steering.budget=3.0 would change nothing: policy='paper' .* Set policy='budget'",
+        ),
         ({"policy": "revise", "reserve": 3.0}, "Set policy='budget'"),
         ({"policy": "budget", "keep": "nothing"}, "Set policy='revise'"),
+        ({"policy": "budget", "chooser": ScriptedEvaluator([50])}, "Set policy='revise'"),
+        ({"policy": "revise", "chooser": FixedScore(50)}, "chooser cannot be .*: it must be an evaluator that needs"),
         ({"policy": "revise", "keep": "all"}, "keep cannot be 'all'.*values, nothing"),
         ({"policy": "revise", "revisions": ()}, "at least one"),
         ({"policy": "best"}, "'paper', 'budget' or 'revise'"),
@@ -205,3 +224,23 @@ def test_settings_that_another_policy_looks_at_are_refused(settings, message):
 def test_replacing_the_policy_drops_what_the_old_one_looked_at():
     steering = Steering(policy="revise", keep="nothing", gain=1.0).replace(policy="budget", budget=3.0)
     assert steering.given() == {"policy": "budget", "gain": 1.0, "budget": 3.0}
+
+
+async def test_the_default_revises_whole_answers_and_spends_a_budget_in_streams(engine):
+    whole = [engine.generate(QUESTION, "be kind", sampling=GREEDY)]
+    whole.append(await engine.agenerate(QUESTION, "be kind", sampling=GREEDY))
+    revised = engine.generate(QUESTION, "be kind", steering=Steering(policy="revise"), sampling=GREEDY)
+    for done in whole:
+        assert done.attempts == revised.attempts
+        assert done.token_ids == revised.token_ids
+    *_, last = engine.stream(QUESTION, "be kind", sampling=GREEDY)
+    *_, alast = [piece async for piece in engine.astream(QUESTION, "be kind", sampling=GREEDY)]
+    budget = engine.generate(QUESTION, "be kind", steering=Steering(policy="budget"), sampling=GREEDY)
+    for piece in (last, alast):
+        assert piece.completion.token_ids == budget.token_ids
+        assert piece.completion.trace.spent == budget.trace.spent
+
+
+def test_a_plain_answer_has_no_policy_to_warn_of(engine):
+    for steering in (Steering(), Steering(policy="budget")):
+        assert engine.generate(QUESTION, steering=steering, sampling=GREEDY).trace.spent is None

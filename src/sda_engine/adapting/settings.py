@@ -64,9 +64,9 @@ def override_settings(
     """Settings with those changed that are given by the names in REQUEST_KEYWORDS.
 
     None means "keep what there is", but for `alignment`, where it asks for a plain answer. A `steering` object
-    replaces the whole of the one there is; policy, evaluator, gain and amplification then change that. An evaluator and a fixed
-    amplification exclude each other: of an earlier and a later one the later counts, and both at once are refused.
-    `template_kwargs` change the variables that they name.
+    replaces the whole of the one there is; policy, evaluator, gain and amplification then change that. An evaluator
+    and a fixed amplification exclude each other: of an earlier and a later one the later counts, and both at once are
+    refused. `template_kwargs` change the variables that they name.
 
     Args:
         given: names and values.

@@ -14,7 +14,8 @@ class Attempt:
         budget: nats that it might go from the base distribution in all; None for no limit.
         reserve: nats that it might spend more at its end.
         lost: why it cannot be the answer; None where it can.
-        score: the evaluator's rating, 0 < score <= 100; None where there is none.
+        score: the chooser's rating, 0 < score <= 100; None where there is none.
+        chooser: who rated.
         chosen: whether it is the answer.
     """
 
@@ -24,6 +25,7 @@ class Attempt:
     reserve: float
     lost: str | None = None
     score: float | None = None
+    chooser: str | None = None
     chosen: bool = False
 
 

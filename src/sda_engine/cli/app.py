@@ -14,6 +14,7 @@ import typer
 from sda_engine.cli.check_options import CheckOptions
 from sda_engine.cli.options import AsJson, Debug, ModelOptions, RequestOptions, takes_options
 from sda_engine.cli.terminal import session, starting
+from sda_engine.cli.tune_options import TuneOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,16 @@ PairsFile = Annotated[
     typer.Argument(
         help='JSON lines: {"query": ..., "response": ...} with, optionally, "label" (true or false: acceptable or '
         'not), "score" (a person\'s rating, 1 to 100) and "alignment"; "messages" may stand in place of "query".',
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+
+CasesFile = Annotated[
+    Path,
+    typer.Argument(
+        help='JSON lines: {"question": ..., "keep": ["43 euros"]}: the prompt, documents included, and what must stand '
+        'in its answer; "messages" may stand in place of "question".',
         metavar="FILE",
         show_default=False,
     ),
@@ -96,6 +107,18 @@ def info(model: ModelOptions, as_json: AsJson = False, debug: Debug = False) -> 
         run(model, as_json=as_json)
 
 
+@takes_options
+def tune(
+    file: CasesFile, model: ModelOptions, options: TuneOptions, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Try settings of steering on the questions in FILE: which follow, and keep what must stay in the answers?"""
+    with session(debug=debug):
+        with starting():
+            from sda_engine.cli.tune import run  # here, since it imports torch
+
+        run(file, model, options, as_json=as_json)
+
+
 def _tell_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sda {version(DISTRIBUTION)}")
@@ -122,7 +145,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # they may hold keys
     )
     app.callback()(_main)
-    for command in (generate, compare, presets, info):
+    for command in (generate, compare, tune, presets, info):
         app.command()(command)
     evaluators = typer.Typer(help="Find out how well evaluators rate.", no_args_is_help=True)
     evaluators.command()(check)

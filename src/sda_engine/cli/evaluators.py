@@ -73,6 +73,15 @@ def check_plot(path: Path, pairs: Sequence[RatedPair]) -> None:
     """
     if all(pair.label is None and pair.score is None for pair in pairs):
         raise ConfigError('--plot has nothing to show: give pairs a "label" or a "score", or leave --plot out.')
+    check_picture(path)
+
+
+def check_picture(path: Path) -> None:
+    """Check before a long computation that a picture can be written.
+
+    Raises:
+        ConfigError: the path is no picture in a folder that exists.
+    """
     if path.suffix.lower() not in _PICTURES or path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigError(
             f"The plot cannot be written to {path}: it must be a file ending in {', '.join(_PICTURES)}, in a folder "

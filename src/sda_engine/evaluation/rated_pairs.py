@@ -1,15 +1,19 @@
 """RatedPair: a chat, a response to it, and what a person said of the response; read from a file of JSON lines."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.errors import ConfigError, SDAError
+from sda_engine.errors import ConfigError
+from sda_engine.evaluation.json_lines import read_json_lines
 from sda_engine.prompts import normalise_messages
-from sda_engine.settings import Settings, shown
+from sda_engine.settings import Settings
+
+_EXAMPLE = '{"query": "...", "response": "...", "label": true}'
 
 
 class RatedPair(Settings):
@@ -69,39 +73,12 @@ def read_pairs(path: Path, alignment: Alignment | str, *, limit: int | None = No
     Raises:
         ConfigError: the file cannot be read or holds no pair, or a line is malformed: its number is told.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The pairs cannot be read from {path}: {error}. Give a file of JSON lines in UTF-8."
-        ) from error
     default = _alignment(alignment)
-    pairs: list[RatedPair] = []
-    for number, line in enumerate(lines, start=1):
-        if limit is not None and len(pairs) == limit:
-            break
-        if line.strip():
-            try:
-                pairs.append(_read_pair(line, default))
-            except SDAError as error:
-                raise ConfigError(f"{path}, line {number}: {error}") from error
-    if not pairs:
-        raise ConfigError(
-            f'{path} holds no pair: give a line such as {{"query": "...", "response": "...", "label": true}}.'
-        )
-    return pairs
+    return read_json_lines(path, lambda record: _pair(record, default), what="pair", example=_EXAMPLE, limit=limit)
 
 
-def _read_pair(line: str, default: Alignment) -> RatedPair:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"This is no JSON ({error}): give one JSON object a line.") from error
-    if not isinstance(record, dict):
-        raise ConfigError(
-            f'This cannot be {shown(record)}: it must be an object such as {{"query": "...", "response": "..."}}.'
-        )
-    given = PairLine(**record)
+def _pair(record: Mapping[str, object], default: Alignment) -> RatedPair:
+    given = PairLine.of_values(record)
     messages = [{"role": "user", "content": given.query}] if given.messages is None else given.messages
     return RatedPair(
         messages=tuple(normalise_messages(messages)),

@@ -151,8 +151,9 @@ class Trace:
         """A page that needs nothing but itself: no script, and nothing loaded from elsewhere.
 
         Each token is shaded by its divergence (0..ln 2 nats) and underlined by its temperature (from the
-        answer's lowest to its highest); one at which the base context decided alone is grey. Pointing at a token, or focusing it, shows its figures and the most
-        likely tokens of each distribution. The warnings of a guard stand above, and their tokens are framed.
+        answer's lowest to its highest); one at which the base context decided alone is grey. Pointing at a token, or
+        focusing it, shows its figures and the most likely tokens of each distribution. The warnings of a guard stand
+        above, and their tokens are framed.
         """
         coolest, hottest = min(self.temperature, default=0.0), max(self.temperature, default=0.0)
         margin = max(_MIN_SPREAD - (hottest - coolest), 0.0) / 2  # a constant temperature lies in the middle
