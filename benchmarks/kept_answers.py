@@ -109,13 +109,13 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--arms", default=",".join(name.replace(",", ";") for name in ARMS), help=argparse.SUPPRESS)
+    parser.add_argument("--arms", default="|".join(ARMS), help=f"some of {'|'.join(ARMS)}")
     parser.add_argument("--data", type=Path, default=DATA.parent, help="the folder of ifeval_… and dialogsum.jsonl")
     parser.add_argument("--out", type=Path, help="a folder for the answers and the picture")
     parser.add_argument("--quick", action="store_true", help="two questions, three arms: does it run?")
     arguments = parser.parse_args()
     quiet()
-    arms = {name: ARMS[name] for name in (part.replace(";", ",") for part in arguments.arms.split(","))}
+    arms = {name: ARMS[name] for name in arguments.arms.split("|")}
     if arguments.quick:
         arguments.questions = 2
         arms = {name: arms[name] for name in (PLAIN, PROMPT, "revise")}

@@ -40,6 +40,13 @@ def one_thread_for_tiny_models(request):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def published_formulas(request, monkeypatch):
+    """Where no policy is named, the paper's, but in tests of what users get: most are about one decoding."""
+    if "default_policy" not in request.keywords:
+        monkeypatch.setattr("sda_engine.config._AUTO", {True: "paper", False: "paper"})
+
+
 @pytest.fixture
 def no_event_loop_is_left_behind(request):
     """LlamaIndex's sync calls make an event loop and never close it, unless told that there is none."""

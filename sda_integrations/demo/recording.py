@@ -25,20 +25,34 @@ class RecordingEngine(SteeringEngine):
     last: Completion | None = None
     on_piece: Callable[[Piece], None] | None = None
 
+    def generate(
+        self,
+        messages: Sequence[Message],
+        alignment: Alignment | str | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Completion:
+        """See SteeringEngine.generate; the answer comes as one piece."""
+        done = super().generate(messages, alignment, **options)
+        self._note(Piece(done.text, completion=done))
+        return done
+
     def stream(
         self,
         messages: Sequence[Message],
         alignment: Alignment | str | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generator[Piece, None, None]:
-        """See SteeringEngine.stream, which `generate` goes through as well."""
+        """See SteeringEngine.stream."""
         return self._record(super().stream(messages, alignment, **options))
 
     def _record(self, pieces: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
         with closing(pieces):
             for piece in pieces:
-                if self.on_piece is not None:
-                    self.on_piece(piece)
-                if piece.completion is not None:
-                    self.last = piece.completion
+                self._note(piece)
                 yield piece
+
+    def _note(self, piece: Piece) -> None:
+        if self.on_piece is not None:
+            self.on_piece(piece)
+        if piece.completion is not None:
+            self.last = piece.completion

@@ -1,7 +1,7 @@
 """Request settings: how to steer (Steering) and how to sample (Sampling). Frozen, and validated once."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, Self, get_args
 
 from pydantic import Field, SkipValidation, field_validator, model_validator
@@ -17,7 +17,6 @@ from sda_engine.steering import (
     LOG_2,
     TEMPERATURE_SCHEDULES,
     AmplificationCurve,
-    Budget,
     TemperatureSchedule,
     amplification_factor,
 )
@@ -30,6 +29,7 @@ Policy = Literal["auto", "paper", "budget", "revise"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 _BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
+_AUTO: Mapping[bool, Policy] = {True: "revise", False: "budget"}  # by whether an answer is wanted as a whole
 _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
     **dict.fromkeys(("revisions", "keep", "chooser"), "revise"),
@@ -237,11 +237,9 @@ class Steering(Settings):
         kept = {name: value for name, value in self.given().items() if name not in stale}
         return self.of_values({**kept, **changes})
 
-    def decided(self, *, whole: bool) -> Self:
-        """A copy whose policy is not "auto": "revise" where an answer is wanted as a whole, else "budget"."""
-        if self.policy != "auto":
-            return self
-        return self.replace(policy="revise" if whole else "budget")
+    def policy_for(self, *, whole: bool) -> Policy:
+        """The policy; in place of "auto", "revise" where an answer is wanted as a whole, else "budget"."""
+        return _AUTO[whole] if self.policy == "auto" else self.policy
 
     def without(self, names: Collection[str]) -> Self:
         """A copy with some settings back at their defaults."""
@@ -274,13 +272,6 @@ class Steering(Settings):
         if self.amplification is not None:
             return self.amplification
         return amplification_factor(score, self.amplification_curve)
-
-    @property
-    def answer_budget(self) -> Budget | None:
-        """What an answer of one decoding may spend; None for no limit."""
-        if self.policy != "budget":
-            return None
-        return Budget(self.budget, self.reserve, self.quiet_divergence)
 
     @property
     def keep_rule(self) -> KeepRule:

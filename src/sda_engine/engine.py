@@ -34,7 +34,7 @@ from sda_engine.models import (
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import BASE, Contexts, Message, draft_messages, make_contexts
 from sda_engine.request import Request
-from sda_engine.request_settings import RequestOptions, RequestSettings, for_whole_answer
+from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
@@ -225,7 +225,7 @@ class SteeringEngine(ScoresTexts):
             RequestTimeoutError: the timeout passed.
             NumericalError: the model gave no usable distribution.
         """
-        for piece in self.stream(messages, alignment, **for_whole_answer(options)):
+        for piece in self._pieces(messages, RequestSettings.of(alignment, options, whole=True)):
             if piece.completion is not None:
                 return piece.completion
         raise AssertionError("the last piece carries the completion")
@@ -241,10 +241,7 @@ class SteeringEngine(ScoresTexts):
         The input is checked at once, the work starts with the first piece. Closing the iterator stops the work.
         Arguments and errors are those of `generate`.
         """
-        settings = RequestSettings.of(alignment, options)
-        request = self._request(messages, settings)
-        self._compile(request)
-        return self._stream(request, settings.deadline())
+        return self._pieces(messages, RequestSettings.of(alignment, options, whole=False))
 
     async def agenerate(
         self,
@@ -253,7 +250,7 @@ class SteeringEngine(ScoresTexts):
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
-        async with aclosing(self.astream(messages, alignment, **for_whole_answer(options))) as pieces:
+        async with aclosing(self._apieces(messages, RequestSettings.of(alignment, options, whole=True))) as pieces:
             async for piece in pieces:
                 if piece.completion is not None:
                     return piece.completion
@@ -269,8 +266,7 @@ class SteeringEngine(ScoresTexts):
 
         A schema or grammar that cannot be enforced shows with the first piece, since the loop must not wait for it.
         """
-        settings = RequestSettings.of(alignment, options)
-        return self._astream(self._request(messages, settings), settings.deadline())
+        return self._apieces(messages, RequestSettings.of(alignment, options, whole=False))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised."""
@@ -316,6 +312,14 @@ class SteeringEngine(ScoresTexts):
     def __repr__(self) -> str:
         device, dtype = self._runner.place
         return f"{type(self).__name__}({self.name!r}, device={device!r}, dtype=torch.{dtype})"
+
+    def _pieces(self, messages: Sequence[Message], settings: RequestSettings) -> Generator[Piece, None, None]:
+        request = self._request(messages, settings)
+        self._compile(request)
+        return self._stream(request, settings.deadline())
+
+    def _apieces(self, messages: Sequence[Message], settings: RequestSettings) -> AsyncGenerator[Piece, None]:
+        return self._astream(self._request(messages, settings), settings.deadline())
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output

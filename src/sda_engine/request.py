@@ -93,12 +93,7 @@ class Request:
     @property
     def revises(self) -> bool:
         """Whether the answer is chosen among revisions: not where it may call tools, which keep what they call with."""
-        steering = self.settings.steering
-        return (
-            self.settings.alignment is not None
-            and steering.policy == "revise"
-            and not self.settings.output.callable_tools
-        )
+        return self.settings.policy == "revise" and not self.settings.output.callable_tools
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -205,7 +200,9 @@ class Request:
         """
         with self._released_on_failure():
             strength = self._strength()
-        budget = None if self.settings.alignment is None else self.settings.steering.answer_budget
+        steering, budget = self.settings.steering, None
+        if self.settings.policy == "budget":
+            budget = Budget(steering.budget, steering.reserve, steering.quiet_divergence)
         self._answer = self._decode(
             self.prompt, tuple(self.prompt.contexts.tails), strength=strength, budget=budget, is_base=False
         )

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, resolve_alignment
-from sda_engine.config import NoEffectWarning, Sampling, Steering
+from sda_engine.config import NoEffectWarning, Policy, Sampling, Steering
 from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
 from sda_engine.settings import check_timeout, check_type, unknown_name
@@ -33,12 +33,6 @@ class RequestOptions(TypedDict, total=False):
     template_kwargs: Mapping[str, TemplateValue]
 
 
-def for_whole_answer(options: RequestOptions) -> RequestOptions:
-    """The options of a request whose answer nobody sees growing."""
-    steering = options.get("steering", Steering())
-    return {**options, "steering": steering.decided(whole=True)} if isinstance(steering, Steering) else options
-
-
 class RequestArguments(RequestOptions):
     """All arguments of those methods after the messages."""
 
@@ -56,6 +50,7 @@ class RequestSettings:
         output: the form of the answer: tools and constraints.
         timeout: seconds for all decoding; None means no limit.
         template_kwargs: values for variables of the model's chat template. Which it has, only the model can tell.
+        whole: whether the answer is wanted as a whole, and nobody sees it growing.
 
     Raises:
         ConfigError: one of them is of another type, the timeout is not above 0, or a value is not plain.
@@ -67,6 +62,7 @@ class RequestSettings:
     output: Output = field(default_factory=Output)
     timeout: float | None = None
     template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)
+    whole: bool = False
 
     def __post_init__(self) -> None:
         check_type("steering", self.steering, Steering)
@@ -77,8 +73,11 @@ class RequestSettings:
         object.__setattr__(self, "template_kwargs", check_template_values(self.template_kwargs))
 
     @classmethod
-    def of(cls, alignment: Alignment | str | None, options: RequestOptions) -> Self:
+    def of(cls, alignment: Alignment | str | None, options: RequestOptions, *, whole: bool) -> Self:
         """The settings that the arguments of an engine's method mean.
+
+        Args:
+            whole: whether nobody sees the answer growing.
 
         Warns with NoEffectWarning where steering was given a setting that changes nothing with this alignment.
 
@@ -88,9 +87,9 @@ class RequestSettings:
         for name in options:
             if name not in RequestOptions.__annotations__:
                 raise unknown_name("The request", name, RequestOptions.__annotations__, "option")
-        settings = cls(resolve_alignment(alignment), **options)
+        settings = cls(resolve_alignment(alignment), **options, whole=whole)
         settings._warn_of_idle_steering()
-        return replace(settings, steering=settings.steering.decided(whole=False))
+        return settings
 
     def _warn_of_idle_steering(self) -> None:
         by_reason: dict[str, list[str]] = {}
@@ -103,6 +102,11 @@ class RequestSettings:
                 f"or evaluator that it is meant for.",
                 NoEffectWarning,
             )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that answers; "paper" for a plain answer, which is steered by none."""
+        return "paper" if self.alignment is None else self.steering.policy_for(whole=self.whole)
 
     def deadline(self) -> float | None:
         """When the timeout passes if the request starts now, in seconds of time.monotonic(); None for no limit."""

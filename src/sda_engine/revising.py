@@ -17,13 +17,13 @@ from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalMo
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
 
-ROOM = 24  # tokens that a revision may have beyond twice the base response: one that needs more has gone astray
+ROOM = 12  # tokens that a revision may have beyond one and a half base responses: what needs more has gone astray
 _UNDECIDED = 50.0  # the contrastive score of a text that the instruction makes neither likelier nor less likely
 
 
 def revision_limit(base: DecodedText, most: int) -> int:
     """Tokens that a revision of a base response may have, at most `most`."""
-    return min(most, 2 * len(base.token_ids) + ROOM)
+    return min(most, len(base.token_ids) * 3 // 2 + ROOM)
 
 
 @dataclass

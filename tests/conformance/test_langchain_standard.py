@@ -54,6 +54,7 @@ class TestChatSDAUnit(ChatSDASuite, ChatModelUnitTests):
 
 
 @pytest.mark.slow
+@pytest.mark.default_policy
 class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
     """The integration suite, greedy, on the real model."""
 

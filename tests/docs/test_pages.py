@@ -21,6 +21,8 @@ from sda_engine import SteeringEngine
 from sda_engine.evaluators import OpenAIEvaluator, Score
 from sda_engine.testing import ScriptedEngine, call_text
 
+pytestmark = pytest.mark.default_policy
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if "```python" in page.read_text("utf-8")]

@@ -13,6 +13,8 @@ from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tin
 from tests.conftest import user
 from tests.sda_engine.decoding.company import check_nothing_is_left
 
+pytestmark = pytest.mark.default_policy
+
 QUESTION = user("what is in the library?")
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=24, seed=5)

@@ -47,11 +47,13 @@ def run(prompt: str, model: ModelOptions, options: RequestOptions, *, as_json: b
 
 def _answers(request: EngineRequest) -> list[Answer]:
     plain = request.steering.fitting(None)
-    base, steered = Answer("base", replace(request, alignment=None, steering=plain)), Answer("steered", request)
+    base = Answer("base", replace(request, alignment=None, steering=plain))
+    policy = request.steering.policy_for(whole=True)
+    steered = Answer("steered", replace(request, steering=request.steering.replace(policy=policy)))
     if request.alignment is None or request.alignment.instruction is None:  # then the instructed answer is the base one
         return [base, steered]
     without_avoid = {} if request.alignment.avoid is None else {"avoid_strength": 0.0}
-    instructed = request.steering.replace(amplification=0.0, **without_avoid)
+    instructed = request.steering.replace(policy="paper", amplification=0.0, **without_avoid)
     return [base, Answer("instructed", replace(request, steering=instructed)), steered]
 
 

@@ -13,7 +13,7 @@ from sda_engine import Completion, SteeringEngine
 from sda_engine.cli.options import ModelOptions, RequestOptions
 from sda_engine.cli.requests import EngineRequest, completion_as_dict, load_engine, make_request
 from sda_engine.cli.terminal import check_page, error_console, tell, write_page
-from sda_engine.cli.views import describe_score
+from sda_engine.cli.views import describe_choice, describe_score
 
 
 def run(
@@ -55,14 +55,20 @@ def summary(completion: Completion, seconds: float) -> str:
     if completion.amplification is not None:
         facts.append(f"amplification {completion.amplification:.2f}, strength {completion.trace.strength:.2f}")
         facts.append(f"mean divergence {completion.trace.mean_divergence:.3f} nats")
+    if completion.attempts:
+        facts.append(describe_choice(completion))
     return " · ".join(facts)
 
 
 def _answer(engine: SteeringEngine, request: EngineRequest, console: Console, *, show: bool) -> Completion:
+    if not show:
+        return engine.generate(
+            request.messages, request.alignment, steering=request.steering, sampling=request.sampling
+        )
     pieces = engine.stream(request.messages, request.alignment, steering=request.steering, sampling=request.sampling)
     with closing(pieces), console.status("Decoding ...") as status:
         for piece in pieces:
-            if show and piece.text:
+            if piece.text:
                 status.stop()  # the text now moves the cursor
                 typer.echo(piece.text, nl=False)
             if piece.completion is not None:

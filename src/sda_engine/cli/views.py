@@ -13,10 +13,22 @@ def describe_score(completion: Completion) -> str:
     return f"{score.value:.1f} ({score.evaluator})"
 
 
+def describe_choice(completion: Completion) -> str:
+    """Which of the revisions is the answer, or that none is."""
+    count = len(completion.attempts)
+    for place, attempt in enumerate(completion.attempts, start=1):
+        if attempt.chosen:
+            return f"revision {place} of {count}"
+    lost = sum(attempt.lost is not None for attempt in completion.attempts)
+    return f"the base response: of {count} revisions {lost} lost what must stay, and none scored better"
+
+
 def describe_figures(completion: Completion) -> str:
     """What steering did to an answer, one figure per line."""
     usage = completion.usage
     lines = [f"{usage.completion_tokens} tokens, finish: {completion.finish_reason}"]
+    if completion.attempts:
+        lines.append(describe_choice(completion))
     if completion.amplification is None:
         return "\n".join([*lines, "not steered"])
     return "\n".join(

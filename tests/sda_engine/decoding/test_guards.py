@@ -17,6 +17,7 @@ from sda_engine.decoding.guards import (
     GramDetector,
     Guard,
     LoopDetector,
+    find_repetition,
 )
 from sda_engine.steering import steered_step
 
@@ -151,3 +152,9 @@ def test_a_masked_token_leaves_the_entropy_a_number():
     guard = Guard()
     assert {guard.watch(token, step) for token in random_tokens(100, 1000)} == {None}
     assert math.isfinite(float(step.divergence))
+
+
+def test_a_whole_text_is_searched_for_what_repeats():
+    assert find_repetition(range(200)) is None
+    assert find_repetition([]) is None
+    assert "repeat" in find_repetition([*range(10), *[1, 2, 3] * 8])

@@ -385,15 +385,16 @@ def test_a_wrong_rule_of_acceptance_would_show(distribution, monkeypatch, rule):
         proposed[:] = task._proposed
         return take(task, logits)
 
-    def draw_wrongly(group, step):
-        token_id = draw(group, step)
+    def draw_wrongly(group, step, uniform):
+        token_id = draw(group, step, uniform)
         wanted = proposed.pop(0) if proposed else None
         if wanted is None or token_id == wanted:
             return token_id
         if rule == "always accept":
             return wanted
         proposed.clear()
-        return draw(group, step)  # drawn again, as if nothing were known from the first time
+        again = torch.rand(1, generator=group._generator, dtype=torch.float64)
+        return draw(group, step, again)  # drawn again, as if nothing were known from the first time
 
     monkeypatch.setattr(DecodeTask, "_take", take_with_proposals)
     monkeypatch.setattr(RowGroup, "_draw", draw_wrongly)

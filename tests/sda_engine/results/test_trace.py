@@ -287,3 +287,36 @@ def test_plotting_leaves_pyplot_alone():
     loaded_before = "matplotlib.pyplot" in sys.modules
     draw(trace_of("a").plot())
     assert ("matplotlib.pyplot" in sys.modules) == loaded_before
+
+
+def spending(*spent):
+    """A trace of tokens that spent these nats; those that spent nothing were decided by the base context."""
+    tokens = [
+        TraceToken(place, f" {place}", 0.1, 0.6, -1.0, position=0.4 if nats else 0.0, spent=nats)
+        for place, nats in enumerate(spent)
+    ]
+    return Trace(tuple(tokens), alignment="custom", strength=1.0)
+
+
+def test_what_an_answer_spent_is_told_as_a_whole_and_for_each_token():
+    trace = spending(2.5, 0.0, 1.0)
+    assert trace.spent == 3.5
+    lines = trace.to_text().splitlines()
+    assert lines[0].endswith("3.5 nats spent")
+    assert lines[1].split() == ["divergence", "temperature", "spent", "token"]
+    assert [line.split()[2] for line in lines[2:]] == ["2.50", "0.00", "1.00"]
+
+
+def test_a_page_shows_what_was_spent_and_where_the_base_context_decided_alone():
+    html = spending(2.5, 0.0).to_html()
+    assert "<dt>Spent</dt><dd>2.5 nats</dd>" in html
+    cards = Page(html).cards
+    assert "2.50 nats, 40.0% of the way to the steered distribution" in cards[0]
+    assert "0.00 nats, the base context alone" in cards[1]
+    assert len(re.findall(r'<span class="t [^"]*alone"', html)) == 1
+
+
+def test_without_a_budget_nothing_of_spending_is_shown():
+    trace = Trace((TraceToken(1, "a", 0.1, 0.6, -1.0),), alignment="custom", strength=1.0)
+    assert trace.spent is None
+    assert "spent" not in (trace.to_text() + trace.to_html().split("</style>")[1]).lower()
