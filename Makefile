@@ -61,6 +61,8 @@ bench: setup
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/guards.py
+	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/kept_answers.py
 
 clean:
 	rm -rf .venv .cache build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

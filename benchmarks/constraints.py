@@ -13,10 +13,11 @@ from collections.abc import Callable
 import torch
 from timing import describe_machine, measure, parse_arguments, print_table
 
-from sda_engine import Constraint, Output, Sampling, SteeringEngine
+from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.output.constraints import ConstraintCompiler, TokenConstraint, join_grammars
 from sda_engine.tokens.tokenizer import SafeTokenizer
 
+PAPER = Steering(policy="paper")
 NEW_TOKENS = 48
 CHAT = [{"role": "user", "content": "Tell me all about Ada, who is a mathematician, in five sentences."}]
 PERSON = Constraint.json_schema(
@@ -90,7 +91,7 @@ def text_constraint(engine: SteeringEngine, vocab: int) -> TokenConstraint:
 def ask(engine: SteeringEngine, output: Output) -> int:
     """One answer; how many tokens it has."""
     sampling = Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS)
-    return engine.generate(CHAT, "honesty", sampling=sampling, output=output).usage.completion_tokens
+    return engine.generate(CHAT, "honesty", steering=PAPER, sampling=sampling, output=output).usage.completion_tokens
 
 
 def run(engine: SteeringEngine, output: Output) -> Callable[[], object]:

@@ -61,7 +61,7 @@ def telling_place(engine: SteeringEngine) -> Place:
     done = engine.generate(
         [{"role": "user", "content": QUESTION}],
         ALIGNMENT,
-        steering=Steering(gain=STRENGTH, amplification=1.0),
+        steering=Steering(policy="paper", gain=STRENGTH, amplification=1.0),
         sampling=Sampling(temperature=0, max_new_tokens=TOKENS),
     )
     answer = list(done.token_ids)

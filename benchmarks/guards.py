@@ -75,7 +75,7 @@ async def answer_all(
     guard: GuardAction,
 ) -> list[Completion]:
     """One answer to each prompt, all at once."""
-    steering = Steering(gain=strength, amplification=1.0, guard=guard)
+    steering = Steering(policy="paper", gain=strength, amplification=1.0, guard=guard)
     return await asyncio.gather(
         *(
             engine.agenerate(

@@ -22,7 +22,7 @@ from sda_engine import Alignment, AlignmentWarning, Sampling, Steering, Steering
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ifeval_single_instruction.jsonl"
 INCLUDE, FORBID = "keywords:existence", "keywords:forbidden_words"
 SAMPLING = Sampling(temperature=0, max_new_tokens=96)
-PLAIN = Steering()
+PLAIN = Steering(policy="paper")
 
 Row = Mapping[str, object]
 Contender = Callable[[SteeringEngine, Row], str]
@@ -89,7 +89,7 @@ def prompted(engine: SteeringEngine, row: Row) -> str:
 
 def aligned(alignment_of: Callable[[Row], Alignment], strength: float) -> Contender:
     """Steering by an alignment that each row asks for."""
-    steering = Steering(gain=strength, amplification=1.0)
+    steering = Steering(policy="paper", gain=strength, amplification=1.0)
 
     def contender(engine: SteeringEngine, row: Row) -> str:
         return answer(engine, str(row["prompt_without_instruction"]), alignment_of(row), steering)

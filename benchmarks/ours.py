@@ -11,8 +11,8 @@ from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.prompts import BASE, INSTRUCTED, make_contexts
 
 AMPLIFICATION = 0.5
-STEERING = Steering(gain=STRENGTH / AMPLIFICATION, amplification=AMPLIFICATION)
-SCORE_GUIDED = Steering(gain=STRENGTH / AMPLIFICATION, evaluator=ContrastiveEvaluator())
+STEERING = Steering(policy="paper", gain=STRENGTH / AMPLIFICATION, amplification=AMPLIFICATION)
+SCORE_GUIDED = Steering(policy="paper", gain=STRENGTH / AMPLIFICATION, evaluator=ContrastiveEvaluator())
 FIRST_ANSWER_TOKENS = 8  # of the question before the one whose first token is timed
 
 

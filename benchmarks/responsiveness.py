@@ -29,7 +29,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parse_arguments(__doc__)
     engine = SteeringEngine.load(arguments.model)
-    llm = SDALLM(engine=engine, alignment="honesty", temperature=0, max_tokens=NEW_TOKENS)
+    llm = SDALLM(engine=engine, alignment="honesty", policy="paper", temperature=0, max_tokens=NEW_TOKENS)
     print(describe_machine(engine.model.dtype))
     llm.chat(chat(QUESTIONS[0]))  # warm
     rows = []

@@ -54,7 +54,6 @@ class TestChatSDAUnit(ChatSDASuite, ChatModelUnitTests):
 
 
 @pytest.mark.slow
-@pytest.mark.default_policy
 class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
     """The integration suite, greedy, on the real model."""
 

@@ -1,8 +1,10 @@
 """The policies "budget" and "revise" through the engine: their exact meanings, and what is chosen and told."""
 
+import asyncio
+
 import pytest
 
-from sda_engine import Alignment, Output, Sampling, Steering, SteeringEngine
+from sda_engine import Alignment, Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.choosing import KeepCheck, Revision
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError, EvaluationError
@@ -246,3 +248,43 @@ async def test_the_default_revises_whole_answers_and_spends_a_budget_in_streams(
 def test_a_plain_answer_has_no_policy_to_warn_of(engine):
     for steering in (Steering(), Steering(policy="budget")):
         assert engine.generate(QUESTION, steering=steering, sampling=GREEDY).trace.spent is None
+
+
+def test_revisions_fit_a_schema_too(engine):
+    output = Output(constraint=Constraint.json_schema({"enum": ["yes", "no"]}))
+    done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED, output=output)
+    assert done.text in ('"yes"', '"no"')
+    assert {attempt.text for attempt in done.attempts} <= {'"yes"', '"no"'}
+
+
+def test_a_stop_string_ends_base_response_and_revisions(engine):
+    sampling = Sampling(temperature=1.0, max_new_tokens=60, seed=3, stop=("e",))
+    done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=sampling)
+    assert all("e" not in text for text in (done.text, *(attempt.text for attempt in done.attempts)))
+
+
+def test_what_is_asked_of_the_engine_stays_as_it_was_asked():
+    with ScriptedEngine("It is there.") as engine:
+        engine.generate(QUESTION, "be kind")
+        list(engine.stream(QUESTION, "be kind"))
+        assert [request.steering for request in engine.requests] == [Steering(), Steering()]
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+async def test_revisions_are_the_same_alone_and_in_company(engine, alignment):
+    alone = [engine.generate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(5)]
+    together = await asyncio.gather(
+        *(engine.agenerate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(5))
+    )
+    assert [done.token_ids for done in together] == [done.token_ids for done in alone]
+    assert [[a.text for a in done.attempts] for done in together] == [[a.text for a in done.attempts] for done in alone]
+
+
+async def test_a_request_that_is_cancelled_while_it_revises_leaves_nothing():
+    with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
+        for steps in range(0, 40, 3):
+            task = asyncio.create_task(engine.agenerate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED))
+            await asyncio.sleep(steps / 1000)
+            task.cancel()
+            await asyncio.wait([task])
+        check_nothing_is_left(engine)
