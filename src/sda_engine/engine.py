@@ -143,6 +143,7 @@ class SteeringEngine(ScoresTexts):
         cache_tokens = settings.cache_tokens
         if cache_tokens is None:
             cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
+        self._cache_tokens = cache_tokens
         self._scheduler = Scheduler(runner, settings, cache_tokens)
         self._weights = WeightsIdentity(loaded.model, can_be_loaded=can_be_loaded)
 
@@ -353,7 +354,7 @@ class SteeringEngine(ScoresTexts):
         """What decodes the revisions of the base response; None where the answer is not one of them."""
         if not request.revises or request.accepted:
             return None
-        return request.revise_task(partial(self._draft_prompt, request))
+        return request.revise_task(partial(self._draft_prompt, request), room=self._cache_tokens)
 
     def _draft_prompt(self, request: Request, response: str, most: int) -> PromptState:
         """The prompt that a response to a request's chat is revised from, each revision of `most` tokens at most."""

@@ -208,11 +208,12 @@ class Request:
         )
         return self._answer
 
-    def revise_task(self, make_prompt: Callable[[str, int], PromptState]) -> ReviseTask | None:
-        """The decoding of all revisions; None where the base response is the answer, since there is nothing to revise.
+    def revise_task(self, make_prompt: Callable[[str, int], PromptState], *, room: int) -> ReviseTask | None:
+        """The decoding of all revisions; None where the base response is the answer: it is empty, or there is no room.
 
         Args:
             make_prompt: the base response's text, and tokens that a revision may have, to the prompt of revisions.
+            room: tokens that all rows of the revisions may come to hold.
 
         Raises:
             ConfigError: a curve of the user's gave no amplification.
@@ -226,6 +227,8 @@ class Request:
         try:
             prompt = make_prompt(self.base.text, revision_limit(self.base, self.prompt.max_new_tokens))
         except ContextLengthError:
+            return None
+        if prompt.tokens > room:
             return None
         members = [
             self._decode(

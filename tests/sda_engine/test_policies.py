@@ -196,6 +196,13 @@ def test_a_chat_that_leaves_no_room_for_a_draft_keeps_its_base_response():
         assert done.text
 
 
+def test_an_engine_without_memory_for_all_revisions_keeps_the_base_response():
+    settings = EngineSettings(cache_tokens=200)
+    with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
+        done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=GREEDY)
+    assert (done.attempts, done.text != "") == ((), True)
+
+
 def test_an_answer_that_may_call_tools_is_decoded_once():
     tools = Output(tools=[{"name": "add", "parameters": {"type": "object", "properties": {}}}])
     with ScriptedEngine([call_text("add", {})]) as engine:
