@@ -246,8 +246,17 @@ class Request:
         return self.revising.task
 
     def evaluations_of_revisions(self, model: LocalModel) -> tuple[Evaluator, list[EvaluationRequest | None]]:
-        """Who rates the revisions, and what is asked; None where nothing has to be."""
+        """Who rates the revisions, and what is asked; None where nothing has to be.
+
+        Raises:
+            EngineClosedError: the engine was closed before the revisions were whole; the base response is in the error.
+        """
         assert self.revising is not None, "revise_task() comes first"
+        if any(revision.finish_reason is None for revision in self.revising.task.results()):
+            raise EngineClosedError(
+                "The engine was closed while the base response was revised. Ask again, of an engine that is open.",
+                partial=self.revising.base.text,
+            )
         return self.revising.chooser, self.revising.evaluations(model)
 
     @contextmanager

@@ -1,13 +1,15 @@
 """The policies "budget" and "revise" through the engine: their exact meanings, and what is chosen and told."""
 
 import asyncio
+import threading
+import time
 
 import pytest
 
 from sda_engine import Alignment, Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.choosing import KeepCheck, Revision
 from sda_engine.engine_settings import EngineSettings
-from sda_engine.errors import ConfigError, EvaluationError
+from sda_engine.errors import ConfigError, EngineClosedError, EvaluationError
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
 from sda_engine.prompts import draft_messages
 from sda_engine.steering import sigmoid_amplification
@@ -295,3 +297,20 @@ async def test_a_request_that_is_cancelled_while_it_revises_leaves_nothing():
             task.cancel()
             await asyncio.wait([task])
         check_nothing_is_left(engine)
+
+
+def test_an_engine_that_is_closed_while_it_revises_says_so_with_the_base_response():
+    calls: list[int] = []
+
+    def schedule(signals):
+        calls.append(1)
+        if len(calls) == 40:  # the base response has 24 tokens
+            threading.Thread(target=engine.close).start()
+        time.sleep(0.01 if len(calls) >= 40 else 0)
+        return 0.0
+
+    engine = SteeringEngine(tiny_model(), tiny_tokenizer())
+    steering = ANY.replace(temperature_schedule=schedule)
+    with pytest.raises(EngineClosedError, match="while the base response was revised") as raised:
+        engine.generate(QUESTION, "be kind", steering=steering, sampling=Sampling(max_new_tokens=24, seed=5))
+    assert raised.value.partial
