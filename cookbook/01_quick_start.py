@@ -37,10 +37,13 @@ def figures(answer: AIMessage) -> None:
     # "length" says that max_tokens cut the answer off; "stop" that the model had finished.
     print("finish reason:", answer.response_metadata["finish_reason"])
 
-    # strength = gain * amplification, and the divergence (in nats, at most 0.69) tells how much the alignment
-    # mattered for the tokens of this answer: near 0 it changed little.
+    # A whole answer is the plain one, revised in several ways, or the plain one itself where no revision was better.
+    # The strength is that of the revision that was chosen, and the divergence (in nats, at most 0.69) tells how much
+    # the alignment mattered for its tokens: near 0 it changed little.
     sda = answer.response_metadata["sda"]
     print("sda:", {name: sda[name] for name in ("alignment", "amplification", "strength", "mean_divergence")})
+    for attempt in sda["attempts"]:
+        print("revision:", attempt["chosen"], attempt["score"], attempt["lost"], repr(attempt["text"]))
 
 
 def stream(chat: ChatSDA) -> None:

@@ -14,7 +14,7 @@ RECIPES = sorted(path.name for path in COOKBOOK.glob("*.py"))
 
 # A line of each recipe's output, as a regular expression, that shows that its subject worked
 PRINTS = {
-    "01_quick_start.py": r"sda: \{'alignment': 'custom', 'amplification': .*, 'attempts': \[.*",
+    "01_quick_start.py": r"revision: (True|False) [\d.]+ None '.*",
     "02_rag_with_per_user_alignment.py": r"found: The library is open from Tuesday to Saturday\. .*",
     "03_agent_with_tools.py": r"tool: On \w+day the library is (closed|open from 10:00 to 19:00)\.",
     "04_structured_output.py": r"regex: (19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d",
