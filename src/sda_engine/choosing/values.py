@@ -10,6 +10,8 @@ from dataclasses import dataclass
 _WORD = re.compile(r"\w+(?:[.,:/'\u2019@-]\w+)*%?")
 _QUESTION = re.compile(r"[^.?!\n]*\?")  # what is asked about need not be said again
 _BEGINNING = re.compile(r"(?:^|[.!?:\n])\W*$")  # of a sentence, where a capital letter makes no name
+_SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|\n|$)\s*", re.DOTALL)
+_STEM = 4  # letters by which words of one stem are told, as open and opens
 _MOST_WORDS = 6  # of a phrase: what is longer is prose, which may be put in other words
 _FUNCTION_WORDS = frozenset(
     """
@@ -39,7 +41,9 @@ class _Word:
 def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[str, ...]:
     """What an answer says in the very words of its sources.
 
-    Every run of the answer's words that stands in a source in this order is looked at. Its numbers, times and names
+    Of an answer in several sentences only those count that take up what is asked, each of its words once: what else a
+    model recites of its sources need not be said again. Every run of their words that stands in a source in this order
+    is looked at. Its numbers, times and names
     are values each; a run without any is one where it has two words of content and at most six in all. Words of the
     question are left out, since that the answer holds them too tells little. Where that leaves nothing, single words
     count and, at last, those of the question.
@@ -51,7 +55,7 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
     """
     source = [word for text in sources for word in (*_keys(text), "\n")]
     asked = {word for sentence in _QUESTION.findall(question) for word in _keys(sentence)} - _FUNCTION_WORDS
-    runs = list(_runs(_words(answer), source))
+    runs = list(_runs(_words(_about(answer, asked)), source))
     for left_out, content in ((asked, 2), (asked, 1), (set[str](), 2)):
         found = (value for run in runs for part in _split(run, left_out) for value in _values(part, content))
         if values := tuple(dict.fromkeys(found)):
@@ -63,6 +67,20 @@ def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
     """The values that an answer does not hold word for word, in any case."""
     text = f" {' '.join(_keys(answer))} "
     return tuple(value for value in values if f" {' '.join(_keys(value))} " not in text)
+
+
+def _about(answer: str, asked: set[str]) -> str:
+    """The fewest sentences of an answer that say what all of them say of what is asked; all where none says any."""
+    sentences = _SENTENCE.findall(answer)
+    wanted = {word[:_STEM] for word in asked}
+    said = [wanted.intersection(word[:_STEM] for word in _keys(sentence)) for sentence in sentences]
+    covered: set[str] = set()
+    kept: set[int] = set()
+    for place in sorted(range(len(sentences)), key=lambda place: -len(said[place])):
+        if said[place] - covered:
+            kept.add(place)
+            covered |= said[place]
+    return "".join(sentences[place] for place in sorted(kept)) or answer
 
 
 def _keys(text: str) -> list[str]:

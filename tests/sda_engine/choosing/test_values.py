@@ -34,6 +34,14 @@ def test_values_stand_in_the_source_and_not_in_the_question(answer, question, va
     assert values_of(answer, [SOURCE], question) == values
 
 
+def test_what_else_is_recited_need_not_be_said_again():
+    answer = "A yearly card costs 43 euros. On Saturdays the reading room opens at 8:15. Ask Ada Brandt."
+    assert values_of(answer, [SOURCE], "What does a yearly card cost?") == ("43",)
+    both = "What does a yearly card cost, and when does the reading room open?"
+    assert values_of(answer, [SOURCE], both) == ("43", "Saturdays", "8:15")
+    assert {"43", "8:15", "Ada Brandt"} <= set(values_of(answer, [SOURCE], "Tell me all."))
+
+
 def test_a_long_quotation_is_prose_that_may_be_put_in_other_words():
     source = "the river rises slowly in spring and floods low meadows near town every second year"
     assert values_of("They say the river rises slowly in spring and floods low meadows.", [source]) == ()
