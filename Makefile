@@ -61,7 +61,7 @@ bench: setup
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/guards.py
-	$(BIN)/python -m pip install --quiet --constraint constraints-dev.txt --editable '.[bench]'
+	$(PIP) py3langid rouge-score vadersentiment
 	$(BIN)/python benchmarks/kept_answers.py
 
 clean:

@@ -11,7 +11,7 @@ Parts, each a table with 95% intervals (a bootstrap over questions):
 
 Settings were chosen on the half "tuning" of facts, layouts, draws and instructions; figures are reported on the half
 "reporting". Nobody who chooses an answer sees the rule, but for the arm that says so. The last two parts read files
-that have to be given by --data. Needs pip install 'sda-integrations[bench]'.
+that have to be given by --data. Needs pip install py3langid rouge-score vadersentiment.
 """
 
 import argparse

@@ -18,7 +18,7 @@ class DemoOptions:
     alignment: Annotated[str, typer.Option(help="A preset (see 'sda presets') or an instruction of your own.")] = (
         "empathy"
     )
-    gain: Annotated[float, typer.Option(help="Constant multiplier of the amplification; the paper has 2.")] = 1.0
+    gain: Annotated[float, typer.Option(help="Constant multiplier of the amplification; 2 is the paper's.")] = 2.0
     amplification: Annotated[
         float | None, typer.Option(help="A fixed factor from 0 to 1, in place of the one that follows from a score.")
     ] = None
