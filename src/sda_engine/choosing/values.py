@@ -41,12 +41,12 @@ class _Word:
 def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[str, ...]:
     """What an answer says in the very words of its sources.
 
-    Of an answer in several sentences only those count that take up what is asked, each of its words once: what else a
-    model recites of its sources need not be said again. Every run of their words that stands in a source in this order
-    is looked at. Its numbers, times and names
-    are values each; a run without any is one where it has two words of content and at most six in all. Words of the
-    question are left out, since that the answer holds them too tells little. Where that leaves nothing, single words
-    count and, at last, those of the question.
+    Of an answer in several sentences only the first counts and those that take up what is asked, each of its words
+    once: what else a model recites of its sources need not be said again. Where these hold no value, all count. Every
+    run of their words that stands in a source in this order is looked at. Its numbers, times and names are values each;
+    a run without any is one where it has two words of content and at most six in all. Words of the question are left
+    out, since that the answer holds them too tells little. Where that leaves nothing, single words count and, at last,
+    those of the question.
 
     Args:
         answer: the answer.
@@ -55,8 +55,10 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
     """
     source = [word for text in sources for word in (*_keys(text), "\n")]
     asked = {word for sentence in _QUESTION.findall(question) for word in _keys(sentence)} - _FUNCTION_WORDS
-    runs = list(_runs(_words(_about(answer, asked)), source))
-    for left_out, content in ((asked, 2), (asked, 1), (set[str](), 2)):
+    everything = list(_runs(_words(answer), source))
+    answering = list(_runs(_words(_about(answer, asked)), source))
+    tries = ((answering, asked, 2), (everything, asked, 2), (everything, asked, 1), (everything, set[str](), 2))
+    for runs, left_out, content in tries:
         found = (value for run in runs for part in _split(run, left_out) for value in _values(part, content))
         if values := tuple(dict.fromkeys(found)):
             return values
@@ -70,17 +72,17 @@ def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _about(answer: str, asked: set[str]) -> str:
-    """The fewest sentences of an answer that say what all of them say of what is asked; all where none says any."""
+    """The first sentence of an answer, and the fewest that say what all of them say of what is asked."""
     sentences = _SENTENCE.findall(answer)
     wanted = {word[:_STEM] for word in asked}
     said = [wanted.intersection(word[:_STEM] for word in _keys(sentence)) for sentence in sentences]
     covered: set[str] = set()
-    kept: set[int] = set()
+    kept = {0} if sentences else set[int]()
     for place in sorted(range(len(sentences)), key=lambda place: -len(said[place])):
         if said[place] - covered:
             kept.add(place)
             covered |= said[place]
-    return "".join(sentences[place] for place in sorted(kept)) or answer
+    return "".join(sentences[place] for place in sorted(kept)) if covered else answer
 
 
 def _keys(text: str) -> list[str]:

@@ -42,6 +42,13 @@ def test_what_else_is_recited_need_not_be_said_again():
     assert {"43", "8:15", "Ada Brandt"} <= set(values_of(answer, [SOURCE], "Tell me all."))
 
 
+def test_an_answer_that_comes_first_counts_though_it_takes_up_no_word_of_the_question():
+    question = "When does the reading room open on Saturdays?"
+    rambling = "The answer is: 8:15. In this case, the reading room is open at 8:15pm, as it is on Saturdays."
+    assert "8:15" in values_of(rambling, [SOURCE], question)
+    assert "43" in values_of("Forty three. It is 43. So the price is known.", [SOURCE], "What is the price?")
+
+
 def test_a_long_quotation_is_prose_that_may_be_put_in_other_words():
     source = "the river rises slowly in spring and floods low meadows near town every second year"
     assert values_of("They say the river rises slowly in spring and floods low meadows.", [source]) == ()
