@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from checked_instructions import INSTRUCTIONS, CheckedInstruction
 from instructions import DATA, includes, instruction_of, read_rows, words_of
@@ -37,8 +36,9 @@ from timing import describe_machine, print_table
 
 from sda_engine import Alignment, Completion, Output, Sampling, Steering, SteeringEngine
 from sda_engine.alignment import PRESETS
-from sda_engine.decoding import find_repetition
-from sda_engine.evaluation import Estimate, share
+from sda_engine.evaluation import Estimate, TunedArm, share
+from sda_engine.evaluation.tuning import is_degenerate
+from sda_engine.evaluation.tuning_plot import save_plane
 from sda_engine.evaluators import EvaluationRequest, Score
 
 TOGETHER = 8  # requests at once
@@ -179,7 +179,7 @@ def judged(arm: str, question: FactQuestion, instruction: CheckedInstruction, do
         text=done.text,
         fact=holds(done.text, question.value),
         follows=instruction.follows(done.text),
-        degenerate=not done.text.strip() or find_repetition(done.token_ids) is not None,
+        degenerate=is_degenerate(done),
         changed=float(np.mean(changed)) if changed else 0.0,
         nats=None if None in spent else float(sum(value for value in spent if value is not None)),
     )
@@ -395,27 +395,17 @@ def shown(estimate: Estimate, digits: int = 0) -> str:
 
 def draw_plane(folder: Path, answers: Sequence[Answer]) -> None:
     """Effect against cost: each arm a point, facts kept to the right, instructions followed upwards."""
-    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    arms = []
     for arm in dict.fromkeys(answer.arm for answer in answers):
         some = [answer for answer in answers if answer.arm == arm]
         groups = [answer.group for answer in some]
-        x, y = (share([getattr(answer, name) for answer in some], groups) for name in ("fact", "follows"))
+        fact, follows, degenerate = (
+            share([getattr(answer, name) for answer in some], groups) for name in ("fact", "follows", "degenerate")
+        )
         both = share([answer.fact and answer.follows for answer in some], groups)
-        bars = {"xerr": _error(x), "yerr": _error(y)}
-        label = f"{arm} (both {100 * both.value:.0f}%)"
-        axes.errorbar(100 * x.value, 100 * y.value, fmt="o", capsize=2, label=label, **bars)
-    axes.set(xlabel="answers that hold the fact, %", ylabel="answers that follow the instruction, %")
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    axes.legend(fontsize="small")
+        arms.append(TunedArm(arm, ARMS[arm], fact, follows, both, degenerate, seconds=0.0))
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "kept_answers.svg")
-    plt.close(figure)
-
-
-def _error(estimate: Estimate) -> list[list[float]] | None:
-    if estimate.low is None or estimate.high is None:
-        return None
-    return [[100 * (estimate.value - estimate.low)], [100 * (estimate.high - estimate.value)]]
+    save_plane(arms, folder / "kept_answers.svg")
 
 
 def save(folder: Path, part: str, answers: Sequence[Answer]) -> None:

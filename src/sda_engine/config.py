@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, Self, get_args
 
-from pydantic import Field, SkipValidation, field_validator, model_validator
+from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from sda_engine.alignment import Alignment
 from sda_engine.choosing import KEEP_RULES, REVISIONS, KeepRule, Revision
@@ -30,6 +30,11 @@ Policy = Literal["auto", "paper", "budget", "revise"]
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 _BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
 _AUTO: Mapping[bool, Policy] = {True: "revise", False: "budget"}  # by whether an answer is wanted as a whole
+_NAMED: Mapping[str, Collection[str]] = {  # settings that take a name or a callable, and the names
+    "amplification_curve": AMPLIFICATION_CURVES,
+    "temperature_schedule": TEMPERATURE_SCHEDULES,
+    "keep": KEEP_RULES,
+}
 _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
     **dict.fromkeys(("revisions", "keep", "chooser"), "revise"),
@@ -137,20 +142,6 @@ class Steering(Settings):
             raise ValueError("not an evaluator")
         return evaluator
 
-    @field_validator("amplification_curve")
-    @classmethod
-    def _is_a_curve(cls, curve: str | AmplificationCurve) -> str | AmplificationCurve:
-        if isinstance(curve, str) and curve not in AMPLIFICATION_CURVES:
-            raise ValueError("no such curve")
-        return curve
-
-    @field_validator("temperature_schedule")
-    @classmethod
-    def _is_a_schedule(cls, schedule: str | TemperatureSchedule) -> str | TemperatureSchedule:
-        if isinstance(schedule, str) and schedule not in TEMPERATURE_SCHEDULES:
-            raise ValueError("no such schedule")
-        return schedule
-
     @field_validator("chooser")
     @classmethod
     def _looks_at_responses(cls, chooser: object) -> object:
@@ -160,26 +151,19 @@ class Steering(Settings):
             raise ValueError("not an evaluator of responses")
         return chooser
 
-    @field_validator("keep")
+    @field_validator(*_NAMED)
     @classmethod
-    def _is_a_rule(cls, keep: str | KeepRule) -> str | KeepRule:
-        if isinstance(keep, str) and keep not in KEEP_RULES:
-            raise ValueError("no such rule")
-        return keep
+    def _is_named_or_callable(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and value not in _NAMED[str(info.field_name)]:
+            raise ValueError("nothing has that name")
+        return value
 
-    @field_validator("revisions", mode="before")
+    @field_validator("critical_categories", "revisions", mode="before")
     @classmethod
-    def _as_revisions(cls, revisions: object) -> object:
-        if isinstance(revisions, Revision):
-            return (revisions,)
-        return tuple(revisions) if isinstance(revisions, list) else revisions
-
-    @field_validator("critical_categories", mode="before")
-    @classmethod
-    def _as_tuple(cls, categories: object) -> object:
-        if isinstance(categories, str):
-            return (categories,)
-        return tuple(categories) if isinstance(categories, list) else categories
+    def _as_tuple(cls, several: object) -> object:
+        if isinstance(several, (str, Revision)):
+            return (several,)
+        return tuple(several) if isinstance(several, list) else several
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:

@@ -3,7 +3,8 @@
 A request runs through the paper's stages: prompts for both contexts; a base response and its score, where an
 evaluator needs one; the amplification factor; steered decoding. The forward passes happen in the scheduler's
 thread, the evaluator is called in the caller's. Each public method comes in a form for threads and one for event loops,
-and hands over to `request` and `text_scorer` at once.
+and hands over to `request` and `text_scorer` at once. That doubling, and what users read of each method here, make the
+file longer than others.
 """
 
 import asyncio

@@ -1,4 +1,8 @@
-"""One request on its way through the stages: base response, score, amplification, steered answer."""
+"""One request on its way through the stages: base response, score, amplification, steered answer.
+
+It is longer than other files, since all stages share one state; `revising`, `answers` and `text_scorer` hold what needs
+none of it.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -385,14 +389,14 @@ class Request:
         tokens = (*prompt.contexts.shared, *prompt.contexts.tails[BASE])
         sources = [tokens] if self.base is None else [self.base.token_ids, tokens]
         proposer = Proposer(sources, most=self.proposals, cost=len(rows) * self.token_cost)
-        is_seen = prompt is self.prompt and (not is_base or self.settings.steering.accept_score is not None)
+        goes_on = not is_base or self.revises or self.settings.steering.accept_score is not None
         return DecodeTask(
             prompt,
             settings,
             self.tokenizer,
             proposer,
             keeps_prompt=keeps_prompt,
-            stores_answer=is_seen or (is_base and self.revises),
+            stores_answer=prompt is self.prompt and goes_on,
             continues=self.base is not None,
         )
 

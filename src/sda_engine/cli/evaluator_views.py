@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sda_engine.cli.terminal import figures_table
 from sda_engine.evaluation.evaluator_report import Agreement, EvaluatorFigures, EvaluatorReport
 from sda_engine.evaluation.measures import Estimate
 from sda_engine.evaluators.protocol import EvaluatorUsage
@@ -17,7 +17,7 @@ _NONE = "-"
 
 def evaluator_table(report: EvaluatorReport) -> Table:
     """A row per evaluator; columns for which nobody has data are left out."""
-    table = _table("Evaluators")
+    table = figures_table("Evaluators")
     table.add_column("evaluator", overflow="fold")
     columns = {title: [cell(figures) for figures in report.evaluators] for title, cell in _COLUMNS.items()}
     shown = {title: cells for title, cells in columns.items() if any(cell != _NONE for cell in cells)}
@@ -30,7 +30,7 @@ def evaluator_table(report: EvaluatorReport) -> Table:
 
 def agreement_table(agreements: Sequence[Agreement]) -> Table:
     """A row per two evaluators."""
-    table = _table("Agreement")
+    table = figures_table("Agreement")
     table.add_column("evaluators", overflow="fold")
     for title in ("pairs", "Kendall tau-b", "mean absolute\ndifference"):
         table.add_column(title, justify="right")
@@ -51,10 +51,6 @@ def describe_failures(figures: EvaluatorFigures) -> str | None:
     error = " ".join(figures.commonest_error.split())
     shortened = error if len(error) <= 300 else error[:299] + "…"
     return f"{figures.name} gave no score in {figures.failures} of {figures.calls} calls, mostly: {shortened}"
-
-
-def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
 
 
 def _failed(figures: EvaluatorFigures) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from sda_engine.cli.check_options import CheckOptions
@@ -14,12 +13,10 @@ from sda_engine.cli.evaluator_specs import make_evaluators
 from sda_engine.cli.evaluator_views import agreement_table, describe_failures, evaluator_table
 from sda_engine.cli.options import ModelOptions
 from sda_engine.cli.requests import load_engine
-from sda_engine.cli.terminal import error_console, output_console, tell
+from sda_engine.cli.terminal import check_picture, counting, error_console, output_console, tell
 from sda_engine.errors import ConfigError, SDAError
 from sda_engine.evaluation import EvaluatorReport, RatedPair, check_evaluators, read_pairs
 from sda_engine.evaluation.calibration_plot import save_calibration
-
-_PICTURES = (".svg", ".png", ".pdf")
 
 
 def run(file: Path, model: ModelOptions, options: CheckOptions, *, as_json: bool) -> None:
@@ -31,12 +28,8 @@ def run(file: Path, model: ModelOptions, options: CheckOptions, *, as_json: bool
         check_plot(options.plot, pairs)
     evaluators = make_evaluators(options.evaluator or [], options.evaluator_url)
     engine = load_engine(model, console)
-    columns = (TextColumn("Rating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(pairs) * len(evaluators) * options.repeats)
-        report = check_evaluators(
-            engine, pairs, evaluators, repeats=options.repeats, on_rating=lambda: progress.advance(bar)
-        )
+    with counting(console, "Rating", len(pairs) * len(evaluators) * options.repeats) as one_more:
+        report = check_evaluators(engine, pairs, evaluators, repeats=options.repeats, on_rating=one_more)
     if as_json:
         told = {"engine": engine.describe(), "pairs": len(pairs), "repeats": options.repeats, **report.as_dict()}
         typer.echo(json.dumps(told, indent=2))
@@ -74,19 +67,6 @@ def check_plot(path: Path, pairs: Sequence[RatedPair]) -> None:
     if all(pair.label is None and pair.score is None for pair in pairs):
         raise ConfigError('--plot has nothing to show: give pairs a "label" or a "score", or leave --plot out.')
     check_picture(path)
-
-
-def check_picture(path: Path) -> None:
-    """Check before a long computation that a picture can be written.
-
-    Raises:
-        ConfigError: the path is no picture in a folder that exists.
-    """
-    if path.suffix.lower() not in _PICTURES or path.is_dir() or not path.absolute().parent.is_dir():
-        raise ConfigError(
-            f"The plot cannot be written to {path}: it must be a file ending in {', '.join(_PICTURES)}, in a folder "
-            f"that exists."
-        )
 
 
 def _print(report: EvaluatorReport) -> None:

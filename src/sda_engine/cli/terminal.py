@@ -4,19 +4,23 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from sda_engine.errors import ConfigError, SDAError
 
+_PICTURES = (".svg", ".png", ".pdf")
 PLAIN_WIDTH = 120  # columns for files and pipes, which have no width of their own
 
 
@@ -123,3 +127,30 @@ def write_page(path: Path, page: str) -> None:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"The trace cannot be written to {path}: {error.strerror}. Choose another file.") from error
+
+
+def check_picture(path: Path) -> None:
+    """Check before a long computation that a picture can be written.
+
+    Raises:
+        ConfigError: the path is no picture in a folder that exists.
+    """
+    if path.suffix.lower() not in _PICTURES or path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigError(
+            f"The plot cannot be written to {path}: it must be a file ending in {', '.join(_PICTURES)}, in a folder "
+            f"that exists."
+        )
+
+
+@contextmanager
+def counting(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Around long work: a bar with what is done; the function that it gives counts one more."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda: progress.advance(bar)
+
+
+def figures_table(title: str) -> Table:
+    """An empty table of figures, as all commands show them."""
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))

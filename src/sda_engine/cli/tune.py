@@ -7,18 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from sda_engine import Sampling
 from sda_engine.alignment import resolve_alignment
 from sda_engine.cli.evaluator_specs import check_url, make_evaluator
-from sda_engine.cli.evaluators import check_picture
 from sda_engine.cli.options import ModelOptions
 from sda_engine.cli.requests import load_engine
-from sda_engine.cli.terminal import error_console, output_console, tell
+from sda_engine.cli.terminal import check_picture, counting, error_console, figures_table, output_console, tell
 from sda_engine.cli.tune_options import TuneOptions
 from sda_engine.errors import ConfigError
 from sda_engine.evaluation import (
@@ -46,11 +43,9 @@ def run(file: Path, model: ModelOptions, options: TuneOptions, *, as_json: bool)
     check = make_check(options)
     cases = read_cases(file, limit=options.limit)
     engine = load_engine(model, console)
-    columns = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(cases) * len(TUNED))
-        sampling = Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=0)
-        tuner = Tuner(engine, cases, alignment, check, sampling, on_answer=lambda: progress.advance(bar))
+    sampling = Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=0)
+    with counting(console, "Answering", len(cases) * len(TUNED)) as one_more:
+        tuner = Tuner(engine, cases, alignment, check, sampling, on_answer=one_more)
         arms = asyncio.run(tuner.all())
     best = recommend(arms)
     if as_json:
@@ -101,8 +96,7 @@ def advice(best: TunedArm | None, alignment: str) -> str:
 
 
 def _table(arms: Sequence[TunedArm], best: TunedArm | None, count: int) -> Table:
-    title = f"{count} questions; 95% intervals"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1))
+    table = figures_table(f"{count} questions; 95% intervals")
     table.add_column("setting", overflow="fold")
     for column in ("kept", "follows", "both", "degenerate", "seconds"):
         table.add_column(column, justify="right")

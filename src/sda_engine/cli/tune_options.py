@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sda_engine.cli.options import LENGTH_NAMES
+
 
 @dataclass(frozen=True)
 class TuneOptions:
@@ -29,9 +31,7 @@ class TuneOptions:
     ] = None
     score: Annotated[float, typer.Option(help="What counts as following, by --evaluator.", min=1, max=100)] = 60.0
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-tokens", "--max-new-tokens", "-n", help="Length limit of the answers.", min=1)
-    ] = 96
+    max_new_tokens: Annotated[int, typer.Option(*LENGTH_NAMES, help="Length limit of the answers.", min=1)] = 96
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0)] = 0.0
     plot: Annotated[
         Path | None,

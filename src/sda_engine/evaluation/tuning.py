@@ -205,7 +205,7 @@ class Tuner:
             kept=share(kept, groups),
             follows=share(follows, groups),
             both=share([one and other for one, other in zip(kept, follows, strict=True)], groups),
-            degenerate=share([_is_degenerate(done) for done, _ in answers], groups),
+            degenerate=share([is_degenerate(done) for done, _ in answers], groups),
             seconds=seconds,
         )
 
@@ -227,5 +227,6 @@ def recommend(arms: Sequence[TunedArm]) -> TunedArm | None:
     return best if best.both.value > prompt.both.value else None
 
 
-def _is_degenerate(done: Completion) -> bool:
+def is_degenerate(done: Completion) -> bool:
+    """Whether an answer is empty or repeats itself."""
     return not done.text.strip() or find_repetition(done.token_ids) is not None
