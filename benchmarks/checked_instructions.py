@@ -62,13 +62,18 @@ def _in_language(text: str, language: str) -> bool:
 @cache
 def _identifier() -> LanguageIdentifier:
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(["en", "es", "fr"])  # a sentence is little to tell a hundred languages by
+    identifier.set_languages(["de", "en", "es", "fr"])  # a sentence is little to tell a hundred languages by
     return identifier
 
 
 def _in_quotation_marks(text: str) -> bool:
     stripped = text.strip()
     return len(stripped) > 2 and stripped[0] in '"“' and stripped[-1] in '"”'
+
+
+def _in_exclamations(text: str) -> bool:
+    sentences = re.findall(r"[.!?](?=\s|$)", text.strip())
+    return bool(sentences) and all(mark == "!" for mark in sentences)
 
 
 def _without_commas(text: str) -> bool:
@@ -78,6 +83,11 @@ def _without_commas(text: str) -> bool:
 def _in_bullets(text: str) -> bool:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return bool(lines) and all(line.startswith(("- ", "* ", "• ")) for line in lines)
+
+
+def _is_numbered(text: str) -> bool:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return bool(lines) and all(re.match(r"\d+[.)]\s", line) for line in lines)
 
 
 def _at_most(text: str, words: int) -> bool:
@@ -127,6 +137,17 @@ INSTRUCTIONS = (
         "Begin your answer with the words Good news.",
         partial(_begins, words="good news"),
     ),
+    _of(TUNING, ONCE, "include 'music'", "Include the word music in your answer.", partial(_has_word, word="music")),
+    _of(TUNING, ONCE, "include 'please'", "Use the word please in your answer.", partial(_has_word, word="please")),
+    _of(
+        TUNING,
+        ONCE,
+        "begin 'Thank you'",
+        "Begin your answer with the words Thank you.",
+        partial(_begins, words="thank you"),
+    ),
+    _of(TUNING, ALONG, "German", "Answer in German.", partial(_in_language, language="de")),
+    _of(TUNING, ALONG, "exclamations", "End every sentence with an exclamation mark.", _in_exclamations),
     _of(TUNING, ALONG, "capitals", "Write your answer in capital letters.", _in_capitals),
     _of(TUNING, ALONG, "Spanish", "Answer in Spanish.", partial(_in_language, language="es")),
     _of(TUNING, ALONG, "quotation marks", "Put your whole answer in double quotation marks.", _in_quotation_marks),
@@ -136,6 +157,13 @@ INSTRUCTIONS = (
         "end 'Have a nice day'",
         "End your answer with the words Have a nice day.",
         partial(_ends, words="have a nice day"),
+    ),
+    _of(
+        TUNING,
+        END,
+        "end 'See you soon'",
+        "End your answer with the words See you soon.",
+        partial(_ends, words="see you soon"),
     ),
     _of(TUNING, FORM, "bullets", "Answer as a list of bullet points that begin with a dash.", _in_bullets),
     _of(TUNING, FORM, "at most 8 words", "Answer in at most eight words.", partial(_at_most, words=8)),
@@ -161,6 +189,14 @@ INSTRUCTIONS = (
         "Begin your answer with the words Dear guest.",
         partial(_begins, words="dear guest"),
     ),
+    _of(REPORTING, ONCE, "include 'river'", "Include the word river in your answer.", partial(_has_word, word="river")),
+    _of(
+        REPORTING,
+        ONCE,
+        "begin 'Of course'",
+        "Begin your answer with the words Of course.",
+        partial(_begins, words="of course"),
+    ),
     _of(REPORTING, ALONG, "small letters", "Write your answer in small letters only.", _in_small_letters),
     _of(REPORTING, ALONG, "French", "Answer in French.", partial(_in_language, language="fr")),
     _of(REPORTING, ALONG, "no commas", "Write sentences without commas.", _without_commas),
@@ -171,6 +207,14 @@ INSTRUCTIONS = (
         "End your answer with the words Ask me more.",
         partial(_ends, words="ask me more"),
     ),
+    _of(
+        REPORTING,
+        END,
+        "end 'Kind regards'",
+        "End your answer with the words Kind regards.",
+        partial(_ends, words="kind regards"),
+    ),
+    _of(REPORTING, FORM, "numbered list", "Answer as a numbered list.", _is_numbered),
     _of(REPORTING, FORM, "JSON", 'Answer as a JSON object with the key "answer".', partial(_is_json, key="answer")),
     _of(REPORTING, FORM, "title", "Begin with a title in double angular brackets, such as <<title>>.", _has_title),
     _of(REPORTING, AVOID, "without 'is'", "Do not use the word is.", partial(_without, word="is"), "Use the word is."),

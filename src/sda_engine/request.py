@@ -4,7 +4,6 @@ It is longer than other files, since all stages share one state; `revising`, `an
 none of it.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from sda_engine.output import TokenConstraint, join_grammars
 from sda_engine.prompts import BASE, INSTRUCTED, Message, normalise_messages
 from sda_engine.request_settings import RequestSettings
 from sda_engine.results import Completion, Piece, Trace, Usage
-from sda_engine.revising import Revising, revision_limit
+from sda_engine.revising import Revising, budget_of, revision_limit
 from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
@@ -239,7 +238,7 @@ class Request:
                 prompt,
                 tuple(prompt.contexts.tails),
                 strength=strength * revision.factor,
-                budget=Budget(math.inf if revision.budget is None else revision.budget, revision.reserve),
+                budget=budget_of(revision),
                 keeps_prompt=True,
                 is_base=False,
             )

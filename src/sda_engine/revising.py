@@ -5,17 +5,19 @@ asked for it once more, the instructed one with the alignment instruction. So wh
 revision, and steering decides how it is said.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values
+from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values, recites
 from sda_engine.decoding import DecodedText, DecodeTask, ReviseTask, find_repetition
 from sda_engine.evaluators.contrastive import ContrastiveEvaluator
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score, evaluator_name
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Message
 from sda_engine.request_settings import RequestSettings
+from sda_engine.steering import Budget
 
 ROOM = 12  # tokens that a revision may have beyond one and a half base responses: what needs more has gone astray
 _UNDECIDED = 50.0  # the contrastive score of a text that the instruction makes neither likelier nor less likely
@@ -24,6 +26,12 @@ _UNDECIDED = 50.0  # the contrastive score of a text that the instruction makes 
 def revision_limit(base: DecodedText, most: int) -> int:
     """Tokens that a revision of a base response may have, at most `most`."""
     return min(most, len(base.token_ids) * 3 // 2 + ROOM)
+
+
+def budget_of(revision: Revision) -> Budget:
+    """What a revision may spend."""
+    opening, reserve = (math.inf if nats is None else nats for nats in (revision.budget, revision.reserve))
+    return Budget(opening, reserve, goes_on=revision.goes_on)
 
 
 @dataclass
@@ -153,6 +161,9 @@ class Revising:
             return "it did not come to an end"
         if repeated := find_repetition(revision.token_ids):
             return f"it repeats itself: {repeated}"
+        assert self.settings.alignment is not None
+        if recites(revision.text, self.settings.alignment.instruction or "", self.base.text):
+            return "it recites the instruction"
         check = KeepCheck(self.messages, self.base.text, revision.text)
         if self.settings.steering.keep_rule(check):
             return None
@@ -176,6 +187,7 @@ def _attempt(
         strength=strength,
         budget=revision.budget,
         reserve=revision.reserve,
+        goes_on=revision.goes_on,
         lost=lost,
         score=score,
         chooser=None if score is None else chooser,

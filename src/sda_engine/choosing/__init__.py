@@ -1,6 +1,7 @@
 """Which of several answers to give: what the first took from its sources must stay, then the best score wins."""
 
 from sda_engine.choosing.chooser import Attempt, choose
+from sda_engine.choosing.recital import recites
 from sda_engine.choosing.revision import KEEP_RULES, REVISIONS, KeepCheck, KeepRule, Revision, lost_values
 from sda_engine.choosing.values import missing_values, values_of
 
@@ -14,5 +15,6 @@ __all__ = [
     "choose",
     "lost_values",
     "missing_values",
+    "recites",
     "values_of",
 ]

@@ -12,7 +12,8 @@ class Attempt:
         text: what it says.
         strength: the strength of steering that it was decoded with.
         budget: nats that it might go from the base distribution in all; None for no limit.
-        reserve: nats that it might spend more at its end.
+        reserve: nats that it might spend more at its end; None for no limit.
+        goes_on: whether it had to go on there.
         lost: why it cannot be the answer; None where it can.
         score: the chooser's rating, 0 < score <= 100; None where there is none.
         chooser: who rated.
@@ -22,7 +23,8 @@ class Attempt:
     text: str
     strength: float
     budget: float | None
-    reserve: float
+    reserve: float | None
+    goes_on: bool = False
     lost: str | None = None
     score: float | None = None
     chooser: str | None = None

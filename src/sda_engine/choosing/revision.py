@@ -16,12 +16,14 @@ class Revision(Settings):
     Attributes:
         factor: what the request's strength is multiplied by.
         budget: nats that it may go from the base distribution, in all; None for no limit.
-        reserve: nats that are added when it would end for the first time.
+        reserve: nats that are added when it would end for the first time; None for no limit.
+        goes_on: whether it has to go on there. With a budget of 0 it then says what the base response says, and more.
     """
 
     factor: float = Field(default=1.0, ge=0, description="a number of at least 0")
     budget: float | None = Field(default=None, ge=0, description="a number of at least 0, in nats, or None")
-    reserve: float = Field(default=0.0, ge=0, description="a number of at least 0, in nats")
+    reserve: float | None = Field(default=0.0, ge=0, description="a number of at least 0, in nats, or None")
+    goes_on: bool = Field(default=False, description="True or False")
 
 
 # The smallest set that kept all facts and followed most, of those measured (docs/measured.md)
@@ -29,7 +31,7 @@ REVISIONS = (
     Revision(factor=0.5),
     Revision(factor=2.0, budget=12.0),
     Revision(factor=2.0, budget=24.0),
-    Revision(factor=2.0, budget=0.0, reserve=12.0),
+    Revision(factor=1.0, budget=0.0, reserve=None, goes_on=True),
 )
 
 

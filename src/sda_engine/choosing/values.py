@@ -7,19 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-_WORD = re.compile(r"\w+(?:[.,:/'\u2019@-]\w+)*%?")
+from sda_engine.choosing.words import FUNCTION_WORDS, STEM, WORD, words_of
+
 _QUESTION = re.compile(r"[^.?!\n]*\?")  # what is asked about need not be said again
 _BEGINNING = re.compile(r"(?:^|[.!?:\n])\W*$")  # of a sentence, where a capital letter makes no name
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|\n|$)\s*", re.DOTALL)
-_STEM = 4  # letters by which words of one stem are told, as open and opens
 _MOST_WORDS = 6  # of a phrase: what is longer is prose, which may be put in other words
-_FUNCTION_WORDS = frozenset(
-    """
-    a an and are as at be been but by can could did do does for from had has have he her his i if in into is it its may
-    me might must my no not of on or our shall she should so such than that the their them then there these they this to
-    was we were what when where which who will with would you your
-    """.split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,8 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
         sources: what it may have taken from: documents, the conversation.
         question: the text that asks; only its sentences with a question mark count.
     """
-    source = [word for text in sources for word in (*_keys(text), "\n")]
-    asked = {word for sentence in _QUESTION.findall(question) for word in _keys(sentence)} - _FUNCTION_WORDS
+    source = [word for text in sources for word in (*words_of(text), "\n")]
+    asked = {word for sentence in _QUESTION.findall(question) for word in words_of(sentence)} - FUNCTION_WORDS
     everything = list(_runs(_words(answer), source))
     answering = list(_runs(_words(_about(answer, asked)), source))
     tries = ((answering, asked, 2), (everything, asked, 2), (everything, asked, 1), (everything, set[str](), 2))
@@ -67,15 +60,15 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
 
 def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
     """The values that an answer does not hold word for word, in any case."""
-    text = f" {' '.join(_keys(answer))} "
-    return tuple(value for value in values if f" {' '.join(_keys(value))} " not in text)
+    text = f" {' '.join(words_of(answer))} "
+    return tuple(value for value in values if f" {' '.join(words_of(value))} " not in text)
 
 
 def _about(answer: str, asked: set[str]) -> str:
     """The first sentence of an answer, and the fewest that say what all of them say of what is asked."""
     sentences = _SENTENCE.findall(answer)
-    wanted = {word[:_STEM] for word in asked}
-    said = [wanted.intersection(word[:_STEM] for word in _keys(sentence)) for sentence in sentences]
+    wanted = {word[:STEM] for word in asked}
+    said = [wanted.intersection(word[:STEM] for word in words_of(sentence)) for sentence in sentences]
     covered: set[str] = set()
     kept = {0} if sentences else set[int]()
     for place in sorted(range(len(sentences)), key=lambda place: -len(said[place])):
@@ -85,14 +78,10 @@ def _about(answer: str, asked: set[str]) -> str:
     return "".join(sentences[place] for place in sorted(kept)) if covered else answer
 
 
-def _keys(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
-
-
 def _words(answer: str) -> list[_Word]:
     return [
         _Word(found.group(), found.group()[0].isupper() and not _BEGINNING.search(answer[: found.start()]))
-        for found in _WORD.finditer(answer)
+        for found in WORD.finditer(answer)
     ]
 
 
@@ -123,9 +112,9 @@ def _split(run: Sequence[_Word], asked: set[str]) -> Iterator[Sequence[_Word]]:
         if word is not None and word.key not in asked:
             part.append(word)
             continue
-        while part and part[-1].key in _FUNCTION_WORDS:
+        while part and part[-1].key in FUNCTION_WORDS:
             part.pop()
-        while part and part[0].key in _FUNCTION_WORDS:
+        while part and part[0].key in FUNCTION_WORDS:
             del part[0]
         if part:
             yield part
@@ -135,7 +124,7 @@ def _split(run: Sequence[_Word], asked: set[str]) -> Iterator[Sequence[_Word]]:
 def _values(part: Sequence[_Word], least: int) -> Iterator[str]:
     """The values in a part of a run; a phrase has at least so many words of content."""
     if not any(word.is_number or word.named for word in part):
-        content = [word for word in part if word.key not in _FUNCTION_WORDS]
+        content = [word for word in part if word.key not in FUNCTION_WORDS]
         if len(content) >= least and len(part) <= _MOST_WORDS:
             yield " ".join(word.text for word in part)
         return

@@ -248,11 +248,21 @@ class RowGroup:
         if self._purse is None:
             return step, token_id
         if token_id in self._settings.eos_token_ids and self._purse.open_reserve():
-            step = self._steer(logits)
+            step = self._steer(self._without_end(logits))
             token_id = self._draw(step, uniform)
         assert step.spent is not None, "there is a budget"
         self._purse.spend(float(step.spent))
         return step, token_id
+
+    def _without_end(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The logits of an answer that has to go on; where it has a form, that decides."""
+        if self._constraint is not None or self._settings.budget is None or not self._settings.budget.goes_on:
+            return logits
+        ends = sorted(self._settings.eos_token_ids)
+        masked = {name: values.clone() for name, values in logits.items()}
+        for values in masked.values():
+            values[:, ends] = -torch.inf
+        return masked
 
     def _steer(self, logits: dict[str, Tensor]) -> SteeredStep:
         steering, sampling = self._settings.steering, self._settings.sampling

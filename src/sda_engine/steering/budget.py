@@ -15,11 +15,13 @@ class Budget:
         reserve: what is added when the answer would end for the first time, so that it may go on with what the
             instruction asks for at the end.
         quiet_divergence: where the contexts diverge less than this, nats, nothing of `opening` is spent.
+        goes_on: whether the answer may not end where the reserve opens.
     """
 
     opening: float = math.inf
     reserve: float = 0.0
     quiet_divergence: float = 0.0
+    goes_on: bool = False
 
 
 class Purse:
