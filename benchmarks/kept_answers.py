@@ -36,6 +36,7 @@ from timing import describe_machine, print_table
 
 from sda_engine import Alignment, Completion, Output, Sampling, Steering, SteeringEngine
 from sda_engine.alignment import PRESETS
+from sda_engine.choosing import recites
 from sda_engine.evaluation import Estimate, TunedArm, share
 from sda_engine.evaluation.tuning import is_degenerate
 from sda_engine.evaluation.tuning_plot import save_plane
@@ -166,6 +167,11 @@ def steered(arm: str, steering: Steering | None, instruction: CheckedInstruction
     return {"messages": user(text), "alignment": instruction.alignment, "steering": steering}
 
 
+def follows(text: str, instruction: CheckedInstruction) -> bool:
+    """Whether a text follows an instruction, and does not just speak of it."""
+    return instruction.follows(text) and not recites(text, instruction.alignment.instruction or "")
+
+
 def judged(arm: str, question: FactQuestion, instruction: CheckedInstruction, done: Completion) -> Answer:
     """An answer with everything that is measured of it."""
     tokens = done.trace.tokens
@@ -178,7 +184,7 @@ def judged(arm: str, question: FactQuestion, instruction: CheckedInstruction, do
         name=instruction.name,
         text=done.text,
         fact=holds(done.text, question.value),
-        follows=instruction.follows(done.text),
+        follows=follows(done.text, instruction),
         degenerate=is_degenerate(done),
         changed=float(np.mean(changed)) if changed else 0.0,
         nats=None if None in spent else float(sum(value for value in spent if value is not None)),

@@ -17,6 +17,7 @@ from typing import Self, Unpack, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
+from sda_engine.choosing import Sight
 from sda_engine.decoding import ModelRunner, PromptState, ReviseTask, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
@@ -357,11 +358,11 @@ class SteeringEngine(ScoresTexts):
             return None
         return request.revise_task(partial(self._draft_prompt, request), room=self._cache_tokens)
 
-    def _draft_prompt(self, request: Request, response: str, most: int) -> PromptState:
+    def _draft_prompt(self, request: Request, sees: Sight, response: str, most: int) -> PromptState:
         """The prompt that a response to a request's chat is revised from, each revision of `most` tokens at most."""
         settings = request.settings
         contexts = make_contexts(
-            draft_messages(request.messages, response),
+            draft_messages(request.messages, response, sees),
             settings.alignment,
             request.tokenizer,
             placement=settings.steering.placement,
@@ -369,7 +370,8 @@ class SteeringEngine(ScoresTexts):
             context_window=self.context_window,
         )
         most = min(most, self.context_window - contexts.longest_prompt)
-        return PromptState(contexts, most, copies=len(settings.steering.revisions))
+        copies = sum(revision.sees == sees for revision in settings.steering.revisions)
+        return PromptState(contexts, most, copies=copies)
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
         return TextScorer(

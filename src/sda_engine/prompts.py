@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from sda_engine.alignment import Alignment
+from sda_engine.choosing import Sight
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
 from sda_engine.models import merge_leading_system
@@ -16,7 +17,9 @@ BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
 
-_AGAIN = "Give the same answer again."  # a neutral turn that an instruction can stand in
+# Neutral turns that an instruction can stand in
+_AGAIN = "Give the same answer again."
+_REWRITE = "Rewrite this text."
 
 Message = Mapping[str, object]
 
@@ -84,8 +87,13 @@ def make_contexts(
     return contexts
 
 
-def draft_messages(messages: Sequence[Message], response: str) -> list[Message]:
-    """The chat, gone on with an answer to it and the request to give that answer once more."""
+def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "chat") -> list[Message]:
+    """The chat that a response is revised in: its own, gone on with the request to give that answer once more.
+
+    Or, where a revision sees the answer alone, a new one that asks to rewrite it.
+    """
+    if sees == "answer":
+        return [{"role": "user", "content": f"{_REWRITE}\n\n{response}"}]
     return [*messages, {"role": "assistant", "content": response}, {"role": "user", "content": _AGAIN}]
 
 

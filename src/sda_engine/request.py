@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sda_engine.answers import held_against, rated_text, whole_piece
+from sda_engine.choosing import Sight
 from sda_engine.decoding import (
     DecodedText,
     DecodeSettings,
@@ -211,11 +212,11 @@ class Request:
         )
         return self._answer
 
-    def revise_task(self, make_prompt: Callable[[str, int], PromptState], *, room: int) -> ReviseTask | None:
+    def revise_task(self, make_prompt: Callable[[Sight, str, int], PromptState], *, room: int) -> ReviseTask | None:
         """The decoding of all revisions; None where the base response is the answer: it is empty, or there is no room.
 
         Args:
-            make_prompt: the base response's text, and tokens that a revision may have, to the prompt of revisions.
+            make_prompt: what is seen, the base response's text, and tokens that a revision may have, to the prompt.
             room: tokens that all rows of the revisions may come to hold.
 
         Raises:
@@ -227,22 +228,25 @@ class Request:
         self.prompt.release()
         if not self.base.text.strip():
             return None
+        revisions = self.settings.steering.revisions
+        most = revision_limit(self.base, self.prompt.max_new_tokens)
         try:
-            prompt = make_prompt(self.base.text, revision_limit(self.base, self.prompt.max_new_tokens))
+            seen = dict.fromkeys(revision.sees for revision in revisions)
+            prompts = {sees: make_prompt(sees, self.base.text, most) for sees in seen}
         except ContextLengthError:
             return None
-        if prompt.tokens > room:
+        if sum(prompt.tokens for prompt in prompts.values()) > room:
             return None
         members = [
             self._decode(
-                prompt,
-                tuple(prompt.contexts.tails),
+                prompts[revision.sees],
+                tuple(self.prompt.contexts.tails),
                 strength=strength * revision.factor,
                 budget=budget_of(revision),
                 keeps_prompt=True,
                 is_base=False,
             )
-            for revision in self.settings.steering.revisions
+            for revision in revisions
         ]
         messages = normalise_messages(self.messages)
         self.revising = Revising.of(messages, self.settings, self.base, self.score, members)

@@ -75,7 +75,7 @@ class Revising:
             base,
             base_score,
             [member.strength for member in members],
-            ReviseTask(members[0].prompt, members),
+            ReviseTask(members),
         )
 
     @property
@@ -185,9 +185,7 @@ def _attempt(
     return Attempt(
         text=answer.text,
         strength=strength,
-        budget=revision.budget,
-        reserve=revision.reserve,
-        goes_on=revision.goes_on,
+        revision=revision,
         lost=lost,
         score=score,
         chooser=None if score is None else chooser,

@@ -24,7 +24,11 @@ QUESTION = user("what is in the library?")
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=24, seed=5)
 ALIGNMENTS = ("be kind", Alignment(avoid="rude text"), Alignment(instruction="be kind", avoid="rude text"))
-REVISIONS = (Revision(factor=0.5), Revision(factor=3, budget=2), Revision(factor=3, budget=0, reserve=4))
+REVISIONS = (
+    Revision(factor=0.5, sees="answer"),
+    Revision(factor=3, budget=2),
+    Revision(factor=3, budget=0, reserve=4),
+)
 ANY = Steering(policy="revise", revisions=REVISIONS, keep="nothing")
 
 
@@ -86,7 +90,8 @@ def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, al
             reserve=revision.reserve,
             quiet_divergence=0.0,
         )
-        alone = engine.generate(draft_messages(QUESTION, base.text), alignment, steering=steering, sampling=sampling)
+        draft = draft_messages(QUESTION, base.text, revision.sees)
+        alone = engine.generate(draft, alignment, steering=steering, sampling=sampling)
         assert alone.text.startswith(attempt.text)
         assert attempt.strength == pytest.approx(alone.trace.strength)
 

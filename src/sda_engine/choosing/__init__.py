@@ -2,7 +2,7 @@
 
 from sda_engine.choosing.chooser import Attempt, choose
 from sda_engine.choosing.recital import recites
-from sda_engine.choosing.revision import KEEP_RULES, REVISIONS, KeepCheck, KeepRule, Revision, lost_values
+from sda_engine.choosing.revision import KEEP_RULES, REVISIONS, KeepCheck, KeepRule, Revision, Sight, lost_values
 from sda_engine.choosing.values import missing_values, values_of
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "KeepCheck",
     "KeepRule",
     "Revision",
+    "Sight",
     "choose",
     "lost_values",
     "missing_values",

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sda_engine.choosing.revision import Revision
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -11,9 +13,7 @@ class Attempt:
     Attributes:
         text: what it says.
         strength: the strength of steering that it was decoded with.
-        budget: nats that it might go from the base distribution in all; None for no limit.
-        reserve: nats that it might spend more at its end; None for no limit.
-        goes_on: whether it had to go on there.
+        revision: how it was decoded.
         lost: why it cannot be the answer; None where it can.
         score: the chooser's rating, 0 < score <= 100; None where there is none.
         chooser: who rated.
@@ -22,13 +22,15 @@ class Attempt:
 
     text: str
     strength: float
-    budget: float | None
-    reserve: float | None
-    goes_on: bool = False
+    revision: Revision
     lost: str | None = None
     score: float | None = None
     chooser: str | None = None
     chosen: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """The same as plain JSON."""
+        return {**vars(self), "revision": self.revision.model_dump(mode="json")}
 
 
 def choose(scores: Sequence[float | None], base_score: float) -> int | None:

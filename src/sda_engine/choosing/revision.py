@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from pydantic import Field
 
 from sda_engine.choosing.values import missing_values, values_of
 from sda_engine.settings import Settings
+
+Sight = Literal["chat", "answer"]
 
 
 class Revision(Settings):
@@ -17,9 +20,12 @@ class Revision(Settings):
         factor: what the request's strength is multiplied by.
         budget: nats that it may go from the base distribution, in all; None for no limit.
         reserve: nats that are added when it would end for the first time; None for no limit.
+        sees: what it is decoded from: "chat", with the base response in it, or "answer", the base response alone.
+            Without documents to draw from, more of what the base response says stays.
         goes_on: whether it has to go on there. With a budget of 0 it then says what the base response says, and more.
     """
 
+    sees: Sight = Field(default="chat", description="'chat' or 'answer'")
     factor: float = Field(default=1.0, ge=0, description="a number of at least 0")
     budget: float | None = Field(default=None, ge=0, description="a number of at least 0, in nats, or None")
     reserve: float | None = Field(default=0.0, ge=0, description="a number of at least 0, in nats, or None")
@@ -28,7 +34,7 @@ class Revision(Settings):
 
 # The smallest set that kept all facts and followed most, of those measured (docs/measured.md)
 REVISIONS = (
-    Revision(factor=0.5),
+    Revision(sees="answer", factor=0.5),
     Revision(factor=2.0, budget=12.0),
     Revision(factor=2.0, budget=24.0),
     Revision(factor=1.0, budget=0.0, reserve=None, goes_on=True),

@@ -47,13 +47,14 @@ class RunningBatch:
         rows = sum(running.row_count for running in self._tasks)
         if self._tasks and rows + task.row_count > self._settings.max_rows:
             return False
-        return task.prompt in self._prompts or self._held() + task.prompt.tokens <= self._cache_tokens
+        new = sum(prompt.tokens for prompt in task.prompts if prompt not in self._prompts)
+        return new == 0 or self._held() + new <= self._cache_tokens
 
     def add(self, task: Task) -> None:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
-        if task.prompt not in self._prompts and self._runner.notices_change():
+        if not self._prompts.issuperset(task.prompts) and self._runner.notices_change():
             self._forget_prompts()
-        self._prompts.add(task.prompt)
+        self._prompts.update(task.prompts)
         self._tasks.append(task)
         self._share_memory()
 

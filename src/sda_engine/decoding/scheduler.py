@@ -145,8 +145,8 @@ class _Worker:
             raise _calls_itself()
         if self._model_is_lost:
             raise _cannot_be_forked()
-        if task.prompt.tokens > self._cache_tokens:
-            raise _too_large(task.prompt.tokens, self._cache_tokens)
+        if (tokens := sum(prompt.tokens for prompt in task.prompts)) > self._cache_tokens:
+            raise _too_large(tokens, self._cache_tokens)
         most = self._settings.max_requests
         with self._changed:
             if self._closed:

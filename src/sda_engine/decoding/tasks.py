@@ -93,6 +93,11 @@ class Task(ABC):
             self.let_go()
 
     @property
+    def prompts(self) -> tuple[PromptState, ...]:
+        """All prompts that its rows come from."""
+        return (self.prompt,)
+
+    @property
     def cancelled(self) -> bool:
         """Whether somebody asked to stop."""
         return self._cancelled.is_set()
@@ -110,7 +115,8 @@ class Task(ABC):
     def let_go(self) -> None:
         """Let go of the rows: no later task of the request will need them."""
         self._rows = []
-        self.prompt.release()
+        for prompt in self.prompts:
+            prompt.release()
 
     def emit(self, event: Event) -> None:
         """Send an event to the consumer."""

@@ -1,6 +1,6 @@
 """What a request gives back: a Completion, and the Pieces that a stream delivers on the way to it."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sda_engine.choosing import Attempt
@@ -104,7 +104,7 @@ class Completion:
             "mean_divergence": self.trace.mean_divergence,
             "mean_temperature": self.trace.mean_temperature,
             "base_response_tokens": self.usage.base_response_tokens,
-            **({"attempts": [asdict(attempt) for attempt in self.attempts]} if self.attempts else {}),
+            **({"attempts": [attempt.as_json() for attempt in self.attempts]} if self.attempts else {}),
         }
 
 

@@ -123,12 +123,18 @@ def stored_tokens(engine: SteeringEngine) -> int:
     return worker(engine)._batch._store.tokens
 
 
+def wait_until(is_so: Callable[[], object], otherwise: str = "it has not come about") -> None:
+    """What another thread brings about, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.001)
+
+
 def wait_until_idle(engine: SteeringEngine) -> None:
     """Until the worker has finished what was cancelled."""
-    deadline = time.monotonic() + 30
-    while worker(engine)._batch.tasks or worker(engine)._waiting or reserved_tokens(engine):
-        assert time.monotonic() < deadline, "tasks are left"
-        time.sleep(0.001)
+    batch = worker(engine)._batch
+    wait_until(lambda: not (batch.tasks or worker(engine)._waiting or reserved_tokens(engine)), "tasks are left")
 
 
 def check_nothing_is_left(engine: SteeringEngine) -> None:
