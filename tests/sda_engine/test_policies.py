@@ -1,6 +1,7 @@
 """The policies "budget" and "revise" through the engine: their exact meanings, and what is chosen and told."""
 
 import asyncio
+import re
 import threading
 import time
 
@@ -29,6 +30,7 @@ REVISIONS = (
     Revision(factor=3, budget=2),
     Revision(factor=3, budget=0, reserve=4),
 )
+GOES_ON = Revision(budget=0, reserve=None, goes_on=True)
 ANY = Steering(policy="revise", revisions=REVISIONS, keep="nothing")
 
 
@@ -74,6 +76,41 @@ def test_a_reserve_lets_the_plain_answer_go_on_where_it_would_end(engine):
     assert done.token_ids[:before] == plain.token_ids[:before]
     assert [token.spent for token in done.trace.tokens[:before]] == [0.0] * before
     assert done.trace.tokens[before].spent > 0
+
+
+def test_a_revision_that_has_to_go_on_says_what_comes_without_steering_and_more(engine):
+    steering = Steering(policy="revise", revisions=(Revision(budget=0), GOES_ON), keep="nothing")
+    longer = 0
+    for seed in range(12):  # some base contexts come to an end by themselves
+        sampling = Sampling(temperature=1.0, max_new_tokens=100, seed=seed)
+        plain, more = engine.generate(QUESTION, "be kind", steering=steering, sampling=sampling).attempts
+        assert more.text.startswith(plain.text.rstrip("\ufffd"))
+        longer += len(more.text) > len(plain.text)
+    assert longer
+
+
+def test_the_form_of_an_answer_decides_where_a_revision_ends(engine):
+    form = Output(constraint=Constraint.regex("[a-c]{1,3}"))
+    steering = Steering(policy="revise", revisions=(GOES_ON,), keep="nothing")
+    done = engine.generate(QUESTION, "be kind", steering=steering, output=form, sampling=GREEDY)
+    assert re.fullmatch("[a-c]{1,3}", done.attempts[0].text)
+
+
+def test_a_revision_sees_the_chat_or_the_base_response_alone():
+    chat = [{"role": "user", "content": "a secret"}]
+    assert [turn["content"] for turn in draft_messages(chat, "b")][:2] == ["a secret", "b"]
+    (alone,) = draft_messages(chat, "b", "answer")
+    assert "secret" not in alone["content"]
+    assert alone["content"].endswith("\n\nb")
+
+
+def test_a_revision_that_recites_the_instruction_is_out(engine, monkeypatch):
+    asked = []
+    monkeypatch.setattr("sda_engine.revising.recites", lambda *texts: not asked.append(texts))
+    done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED)
+    assert done.text == done.base_response
+    assert {attempt.lost for attempt in done.attempts} <= {"it recites the instruction", "it did not come to an end"}
+    assert asked[0] == (done.attempts[0].text, "be kind", done.base_response)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
