@@ -537,7 +537,8 @@ def rate_in_a_process(file, go, count):
 
 
 def in_two_processes(file):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # or each process would spend seconds on importing it
     with context.Manager() as manager, context.Pool(2) as pool:
         go = manager.Event()
         runs = [pool.apply_async(rate_in_a_process, (file, go, 60)) for _ in range(2)]
