@@ -49,7 +49,7 @@ BROKEN = {"no such tag": "{% run %}", "no such filter": "{{ 1 | nothing }}", "no
 
 @pytest.fixture
 def short_patience(monkeypatch):
-    monkeypatch.setattr(template_check, "_SECONDS", 4)
+    monkeypatch.setattr(template_check, "_SECONDS", 2)
 
 
 # --- 23
@@ -68,7 +68,7 @@ def test_a_template_that_never_ends_is_refused_in_time(template, short_patience)
     start = time.monotonic()
     with pytest.raises(ModelLoadError, match=r"is refused: it"):
         check_templates(tiny_tokenizer(chat_template=template))
-    assert time.monotonic() - start < 30  # four seconds, on a machine that has time
+    assert time.monotonic() - start < 30  # two seconds, on a machine that has time
 
 
 @pytest.mark.parametrize("template", BROKEN.values(), ids=BROKEN.keys())
@@ -199,6 +199,7 @@ def test_no_function_remembers_its_results_without_a_limit():
     gc.unfreeze()  # or what was there when the tests were collected is hidden
     gc.collect()
     remembering = [thing for thing in gc.get_objects() if type(thing) is functools._lru_cache_wrapper]
+    gc.freeze()  # the tests that come need not look at it again
     ours = [thing for thing in remembering if str(thing.__module__).startswith("sda_")]
     assert ours
     for thing in ours:
