@@ -33,7 +33,7 @@ from tests.sda_engine.decoding.company import (
 )
 from tests.sizes import size
 
-GREEDY = Sampling(temperature=0, max_new_tokens=10)
+GREEDY = Sampling(temperature=0, max_new_tokens=5)
 ENDLESS = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=1500)
 
 

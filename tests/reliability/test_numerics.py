@@ -29,8 +29,8 @@ from tests.sda_engine.decoding.company import (
     check_same,
 )
 
-GREEDY = Sampling(temperature=0, max_new_tokens=10)
-SAMPLED = Sampling(temperature=1.0, max_new_tokens=10, seed=1)
+GREEDY = Sampling(temperature=0, max_new_tokens=5)
+SAMPLED = Sampling(temperature=1.0, max_new_tokens=5, seed=1)
 
 
 def everywhere(value: float):

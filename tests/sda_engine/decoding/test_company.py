@@ -42,7 +42,7 @@ from tests.sda_engine.decoding.company import (
 from tests.sizes import size
 
 REQUESTS, CANCELLED = 32, 8
-SEEDS = range(size(100, 15))
+SEEDS = range(size(100, 5))
 
 # what none of these may change: how much runs at once, what is kept, how prompts are cut up, what is proposed
 SETTINGS = (
@@ -57,8 +57,8 @@ SETTINGS = (
 @pytest.mark.parametrize(
     ("architecture", "seeds"),
     [
-        ("llama", SEEDS),
-        ("gemma3", range(5)),  # once on each of the engines
+        ("llama", SEEDS),  # at least once on each of the engines
+        ("gemma3", range(5)),
     ],
 )
 def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_left(architecture, seeds):

@@ -7,7 +7,7 @@ from sda_engine.prompts import make_contexts
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
 from tests.oracles import two_forward_loop
-from tests.sizes import size
+from tests.sizes import ALL, size
 
 WORDS = "The reading room opens at nine and the archive keeps letters, maps and a clock that runs backwards. "
 
@@ -29,7 +29,7 @@ def decoded_tokens(engine, messages, alignment, max_new_tokens, **steering):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])  # the latter with a sliding window of 16 tokens
-@pytest.mark.parametrize("words", [1, 4, 40, 200])
+@pytest.mark.parametrize("words", [1, 4, 40, 200] if ALL else [1, 200])
 @pytest.mark.parametrize(
     ("alignment", "amplification", "avoid_strength"),
     [

@@ -272,11 +272,7 @@ def assert_mixed(results, count):
     assert results["doubtful"] < count / 3
 
 
-def test_250_random_schemas_crash_nothing():
-    assert_mixed(fuzz(0, 250), 250)
-
-
 @pytest.mark.slow
 def test_10_000_random_schemas_crash_nothing():
-    count = size(10_000, 1_000)
-    assert_mixed(fuzz(250, count), count)
+    count = size(10_000, 250)
+    assert_mixed(fuzz(0, count), count)
