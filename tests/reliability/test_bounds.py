@@ -211,7 +211,7 @@ async def test_ten_thousand_requests_leave_every_cache_under_its_cap():
     settings = EngineSettings(cache_tokens=20_000)
     sampling = Sampling(temperature=0, max_new_tokens=1)
     with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
-        for start in range(0, size(10_000, 1_000), 50):
+        for start in range(0, size(10_000, 500), 50):
             asks = []
             for number in range(start, start + 50):
                 output = Output(constraint=Constraint.regex(f"a{number}")) if number % 5 == 0 else Output()

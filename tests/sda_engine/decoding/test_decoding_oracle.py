@@ -67,7 +67,8 @@ def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32
     messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
     without_avoid = Alignment(instruction=alignment.instruction)
-    for chosen in (alignment,) if length > 100 else (alignment, without_avoid):  # a long prompt takes its time
+    # A long prompt takes its time
+    for chosen in (alignment,) if length > size(1000, 10) else (alignment, without_avoid):
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
         assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40

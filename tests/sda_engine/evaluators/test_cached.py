@@ -459,7 +459,7 @@ def test_a_score_that_this_version_does_not_understand_is_a_miss(file, content):
 
 @pytest.mark.slow
 def test_after_ten_thousand_entries_there_are_at_most_max_entries_and_the_file_has_stopped_growing(file):
-    sizes, entries = [], size(10_000, 3_000)
+    sizes, entries = [], size(10_000, 2_400)
     with CachedEvaluator(Judge(scored(reason="x" * 200)), file, max_entries=1000) as cached:
         for number in range(entries):
             cached.evaluate(request(str(number)))
