@@ -31,7 +31,7 @@ IMPORTED = (
     "sentence_transformers",
 )
 # The longest text and the longest that fits a schema or an expression. A call of a tool needs what it needs.
-MOST_TOKENS, MOST_CONSTRAINED_TOKENS = size(10_000, 4), size(10_000, 24)
+MOST_TOKENS, MOST_CONSTRAINED_TOKENS = size(10_000, 3), size(10_000, 20)
 
 
 def shorten_answers() -> None:

@@ -69,15 +69,6 @@ class TestChatSDAUnit(ChatSDASuite, ChatModelUnitTests):
     """The unit suite. It never asks for an answer, so the model's weights are never loaded."""
 
 
-# The model has to call a tool of its own choice, or with what the question says
-UNDERSTOOD = (
-    "test_agent_loop",
-    "test_tool_calling",
-    "test_tool_calling_async",
-    "test_unicode_tool_call_integration",
-)
-
-
 class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
     """The integration suite, greedy, on a tiny random model where that can do it.
 
@@ -86,7 +77,7 @@ class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
 
     @pytest.fixture(autouse=True)
     def choose_model(self, request: pytest.FixtureRequest, folders: list[str]) -> None:
-        self.is_real = ALL or request.node.originalname in UNDERSTOOD
+        self.is_real = ALL or "slow" in request.keywords
         self.folders = folders
 
     @property
@@ -99,3 +90,8 @@ class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
     @property
     def model_override_value(self) -> str:
         return gguf_file() if self.is_real else self.folders[1]
+
+
+# Here the model has to call a tool of its own choice, or with what the question says
+for name in ("agent_loop", "tool_calling", "tool_calling_async", "unicode_tool_call_integration"):
+    pytest.mark.slow(getattr(TestChatSDAIntegration, f"test_{name}"))

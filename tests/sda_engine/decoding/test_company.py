@@ -85,7 +85,7 @@ def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_l
 def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32):
     loaded = smollm2_float32
     rng = dice(5)
-    asks = [make_ask(rng, max_words=15, max_new_tokens=8) for _ in range(size(6, 3))]
+    asks = [make_ask(rng, max_words=15, max_new_tokens=8) for _ in range(size(6, 2))]
     asks += [Ask("Where is the library?", "honesty", sampling=Sampling(temperature=0, max_new_tokens=8, logprobs=3))]
     asks += [Ask("Tell me about foxes.", ALIGNMENTS[4], sampling=Sampling(max_new_tokens=8, seed=3))]
     alone = Alone(loaded.model, loaded.tokenizer)
