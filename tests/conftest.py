@@ -1,17 +1,15 @@
-"""Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow."""
+"""Fixtures for all tests: tiny engines for the quick ones, the real 135M model for those marked slow.
+
+The process that hands the tests out reads this file too, before any other starts. So what takes seconds to import is
+imported by the fixtures.
+"""
 
 import asyncio
 import gc
 import inspect
 
 import pytest
-import torch
 from hypothesis import settings
-
-from sda_engine import SteeringEngine
-from sda_engine.models.devices import resolve_dtype
-from sda_engine.testing import tiny_engine, tiny_tokenizer
-from sda_engine.tokens.tokenizer import SafeTokenizer
 
 pytest.register_assert_rewrite("tests.reliability", "tests.sda_engine", "tests.sda_integrations")  # helpers too
 
@@ -33,6 +31,8 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def one_thread_for_tiny_models(request):
     """Splitting the work of a tiny model over cores costs more than the work."""
+    import torch
+
     before = torch.get_num_threads()
     if "slow" not in request.keywords:
         torch.set_num_threads(1)
@@ -56,6 +56,8 @@ def no_event_loop_is_left_behind(request):
 
 @pytest.fixture(scope="session")
 def engine():
+    from sda_engine.testing import tiny_engine
+
     with tiny_engine() as engine:
         yield engine
 
@@ -63,6 +65,8 @@ def engine():
 @pytest.fixture
 def loads(monkeypatch, engine):
     """SteeringEngine.load gives the tiny engine, and notes what it was asked for."""
+    from sda_engine import SteeringEngine
+
     requests = []
 
     def load(model, **settings):
@@ -75,11 +79,16 @@ def loads(monkeypatch, engine):
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from sda_engine.testing import tiny_tokenizer
+    from sda_engine.tokens.tokenizer import SafeTokenizer
+
     return SafeTokenizer(tiny_tokenizer())
 
 
 @pytest.fixture(scope="session")
 def smollm2_float32():
+    from sda_engine import SteeringEngine
+
     with SteeringEngine.load("smollm2-135m", dtype="float32") as engine:
         yield engine
 
@@ -87,6 +96,11 @@ def smollm2_float32():
 @pytest.fixture(scope="session")
 def smollm2(request):
     """As it is loaded by default: where the processor has no bfloat16 of its own, that is the one in float32."""
+    import torch
+
+    from sda_engine import SteeringEngine
+    from sda_engine.models.devices import resolve_dtype
+
     if resolve_dtype("auto", torch.device("cpu")) == torch.float32:
         yield request.getfixturevalue("smollm2_float32")
         return

@@ -44,7 +44,7 @@ class City(BaseModel):
 
 @pytest.fixture
 def llm(smollm2_float32):
-    return SDALLM(engine=smollm2_float32, temperature=0, max_tokens=16)
+    return SDALLM(engine=smollm2_float32, temperature=0, max_tokens=10)
 
 
 def user(text):

@@ -83,6 +83,7 @@ from sda_engine.errors import IncompleteOutputError, SDAError
 from sda_engine.evaluators import OpenAIEvaluator, Score
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text
 from sda_integrations.llama_index import SDALLM
+from tests.sizes import ALL
 
 # llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
 pytestmark = [
@@ -1288,7 +1289,7 @@ LONG_NODES = [NodeWithScore(node=TextNode(text="information " * 18)) for _ in ra
 A_NODE = PromptHelper(context_window=4096, num_output=0, chunk_overlap_ratio=0, chunk_size_limit=24)
 
 
-@pytest.fixture(params=["sync", "stream", "async", "astream"])
+@pytest.fixture(params=["sync", "stream", "async", "astream"] if ALL else ["sync", "astream"])
 def way(request):
     return request.param
 

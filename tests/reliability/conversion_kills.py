@@ -1,7 +1,7 @@
-"""Converts a GGUF file over and over in forked processes that are killed at random points; a script for the tests.
+"""Converts a GGUF file over and over in forked processes that are killed at random points, and at last in two at once.
 
-Arguments: the file, the number of kills, a seed. The imports take seconds and the conversion a fraction of one, so one
-process imports, and each conversion is a fork of it. Standard output: JSON of what happened.
+A script for the tests. Arguments: the file, the number of kills, a seed. The imports take seconds and the conversion a
+fraction of one, so one process imports, and each conversion is a fork of it. Standard output: JSON of what happened.
 """
 
 import json
@@ -23,16 +23,15 @@ from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is
 GGUF, KILLS, SEED = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
 
-def start() -> int:
-    """The process id of a conversion."""
+def start(folder: Path) -> int:
+    """The process id of a conversion, which fails unless it gives this folder."""
     process = os.fork()
     if process == 0:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
         try:
-            converted_folder(GGUF)
+            os._exit(converted_folder(GGUF) != folder)
         except BaseException:  # noqa: BLE001 - it is told by the exit status
             os._exit(1)
-        os._exit(0)
     return process
 
 
@@ -44,6 +43,10 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
+def folders() -> list[str]:
+    return [entry.name for entry in cache_folder().iterdir() if entry.is_dir()]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # no thread of its own, and
@@ -53,7 +56,7 @@ def main() -> None:
     expected = digests(folder)
     shutil.rmtree(folder)
     begin = time.monotonic()
-    assert finish(start())
+    assert finish(start(folder))
     took = time.monotonic() - begin
     assert digests(folder) == expected
     counts = {"recovered": 0, "killed in the middle": 0, "half written": 0, "whole after the kill": 0}
@@ -65,7 +68,7 @@ def main() -> None:
                 weights.truncate(100)
         else:
             shutil.rmtree(folder)
-        process = start()
+        process = start(folder)
         if number % 2:  # anywhere; or once something has been written
             time.sleep(dice.uniform(0, took))
         else:
@@ -79,11 +82,16 @@ def main() -> None:
         if is_whole(folder):
             assert digests(folder) == expected
             counts["whole after the kill"] += 1
-        assert finish(start())
+        assert finish(start(folder))
         assert digests(folder) == expected
-        assert [entry.name for entry in cache_folder().iterdir() if entry.is_dir()] == [folder.name]
+        assert folders() == [folder.name]
         assert folder.stat().st_mode & 0o777 == 0o700
         counts["recovered"] += 1
+    shutil.rmtree(folder)
+    at_once = [start(folder), start(folder)]
+    assert all([finish(process) for process in at_once])  # noqa: C419 - both have to be waited for
+    assert digests(folder) == expected
+    assert folders() == [folder.name]
     sys.stdout.write(json.dumps({**counts, "seconds": took}))
 
 

@@ -16,7 +16,7 @@ from tests.sda_engine.evaluators.judges import GOOD, Judge, as_json, completion,
 
 QUESTION = user("what is in the library?")
 KIND = Alignment(instruction="be kind")
-SHORT = Sampling(max_new_tokens=8, temperature=0)
+SHORT = Sampling(max_new_tokens=4, temperature=0)
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -49,7 +49,7 @@ BROKEN = {"no such tag": "{% run %}", "no such filter": "{{ 1 | nothing }}", "no
 
 @pytest.fixture
 def short_patience(monkeypatch):
-    monkeypatch.setattr(template_check, "_SECONDS", 4)
+    monkeypatch.setattr(template_check, "_SECONDS", 2)
 
 
 # --- 23
@@ -68,7 +68,7 @@ def test_a_template_that_never_ends_is_refused_in_time(template, short_patience)
     start = time.monotonic()
     with pytest.raises(ModelLoadError, match=r"is refused: it"):
         check_templates(tiny_tokenizer(chat_template=template))
-    assert time.monotonic() - start < 30  # four seconds, on a machine that has time
+    assert time.monotonic() - start < 30  # two seconds, on a machine that has time
 
 
 @pytest.mark.parametrize("template", BROKEN.values(), ids=BROKEN.keys())
@@ -199,6 +199,7 @@ def test_no_function_remembers_its_results_without_a_limit():
     gc.unfreeze()  # or what was there when the tests were collected is hidden
     gc.collect()
     remembering = [thing for thing in gc.get_objects() if type(thing) is functools._lru_cache_wrapper]
+    gc.freeze()  # the tests that come need not look at it again
     ours = [thing for thing in remembering if str(thing.__module__).startswith("sda_")]
     assert ours
     for thing in ours:
@@ -210,7 +211,7 @@ async def test_ten_thousand_requests_leave_every_cache_under_its_cap():
     settings = EngineSettings(cache_tokens=20_000)
     sampling = Sampling(temperature=0, max_new_tokens=1)
     with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
-        for start in range(0, size(10_000, 1_000), 50):
+        for start in range(0, size(10_000, 500), 50):
             asks = []
             for number in range(start, start + 50):
                 output = Output(constraint=Constraint.regex(f"a{number}")) if number % 5 == 0 else Output()

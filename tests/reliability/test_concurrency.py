@@ -33,7 +33,7 @@ from tests.sda_engine.decoding.company import (
 )
 from tests.sizes import size
 
-GREEDY = Sampling(temperature=0, max_new_tokens=10)
+GREEDY = Sampling(temperature=0, max_new_tokens=5)
 ENDLESS = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=1500)
 
 
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_a_thousand_streams_that_are_opened_and_closed
         process = psutil.Process()
         wait_for_rows(before)
         objects, resident = len(gc.get_objects()), process.memory_info().rss
-        open_and_close(engine, size(1_000, 200))
+        open_and_close(engine, size(1_000, 100))
         wait_for_rows(before)
         assert reserved_tokens(engine) == stored_tokens(engine) == 0
         assert len(gc.get_objects()) - objects < 500, "a stream leaves no object behind"

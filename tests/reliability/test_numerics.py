@@ -29,8 +29,8 @@ from tests.sda_engine.decoding.company import (
     check_same,
 )
 
-GREEDY = Sampling(temperature=0, max_new_tokens=10)
-SAMPLED = Sampling(temperature=1.0, max_new_tokens=10, seed=1)
+GREEDY = Sampling(temperature=0, max_new_tokens=5)
+SAMPLED = Sampling(temperature=1.0, max_new_tokens=5, seed=1)
 
 
 def everywhere(value: float):
@@ -75,8 +75,11 @@ def engine():
 
 
 @faults
-@pytest.mark.parametrize("alignment", [None, "be kind", f"be a {POISON}"])
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("alignment", "sampling"),
+    [(None, GREEDY), (None, SAMPLED), ("be kind", SAMPLED), (f"be a {POISON}", GREEDY)],
+    ids=["plain", "plain and sampled", "steered and sampled", "in the alignment"],
+)
 async def test_logits_without_a_distribution_fail_their_own_request_alone(engine, fault, alignment, sampling):
     hook = spoil(engine, fault)
     text = "question 3" if alignment and POISON in alignment else f"question 3 {POISON}"

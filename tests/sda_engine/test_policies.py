@@ -22,8 +22,8 @@ from tests.sda_engine.decoding.company import check_nothing_is_left
 pytestmark = pytest.mark.default_policy
 
 QUESTION = user("what is in the library?")
-GREEDY = Sampling(temperature=0, max_new_tokens=24)
-SAMPLED = Sampling(temperature=0.8, max_new_tokens=24, seed=5)
+GREEDY = Sampling(temperature=0, max_new_tokens=12)
+SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=5)
 ALIGNMENTS = ("be kind", Alignment(avoid="rude text"), Alignment(instruction="be kind", avoid="rude text"))
 REVISIONS = (
     Revision(factor=0.5, sees="answer"),
@@ -294,7 +294,7 @@ async def test_the_default_revises_whole_answers_and_spends_a_budget_in_streams(
     budget = engine.generate(QUESTION, "be kind", steering=Steering(policy="budget"), sampling=GREEDY)
     for piece in (last, alast):
         assert piece.completion.token_ids == budget.token_ids
-        assert_alike(piece.completion.trace.spent, budget.trace.spent, tolerance=24 * LOGPROB)
+        assert_alike(piece.completion.trace.spent, budget.trace.spent, tolerance=12 * LOGPROB)
 
 
 def test_a_plain_answer_has_no_policy_to_warn_of(engine):
@@ -324,9 +324,9 @@ def test_what_is_asked_of_the_engine_stays_as_it_was_asked():
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 async def test_revisions_are_the_same_alone_and_in_company(engine, alignment):
-    alone = [engine.generate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(5)]
+    alone = [engine.generate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(3)]
     together = await asyncio.gather(
-        *(engine.agenerate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(5))
+        *(engine.agenerate(user(f"{n}?"), alignment, steering=ANY, sampling=GREEDY) for n in range(3))
     )
     assert [done.token_ids for done in together] == [done.token_ids for done in alone]
     assert [[a.text for a in done.attempts] for done in together] == [[a.text for a in done.attempts] for done in alone]

@@ -34,7 +34,7 @@ ALIGNMENTS = (
 
 
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}, "n": {"type": "integer"}}, "required": ["yes"]}
-GREEDY = Sampling(temperature=0, max_new_tokens=10)
+GREEDY = Sampling(temperature=0, max_new_tokens=5)
 
 
 @dataclass

@@ -43,7 +43,7 @@ from tests.sda_engine.decoding.company import (
 from tests.sizes import size
 
 REQUESTS, CANCELLED = 32, 8
-SEEDS = range(size(100, 15))
+SEEDS = range(size(100, 5))
 
 # what none of these may change: how much runs at once, what is kept, how prompts are cut up, what is proposed
 SETTINGS = (
@@ -58,8 +58,8 @@ SETTINGS = (
 @pytest.mark.parametrize(
     ("architecture", "seeds"),
     [
-        ("llama", SEEDS),
-        ("gemma3", range(5)),  # once on each of the engines
+        ("llama", SEEDS),  # at least once on each of the engines
+        ("gemma3", range(5)),
     ],
 )
 def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_left(architecture, seeds):
@@ -86,7 +86,7 @@ def test_every_request_answers_in_company_what_it_answers_alone_and_nothing_is_l
 def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32):
     loaded = smollm2_float32
     rng = dice(5)
-    asks = [make_ask(rng, max_words=15, max_new_tokens=8) for _ in range(6)]
+    asks = [make_ask(rng, max_words=15, max_new_tokens=8) for _ in range(size(6, 2))]
     asks += [Ask("Where is the library?", "honesty", sampling=Sampling(temperature=0, max_new_tokens=8, logprobs=3))]
     asks += [Ask("Tell me about foxes.", ALIGNMENTS[4], sampling=Sampling(max_new_tokens=8, seed=3))]
     alone = Alone(loaded.model, loaded.tokenizer)
@@ -100,11 +100,11 @@ def test_the_real_model_answers_in_company_what_it_answers_alone(smollm2_float32
             check_nothing_is_left(engine)
 
 
-def test_two_hundred_closed_streams_leave_no_row_and_no_reserved_token():
+def test_closed_streams_leave_no_row_and_no_reserved_token():
     before = count_rows()
     settings = EngineSettings(cache_tokens=4000)
     with SteeringEngine(tiny_model(architecture="gemma3"), tiny_tokenizer(), settings=settings) as engine:
-        for number in range(200):
+        for number in range(size(200, 100)):
             sampling = Sampling(max_new_tokens=400, temperature=2.0, top_p=None, seed=number)
             alignment = ALIGNMENTS[number % 3]
             stream = engine.stream(user(f"question {number % 50}"), alignment, sampling=sampling)

@@ -7,6 +7,7 @@ from sda_engine.prompts import make_contexts
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
 from tests.oracles import two_forward_loop
+from tests.sizes import ALL, size
 
 WORDS = "The reading room opens at nine and the archive keeps letters, maps and a clock that runs backwards. "
 
@@ -28,7 +29,7 @@ def decoded_tokens(engine, messages, alignment, max_new_tokens, **steering):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])  # the latter with a sliding window of 16 tokens
-@pytest.mark.parametrize("words", [1, 4, 40, 200])
+@pytest.mark.parametrize("words", [1, 4, 40, 200] if ALL else [1, 200])
 @pytest.mark.parametrize(
     ("alignment", "amplification", "avoid_strength"),
     [
@@ -55,7 +56,10 @@ def test_tiny_models_give_the_tokens_of_the_two_forward_loop(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("length", "new_tokens"), [(10, 24), (100, 16), (1100, 6)])
+@pytest.mark.parametrize(
+    ("length", "new_tokens"),
+    [(10, size(24, 6)), (100, size(16, 4)), (size(1100, 300), size(6, 2))],  # the last in several pieces
+)
 def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32, length, new_tokens):
     engine = smollm2_float32
     document = WORDS * 100
@@ -63,7 +67,8 @@ def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32
     messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
     without_avoid = Alignment(instruction=alignment.instruction)
-    for chosen in (alignment,) if length > 1000 else (alignment, without_avoid):  # a long prompt takes its time
+    # A long prompt takes its time
+    for chosen in (alignment,) if length > size(1000, 10) else (alignment, without_avoid):
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
         assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40

@@ -375,7 +375,7 @@ async def test_two_thousand_prompts_stay_under_a_small_cap_and_their_answers_are
     cache_tokens = 2000
     settings = EngineSettings(cache_tokens=cache_tokens, proposals=0)
     sampling = Sampling(temperature=0, max_new_tokens=2)
-    texts = [f"{number} {'fox ' * (number % 7)}" for number in range(size(2_000, 400))]
+    texts = [f"{number} {'fox ' * (number % 7)}" for number in range(size(2_000, 250))]
     with counting_engine(settings) as counting, counting_engine(WITHOUT) as without:
         engine = counting.engine
         for start in range(0, len(texts), 40):

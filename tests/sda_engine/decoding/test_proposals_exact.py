@@ -16,6 +16,7 @@ from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB
 from tests.oracles import js_divergence64, log_softmax64, steered_logprobs64, temperature64
+from tests.sizes import ALL, size
 
 CYCLE = " the quick brown fox jumps over a lazy dog"
 PHRASES = (
@@ -25,6 +26,7 @@ PHRASES = (
     f"say{CYCLE}{CYCLE} again:{CYCLE}",
     "the answer is the answer is the answer is the",
 )
+ASKED = PHRASES[-size(5, 3) :]
 KIND = Alignment(instruction="be kind", name="kind")
 POLITE = Alignment(instruction="be polite", avoid="be rude", name="polite")
 PLAIN_SAMPLING = Sampling(temperature=0, max_new_tokens=30)
@@ -112,7 +114,7 @@ MODELS = pytest.mark.parametrize("make_model", [cyclic_model, random_model])
 @MODELS
 @pytest.mark.parametrize("alignment", [None, KIND, POLITE])
 def test_greedy_answers_are_the_same_in_fewer_passes(make_model, alignment):
-    _, (plain, proposed) = both(make_model(), [request(phrase, alignment) for phrase in PHRASES])
+    _, (plain, proposed) = both(make_model(), [request(phrase, alignment) for phrase in ASKED])
     assert proposed < 0.75 * plain
 
 
@@ -121,7 +123,7 @@ def test_greedy_answers_are_the_same_in_fewer_passes(make_model, alignment):
 def test_sampled_answers_with_a_seed_are_the_same_in_fewer_passes(make_model, temperature):
     requests = [
         request(phrase, alignment, Sampling(temperature=temperature, top_p=0.9, seed=seed, max_new_tokens=30))
-        for seed, (phrase, alignment) in enumerate(zip(PHRASES, itertools.cycle((POLITE, None, KIND)), strict=False))
+        for seed, (phrase, alignment) in enumerate(zip(ASKED, itertools.cycle((POLITE, None, KIND)), strict=False))
     ]
     _, (plain, proposed) = both(make_model(), requests)
     assert proposed < 0.9 * plain
@@ -129,14 +131,14 @@ def test_sampled_answers_with_a_seed_are_the_same_in_fewer_passes(make_model, te
 
 @pytest.mark.parametrize("proposals", [1, 2, 64])
 def test_any_number_of_proposals_gives_the_same_answers(proposals):
-    requests = [request(phrase, KIND, Sampling(temperature=0.5, seed=1, max_new_tokens=40)) for phrase in PHRASES]
+    requests = [request(phrase, KIND, Sampling(temperature=0.5, seed=1, max_new_tokens=40)) for phrase in ASKED]
     _, (plain, proposed) = both(cyclic_model(), requests, proposals)
     assert proposed < plain
 
 
 def test_a_random_model_that_repeats_nothing_answers_the_same():
     model = tiny_model(seed=3)
-    requests = [request(phrase, KIND, Sampling(temperature=1.0, seed=2, max_new_tokens=30)) for phrase in PHRASES]
+    requests = [request(phrase, KIND, Sampling(temperature=1.0, seed=2, max_new_tokens=30)) for phrase in ASKED]
     both(model, requests)
 
 
@@ -144,7 +146,7 @@ def test_a_random_model_that_repeats_nothing_answers_the_same():
 
 
 def test_an_answer_ends_at_its_token_limit_inside_a_run_of_right_proposals():
-    limits = range(1, 25)
+    limits = range(1, 25, 1 if ALL else 2)
     requests = [request(PHRASES[3], KIND, Sampling(temperature=0, max_new_tokens=limit)) for limit in limits]
     answers, (plain, proposed) = both(cyclic_model(), requests)
     assert [len(answer.token_ids) for answer in answers] == list(limits)
@@ -155,7 +157,7 @@ def test_an_answer_ends_at_its_token_limit_inside_a_run_of_right_proposals():
 def test_a_stop_string_is_found_inside_a_run_of_right_proposals():
     with engine_with(cyclic_model(), 0) as (engine, _):
         whole = engine.generate(**request(PHRASES[3], KIND)).text
-    places = range(1, 34)
+    places = range(1, 34, 1 if ALL else 3)
     requests = [
         request(PHRASES[3], KIND, Sampling(temperature=0, max_new_tokens=30, stop=(whole[place : place + 3],)))
         for place in places
@@ -179,7 +181,7 @@ def test_an_end_of_sequence_token_inside_a_run_of_right_proposals_ends_the_answe
 def test_what_an_answer_leaves_in_the_prefix_store_is_right_however_it_ended():
     """A wrong proposal that stayed in a row would come to light in the next request that begins with it."""
     model = cyclic_model(sharpness=0.9)
-    questions = [request(phrase, KIND, Sampling(temperature=0.7, seed=1, max_new_tokens=20)) for phrase in PHRASES]
+    questions = [request(phrase, KIND, Sampling(temperature=0.7, seed=1, max_new_tokens=20)) for phrase in ASKED]
     with engine_with(model, 0) as (engine, _):
         expected = []
         for question in questions:
@@ -371,9 +373,10 @@ def test_the_distribution_is_one_on_which_proposals_are_tried_and_are_right_in_p
 
 
 def test_answers_are_drawn_from_the_exact_steered_distribution(distribution):
-    drawn, passes = distribution.draw(600)
+    samples = size(600, 250)
+    drawn, passes = distribution.draw(samples)
     assert distribution.p_value(drawn) > 0.001
-    assert passes < 0.92 * 600 * (Distribution.TOKENS + 1), "nothing was accepted"
+    assert passes < 0.92 * samples * (Distribution.TOKENS + 1), "nothing was accepted"
 
 
 @pytest.mark.parametrize("rule", ["always accept", "another chance for the proposal"])

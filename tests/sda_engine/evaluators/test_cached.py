@@ -459,7 +459,7 @@ def test_a_score_that_this_version_does_not_understand_is_a_miss(file, content):
 
 @pytest.mark.slow
 def test_after_ten_thousand_entries_there_are_at_most_max_entries_and_the_file_has_stopped_growing(file):
-    sizes, entries = [], size(10_000, 3_000)
+    sizes, entries = [], size(10_000, 2_400)
     with CachedEvaluator(Judge(scored(reason="x" * 200)), file, max_entries=1000) as cached:
         for number in range(entries):
             cached.evaluate(request(str(number)))
@@ -537,7 +537,8 @@ def rate_in_a_process(file, go, count):
 
 
 def in_two_processes(file):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # or each process would spend seconds on importing it
     with context.Manager() as manager, context.Pool(2) as pool:
         go = manager.Event()
         runs = [pool.apply_async(rate_in_a_process, (file, go, 60)) for _ in range(2)]

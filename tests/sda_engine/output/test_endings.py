@@ -4,6 +4,7 @@ from sda_engine import Constraint, Output, Sampling
 from sda_engine.output.endings import example_of
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
+from tests.sizes import size
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,9 @@ def test_a_text_that_wants_a_certain_end_gets_it_within_the_budget(text, budget,
         tiny.generate(
             user("x"), output=output, sampling=Sampling(temperature=1.0, top_p=None, max_new_tokens=budget, seed=seed)
         ).finish_reason
-        for seed in range(4)
+        for seed in range(size(4, 1))
     ]
-    assert reasons == ["stop"] * 4
+    assert set(reasons) == {"stop"}
 
 
 def test_an_expression_that_wants_a_certain_end_gets_it_too(tiny):

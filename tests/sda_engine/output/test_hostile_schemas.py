@@ -17,7 +17,7 @@ from sda_engine.output.grammar_cost import is_doubtful
 from sda_engine.output.grammar_trial import TrialProcess
 from sda_engine.output.schema_gate import check_pattern, counted_signs
 from tests.sda_engine.output.hostile_cases import JSON, LARK, REGEX
-from tests.sizes import size
+from tests.sizes import ALL, size
 
 CASES = {
     **{f"JSON {name}": (Constraint.json_schema, source) for name, source in JSON.items()},
@@ -59,7 +59,9 @@ def count_trials(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_description_is_compiled_in_little_time_or_refused(name, compiler, tokenizer):
+def test_a_hostile_description_is_compiled_in_little_time_or_refused(name, compiler, tokenizer, monkeypatch):
+    if not ALL:  # several run into the limit of a trial
+        monkeypatch.setattr(grammar_trial, "SECONDS", 1.0)
     make, source = CASES[name]
     start, refused = time.process_time(), ""
     try:
@@ -68,7 +70,7 @@ def test_a_hostile_description_is_compiled_in_little_time_or_refused(name, compi
         constraint.forced()
     except ConstraintError as error:
         refused = str(error)
-    assert time.process_time() - start < 5  # of this process; the limit of a trial is 2 seconds of its own
+    assert time.process_time() - start < 5  # of this process; the limit of a trial is 1 or 2 seconds of its own
     assert refused or name not in TOO_COSTLY
 
 
@@ -272,11 +274,7 @@ def assert_mixed(results, count):
     assert results["doubtful"] < count / 3
 
 
-def test_250_random_schemas_crash_nothing():
-    assert_mixed(fuzz(0, 250), 250)
-
-
 @pytest.mark.slow
 def test_10_000_random_schemas_crash_nothing():
-    count = size(10_000, 1_000)
-    assert_mixed(fuzz(250, count), count)
+    count = size(10_000, 250)
+    assert_mixed(fuzz(0, count), count)

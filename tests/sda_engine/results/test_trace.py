@@ -90,7 +90,7 @@ def test_a_page_shows_the_answer_text_unchanged_and_in_order():
     assert Page(trace_of(*texts).to_html()).text == "".join(texts)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_any_text_survives_in_the_page(texts):
     assert Page(trace_of(*texts).to_html()).text == "".join(texts)
@@ -256,9 +256,8 @@ def test_a_plot_has_an_axis_for_divergence_and_one_for_temperature():
     assert [label.get_text() for label in left.get_xticklabels()] == ["a", "␣b"]
 
 
-@pytest.mark.parametrize("text", EXOTIC)
-def test_a_plot_draws_any_text_without_warnings(text):
-    trace = Trace((token(text), token(" plain")), f"alignment {text}", 1.0)
+def test_a_plot_draws_any_text_without_warnings():
+    trace = Trace((*map(token, EXOTIC), token(" plain")), f"alignment {''.join(EXOTIC)}", 1.0)
     assert draw(trace.plot()).startswith(b"\x89PNG")
 
 

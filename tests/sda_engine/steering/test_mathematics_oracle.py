@@ -6,8 +6,9 @@ import torch
 
 from sda_engine.steering import LOG_2, js_divergence, steered_step
 from tests.oracles import js_divergence64, log_softmax64, steered_logprobs64, temperature64
+from tests.sizes import size
 
-ROWS, VOCAB, BATCH = 1000, 50_000, 50
+ROWS, VOCAB, BATCH = size(1000, 150), 50_000, 50
 TOLERANCE = 1e-5
 
 
@@ -44,9 +45,10 @@ def test_steering_agrees_with_float64_on_a_real_vocabulary(part):
 
 def test_divergence_agrees_with_float64_from_equal_to_disjoint_distributions():
     random = np.random.default_rng(7)
-    base = random.normal(0, 3, (200, VOCAB)).astype(np.float32)
-    distance = np.geomspace(1e-4, 30, 200)[:, None]
-    instructed = (base + distance * random.normal(0, 1, (200, VOCAB))).astype(np.float32)
+    rows = size(200, 50)
+    base = random.normal(0, 3, (rows, VOCAB)).astype(np.float32)
+    distance = np.geomspace(1e-4, 30, rows)[:, None]
+    instructed = (base + distance * random.normal(0, 1, (rows, VOCAB))).astype(np.float32)
     logprobs = [torch.from_numpy(logits).log_softmax(-1) for logits in (base, instructed)]
     divergence = js_divergence(*logprobs).numpy()
     np.testing.assert_allclose(divergence, js_divergence64(base, instructed), atol=TOLERANCE, rtol=0)

@@ -125,7 +125,7 @@ class TestRealDemo:
     @pytest.mark.filterwarnings("default")  # of three large libraries at import
     def test_both_frameworks_answer_and_the_trace_is_written(self, tmp_path):
         page = tmp_path / "trace.html"
-        result = sda("demo", "--max-new-tokens", "12", "--trace", str(page))
+        result = sda("demo", "--max-new-tokens", "6", "--trace", str(page))
         assert result.exception is None, result.output
         shown = result.stdout
         assert shown.index("LangChain  ") < shown.index("LlamaIndex  ")

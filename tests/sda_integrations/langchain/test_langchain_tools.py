@@ -273,7 +273,7 @@ def test_a_history_of_calls_results_and_failures_reaches_the_engine(engine) -> N
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("version", ["v0", "v1"])
 async def test_an_answer_with_a_call_can_go_back_into_the_messages(version, route, tiny, ask) -> None:
-    chat = ChatSDA(engine=tiny, temperature=0, max_tokens=200, output_version=version)
+    chat = ChatSDA(engine=tiny, temperature=0, max_tokens=100, output_version=version)
     model = chat.bind_tools([weather], tool_choice="any")
     first = await ask(route, model)
     result = tool(weather).invoke(first.tool_calls[0])

@@ -1,8 +1,6 @@
 """A LlamaIndex LLM as the judge: what it is asked, what counts as its verdict, and what its faults become."""
 
 import asyncio
-import subprocess
-import sys
 import time
 
 import pytest
@@ -167,8 +165,3 @@ def test_an_sdallm_can_be_the_judge_of_another_and_steer_it(engine: SteeringEngi
         assert judging.requests[0].output == Output()
     assert done.score.value == 20
     assert done.score.usage.completion_tokens > 0
-
-
-def test_importing_the_adapter_does_not_import_our_openai_evaluator():
-    code = "import sys, sda_integrations.llama_index; sys.exit('sda_engine.evaluators.judge' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
