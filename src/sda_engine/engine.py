@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
 from sda_engine.choosing import Sight
-from sda_engine.decoding import ModelRunner, PromptState, ReviseTask, Scheduler, default_cache_tokens
+from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -38,6 +38,7 @@ from sda_engine.prompts import BASE, Contexts, Message, draft_messages, make_con
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
+from sda_engine.revising import Revising
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
 from sda_engine.tokens import SafeTokenizer, TokenCategories
@@ -352,11 +353,11 @@ class SteeringEngine(ScoresTexts):
             answer_prefix=answer_format.thought_begin if thought_is_open else "",
         )
 
-    def _revise_task(self, request: Request) -> ReviseTask | None:
-        """What decodes the revisions of the base response; None where the answer is not one of them."""
+    def _revise(self, request: Request) -> Revising | None:
+        """The revisions of the base response; None where the answer is not one of them."""
         if not request.revises or request.accepted:
             return None
-        return request.revise_task(partial(self._draft_prompt, request), room=self._cache_tokens)
+        return request.revise(partial(self._draft_prompt, request), room=self._cache_tokens)
 
     def _draft_prompt(self, request: Request, sees: Sight, response: str, most: int) -> PromptState:
         """The prompt that a response to a request's chat is revised from, each revision of `most` tokens at most."""
@@ -399,13 +400,13 @@ class SteeringEngine(ScoresTexts):
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
                 verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
-        if (revisions := self._revise_task(request)) is not None:
-            for _ in self._scheduler.events(revisions, deadline):
+        if (revising := self._revise(request)) is not None:
+            for _ in self._scheduler.events(revising.task, deadline):
                 pass
-            evaluator, evaluations = request.evaluations_of_revisions(self._text_scorer(deadline))
-            with request.choice(evaluations) as scores:
+            evaluations = revising.evaluations(self._text_scorer(deadline))
+            with revising.choice(evaluations) as scores:
                 for one in evaluations:
-                    scores.append(None if one is None else evaluator.evaluate(one))
+                    scores.append(None if one is None else revising.chooser.evaluate(one))
         if request.accepted or request.revises:
             yield request.whole_piece()
             return
@@ -424,14 +425,14 @@ class SteeringEngine(ScoresTexts):
             with request.verdict() as verdict:
                 evaluation = request.evaluation_request(self._text_scorer(deadline))
                 verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
-        if (revisions := self._revise_task(request)) is not None:
-            async with aclosing(self._scheduler.aevents(revisions, deadline)) as events:
+        if (revising := self._revise(request)) is not None:
+            async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
                 async for _ in events:
                     pass
-            evaluator, evaluations = request.evaluations_of_revisions(self._text_scorer(deadline))
-            with request.choice(evaluations) as scores:
+            evaluations = revising.evaluations(self._text_scorer(deadline))
+            with revising.choice(evaluations) as scores:
                 for one in evaluations:
-                    scores.append(None if one is None else await evaluator.aevaluate(one))
+                    scores.append(None if one is None else await revising.chooser.aevaluate(one))
         if request.accepted or request.revises:
             yield request.whole_piece()
             return

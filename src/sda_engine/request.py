@@ -19,7 +19,6 @@ from sda_engine.decoding import (
     Event,
     PromptState,
     Proposer,
-    ReviseTask,
     ScoreTask,
     Task,
     Token,
@@ -27,29 +26,19 @@ from sda_engine.decoding import (
 from sda_engine.errors import ContextLengthError, EngineClosedError, EvaluationError
 from sda_engine.evaluators.protocol import (
     EvaluationRequest,
-    Evaluator,
     LocalModel,
     Score,
-    evaluator_name,
     needs_logprobs,
 )
 from sda_engine.output import TokenConstraint, join_grammars
 from sda_engine.prompts import BASE, INSTRUCTED, Message, normalise_messages
+from sda_engine.rating import Verdict, fallback_score
 from sda_engine.request_settings import RequestSettings
 from sda_engine.results import Completion, Piece, Trace, Usage
 from sda_engine.revising import Revising, budget_of, revision_limit
 from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
-
-_FALLBACK_SCORE = 50.0
-
-
-@dataclass
-class Verdict:
-    """Where the caller of an evaluator puts what it returned."""
-
-    score: Score | None = None
 
 
 @dataclass
@@ -189,7 +178,8 @@ class Request:
                 raise EvaluationError(f"The evaluator returned {verdict.score!r} in place of a Score.")
             self.score = verdict.score
         except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
-            self.score = self._fallback(error)
+            with self._released_on_failure():
+                self.score = fallback_score(self.settings.steering, error, self._base_text)
         except BaseException:  # cancelled while it waited
             self.prompt.release()
             raise
@@ -212,8 +202,8 @@ class Request:
         )
         return self._answer
 
-    def revise_task(self, make_prompt: Callable[[Sight, str, int], PromptState], *, room: int) -> ReviseTask | None:
-        """The decoding of all revisions; None where the base response is the answer: it is empty, or there is no room.
+    def revise(self, make_prompt: Callable[[Sight, str, int], PromptState], *, room: int) -> Revising | None:
+        """The revisions, not yet decoded; None where the base response is the answer: it is empty, or there is no room.
 
         Args:
             make_prompt: what is seen, the base response's text, and tokens that a revision may have, to the prompt.
@@ -250,39 +240,7 @@ class Request:
         ]
         messages = normalise_messages(self.messages)
         self.revising = Revising.of(messages, self.settings, self.base, self.score, members)
-        return self.revising.task
-
-    def evaluations_of_revisions(self, model: LocalModel) -> tuple[Evaluator, list[EvaluationRequest | None]]:
-        """Who rates the revisions, and what is asked; None where nothing has to be.
-
-        Raises:
-            EngineClosedError: the engine was closed before the revisions were whole; the base response is in the error.
-        """
-        assert self.revising is not None, "revise_task() comes first"
-        if any(revision.finish_reason is None for revision in self.revising.task.results()):
-            raise EngineClosedError(
-                "The engine was closed while the base response was revised. Ask again, of an engine that is open.",
-                partial=self.revising.base.text,
-            )
-        return self.revising.chooser, self.revising.evaluations(model)
-
-    @contextmanager
-    def choice(self, evaluations: Sequence[EvaluationRequest | None]) -> Iterator[list[Score | None]]:
-        """Around the ratings of the revisions: takes the scores, or turns a failure into what the user chose.
-
-        Raises:
-            EvaluationError: the evaluator failed, and Steering.on_evaluator_error is "raise".
-        """
-        assert self.revising is not None, "revise_task() comes first"
-        scores: list[Score | None] = []
-        try:
-            yield scores
-        except Exception as error:
-            if self.settings.steering.on_evaluator_error == "raise":
-                raise self._no_score(self.revising.chooser, error) from error
-            self.revising.choose_by_contrast(evaluations)
-        else:
-            self.revising.choose(scores)
+        return self.revising
 
     def piece(self, event: Event) -> Piece:
         """What a stream delivers for an event of the steered task.
@@ -338,12 +296,16 @@ class Request:
             tool_calls=answer.tool_calls,
             invalid_tool_calls=answer.invalid_tool_calls,
             reasoning=answer.reasoning,
-            base_response=self.base.text if self.base is not None else None,
+            base_response=self._base_text,
             score=self.score,
             amplification=self.amplification if steered else None,
             logprobs=answer.logprobs if self.settings.sampling.logprobs is not None else None,
             attempts=() if revising is None else revising.attempts,
         )
+
+    @property
+    def _base_text(self) -> str | None:
+        return self.base.text if self.base is not None else None
 
     def _strength(self) -> float:
         return self.settings.steering.gain * (self.amplification or 0.0)
@@ -420,20 +382,3 @@ class Request:
         """The tokens of an answer without its end-of-sequence token."""
         ended = answer.token_ids and answer.token_ids[-1] in self.eos_token_ids
         return answer.token_ids[:-1] if ended else answer.token_ids
-
-    def _fallback(self, error: Exception) -> Score:
-        evaluator, choice = self.settings.steering.evaluator, self.settings.steering.on_evaluator_error
-        if choice == "raise":
-            self.prompt.release()
-            raise self._no_score(evaluator, error) from error
-        value = _FALLBACK_SCORE if choice == "fixed" else None
-        reason = f"{type(error).__name__}: {error}"
-        return Score(value=value, evaluator=evaluator_name(evaluator), reason=reason, fallback=choice)
-
-    def _no_score(self, evaluator: Evaluator, error: Exception) -> EvaluationError:
-        reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
-        return EvaluationError(
-            f"{evaluator_name(evaluator)} gave no score: {reason} To go on without one, set "
-            f"Steering(on_evaluator_error='instruct_only') or 'fixed'.",
-            base_response=self.base.text if self.base is not None else None,
-        )

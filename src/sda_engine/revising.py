@@ -6,16 +6,19 @@ revision, and steering decides how it is said.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values, recites
 from sda_engine.decoding import DecodedText, DecodeTask, ReviseTask, find_repetition
+from sda_engine.errors import EngineClosedError
 from sda_engine.evaluators.contrastive import ContrastiveEvaluator
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score, evaluator_name
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Message
+from sda_engine.rating import no_score
 from sda_engine.request_settings import RequestSettings
 from sda_engine.steering import Budget
 
@@ -45,7 +48,7 @@ class Revising:
         base_score: the evaluator's rating of it, or the fallback taken in its place; None where nobody rated it.
         strengths: the strength of each revision.
         task: decodes them.
-        chosen: which of them is the answer, once `choose` has said so; None for the base response.
+        chosen: which of them is the answer, once `choice` has settled it; None for the base response.
     """
 
     messages: Sequence[Message]
@@ -87,8 +90,16 @@ class Revising:
         """What the chooser is asked: of each revision, and of the base response at last.
 
         None for what it need not rate: revisions that have lost already, and a base response whose score is known.
+
+        Raises:
+            EngineClosedError: the engine was closed before the revisions were whole; the base response is in the error.
         """
         revisions = self.task.results()
+        if any(revision.finish_reason is None for revision in revisions):
+            raise EngineClosedError(
+                "The engine was closed while the base response was revised. Ask again, of an engine that is open.",
+                partial=self.base.text,
+            )
         self._lost = [self._why_lost(revision) for revision in revisions]
         asked: list[EvaluationRequest | None] = [
             self._request(revision, model) if lost is None else None
@@ -106,21 +117,34 @@ class Revising:
         """Whether the chooser has to rate the base response too: the contrastive score has a middle of its own."""
         return not isinstance(self.chooser, ContrastiveEvaluator) and not self._base_is_rated
 
-    def choose(self, scores: Sequence[Score | None]) -> None:
-        """Take what the chooser said to `evaluations`, and settle which is the answer."""
-        *values, base = [None if score is None else score.value for score in scores]
-        if base is None and self._base_is_rated and self.base_score is not None:
-            base = self.base_score.value
-        self._scores, self._chooser = values, evaluator_name(self.chooser)
-        self.chosen = choose(values, _UNDECIDED if base is None else base)
+    @contextmanager
+    def choice(self, evaluations: Sequence[EvaluationRequest | None]) -> Iterator[list[Score | None]]:
+        """Around the ratings: takes a score for each of `evaluations`, and settles which revision is the answer.
 
-    def choose_by_contrast(self, requests: Sequence[EvaluationRequest | None]) -> None:
-        """Settle which is the answer by the contrastive score, since the chooser has failed."""
-        *asked, _ = requests
-        contrast = ContrastiveEvaluator()
-        self._scores = [None if request is None else contrast.evaluate(request).value for request in asked]
-        self._chooser = contrast.name
-        self.chosen = choose(self._scores, _UNDECIDED)
+        Where the chooser fails, the contrastive score decides, or what it raised goes on as an error.
+
+        Raises:
+            EvaluationError: the chooser failed, and Steering.on_evaluator_error is "raise".
+        """
+        scores: list[Score | None] = []
+        try:
+            yield scores
+        except Exception as error:
+            if self.settings.steering.on_evaluator_error == "raise":
+                raise no_score(self.chooser, error, self.base.text) from error
+            contrast = ContrastiveEvaluator()
+            rated = [None if one is None else contrast.evaluate(one) for one in evaluations[:-1]]
+            self._choose([*rated, None], contrast)
+        else:
+            self._choose(scores, self.chooser)
+
+    def _choose(self, scores: Sequence[Score | None], chooser: Evaluator) -> None:
+        """Settle which is the answer by what a chooser said of the revisions, and of the base response at last."""
+        *values, base = [None if score is None else score.value for score in scores]
+        if base is None and chooser is self.chooser and self._base_is_rated and self.base_score is not None:
+            base = self.base_score.value
+        self._scores, self._chooser = values, evaluator_name(chooser)
+        self.chosen = choose(values, _UNDECIDED if base is None else base)
 
     @property
     def _base_is_rated(self) -> bool:
