@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sda_engine.choosing.values import missing_values, values_of
+from sda_engine.choosing.values import missing_values, values_of, without_questions
 from sda_engine.settings import Settings
 
 Sight = Literal["chat", "answer"]
@@ -73,7 +73,10 @@ KEEP_RULES: Mapping[str, KeepRule] = MappingProxyType({"values": keeps_values, "
 
 
 def lost_values(check: KeepCheck) -> tuple[str, ...]:
-    """The values that a base response took from the chat and a revision does not hold."""
+    """The values that a base response took from the chat, but for what is asked last, and a revision does not hold."""
     texts = [str(message.get("content") or "") for message in check.messages]
-    asked = [text for text, message in zip(texts, check.messages, strict=True) if message.get("role") == "user"]
-    return missing_values(check.response, values_of(check.base_response, texts, asked[-1] if asked else ""))
+    last = max((place for place, message in enumerate(check.messages) if message.get("role") == "user"), default=None)
+    if last is None:
+        return missing_values(check.response, values_of(check.base_response, texts))
+    question, texts[last] = texts[last], without_questions(texts[last])
+    return missing_values(check.response, values_of(check.base_response, texts, question))

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sda_engine.choosing.words import FUNCTION_WORDS, STEM, WORD, words_of
+from sda_engine.choosing.words import FUNCTION_WORDS, SENTENCE, STEM, WORD, words_of
 
 _QUESTION = re.compile(r"[^.?!\n]*\?")  # what is asked about need not be said again
 _BEGINNING = re.compile(r"(?:^|[.!?:\n])\W*$")  # of a sentence, where a capital letter makes no name
-_SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|\n|$)\s*", re.DOTALL)
 _MOST_WORDS = 6  # of a phrase: what is longer is prose, which may be put in other words
 
 
@@ -58,6 +57,11 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
     return ()
 
 
+def without_questions(text: str) -> str:
+    """A text without its sentences that end in a question mark."""
+    return _QUESTION.sub("", text)
+
+
 def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
     """The values that an answer does not hold word for word, in any case."""
     text = f" {' '.join(words_of(answer))} "
@@ -66,7 +70,7 @@ def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
 
 def _about(answer: str, asked: set[str]) -> str:
     """The first sentence of an answer, and the fewest that say what all of them say of what is asked."""
-    sentences = _SENTENCE.findall(answer)
+    sentences = SENTENCE.findall(answer)
     wanted = {word[:STEM] for word in asked}
     said = [wanted.intersection(word[:STEM] for word in words_of(sentence)) for sentence in sentences]
     covered: set[str] = set()

@@ -2,6 +2,7 @@
 
 import re
 
+SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|\n|$)\s*", re.DOTALL)
 WORD = re.compile(r"\w+(?:[.,:/'\u2019@-]\w+)*%?")
 STEM = 4  # letters by which words of one stem are told, as open and opens
 FUNCTION_WORDS = frozenset(

@@ -11,6 +11,7 @@ from sda_engine.choosing import recites
         ("Including the word welcome in your answer is: 43 euros.", "Include the word welcome in your answer."),
         ("Music is included in the answer.", "Include the word music in your answer."),
         ("43 euros. End every sentence with an exclamation mark.", "End every sentence with an exclamation mark."),
+        ("Include the word immigrants.", "Include the word immigrants."),
         ("Here is a helpful and clear answer, to give you.", "Give a helpful, clear answer."),
         ("Answer in Spanish: 43 euros.", "Answer in Spanish."),
     ],
@@ -24,6 +25,8 @@ def test_an_answer_that_speaks_of_its_instruction_recites_it(answer, instruction
     [
         ("Welcome! It costs 43 euros.", "Include the word welcome in your answer."),
         ("It costs 43 euros. Have a nice day.", "End your answer with the words Have a nice day."),
+        ("Immigrants work abroad. Pros include pay.", "Include the word immigrants."),  # no sentence is about it
+        ("There are many, including immigrants.", "Include the word immigrants."),  # two words of three are too few
         ("Refunds take 14 days.", "Say that refunds take 14 days."),
         ("La respuesta es 43 euros.", "Answer in Spanish."),
         ("The answer is 43.", "Answer in Spanish."),

@@ -82,3 +82,10 @@ def test_what_is_lost_is_told_of_the_last_question():
     ]
     check = KeepCheck(messages, "It costs 43 euros and opens at 8:15 on Saturdays.", "Welcome! It opens at 8:15.")
     assert lost_values(check) == ("43",)
+
+
+def test_what_was_taken_from_the_question_alone_need_not_stay():
+    chat = [{"role": "user", "content": "What are the pros and cons of working abroad?"}]
+    assert lost_values(KeepCheck(chat, "The pros and cons of working abroad are many.", "It pays.")) == ()
+    told = [{"role": "user", "content": f"{SOURCE}\nWhen does the reading room open on Saturdays?"}]
+    assert lost_values(KeepCheck(told, "The reading room opens at 8:15.", "It opens early.")) == ("8:15",)
