@@ -24,7 +24,7 @@ test: setup
 	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The same with everything that is promised done as often and at the length that is promised: thousands of requests, of
-# kills, of seeds; recipes that answer in full, and LangChain's suite on the real model
+# kills, of seeds; recipes and LangChain's suite that answer in full
 endurance: export SDA_ENDURANCE = 1
 endurance: test
 
