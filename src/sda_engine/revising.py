@@ -1,7 +1,7 @@
 """The revisions of a base response: decoded at once, held against what must stay, rated, and one of them chosen.
 
-The policy "revise" (ours). The base response stands in the prompt as an answer already given, and both contexts are
-asked for it once more, the instructed one with the alignment instruction. So what the answer says is in reach of every
+The policy "revise" (ours). The base response stands in the prompts of all revisions, as an answer already given or as a
+text to rewrite, and the instruction in those of the instructed context. So what the answer says is in reach of every
 revision, and steering decides how it is said.
 """
 

@@ -4,6 +4,7 @@ Requirement 19, for all kinds of requests, is tests/sda_engine/decoding/test_com
 """
 
 import asyncio
+import itertools
 import math
 
 import pytest
@@ -28,9 +29,10 @@ from tests.sda_engine.decoding.company import (
     check_nothing_is_left,
     check_same,
 )
+from tests.sizes import ALL, size
 
-GREEDY = Sampling(temperature=0, max_new_tokens=5)
-SAMPLED = Sampling(temperature=1.0, max_new_tokens=5, seed=1)
+GREEDY = Sampling(temperature=0, max_new_tokens=size(10, 5))
+SAMPLED = Sampling(temperature=1.0, max_new_tokens=size(10, 5), seed=1)
 
 
 def everywhere(value: float):
@@ -77,8 +79,9 @@ def engine():
 @faults
 @pytest.mark.parametrize(
     ("alignment", "sampling"),
-    [(None, GREEDY), (None, SAMPLED), ("be kind", SAMPLED), (f"be a {POISON}", GREEDY)],
-    ids=["plain", "plain and sampled", "steered and sampled", "in the alignment"],
+    list(itertools.product([None, "be kind", f"be a {POISON}"], [GREEDY, SAMPLED]))
+    if ALL
+    else [(None, GREEDY), (None, SAMPLED), ("be kind", SAMPLED), (f"be a {POISON}", GREEDY)],
 )
 async def test_logits_without_a_distribution_fail_their_own_request_alone(engine, fault, alignment, sampling):
     hook = spoil(engine, fault)
@@ -145,11 +148,11 @@ async def test_greedy_answers_in_float32_are_the_same_alone_and_in_company_of_ev
     asks = [Ask(f"question {number} " * (number + 1), ALIGNMENTS[number % 6], sampling=GREEDY) for number in range(16)]
     with SteeringEngine(tiny_model(), tiny_tokenizer()) as other:
         alone = [other.generate(**ask.arguments()).token_ids for ask in asks]
-    for size in (1, 2, 5, 16):
-        for start in range(0, len(asks), size):
-            some = asks[start : start + size]
+    for count in (1, 2, 5, 16):
+        for start in range(0, len(asks), count):
+            some = asks[start : start + count]
             done = await asyncio.gather(*(engine.agenerate(**ask.arguments()) for ask in some))
-            assert [completion.token_ids for completion in done] == alone[start : start + size]
+            assert [completion.token_ids for completion in done] == alone[start : start + count]
 
 
 # --- 20

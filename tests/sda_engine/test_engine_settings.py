@@ -12,10 +12,12 @@ from sda_engine.errors import CapacityError, ConfigError, QueueFullError, Reques
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.sizes import size
 
 POLITE = Alignment(instruction="be polite", avoid="be rude", name="polite")
 LONG = Sampling(temperature=2.0, top_p=None, seed=1, max_new_tokens=1500)
 SHORT = Sampling(temperature=0, max_new_tokens=6)
+REQUESTS = size(8, 4)  # more than there is memory for
 
 
 @contextmanager
@@ -235,13 +237,13 @@ async def test_requests_wait_for_memory_and_none_of_them_fails():
 
 async def test_score_guided_requests_that_wait_for_each_others_memory_all_come_to_an_end():
     with endless_engine(cache_tokens=400, max_rows=3) as engine:
-        steering = [Steering(evaluator=ScriptedEvaluator([20])) for _ in range(4)]
+        steering = [Steering(evaluator=ScriptedEvaluator([20])) for _ in range(REQUESTS)]
         asked = [
             engine.agenerate(user(f"q {number}"), POLITE, steering=each, sampling=Sampling(max_new_tokens=60, seed=1))
             for number, each in enumerate(steering)
         ]
         done = await asyncio.wait_for(asyncio.gather(*asked), 60)
-    assert [completion.usage.completion_tokens for completion in done] == [60] * 4
+    assert [completion.usage.completion_tokens for completion in done] == [60] * REQUESTS
 
 
 def slow_down(engine):

@@ -1,4 +1,4 @@
-"""Several answers to one prompt at once: each has rows of its own, and all rows go through every pass together."""
+"""Several answers at once: each has rows of its own, and all rows go through every pass together."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sda_engine.decoding.attention import Segment
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedText
-from sda_engine.decoding.tasks import DecodeTask, PassLimits, Task
+from sda_engine.decoding.tasks import DecodeTask, PassLimits, Task, split_logits
 
 
 class ReviseTask(Task):
@@ -23,7 +23,7 @@ class ReviseTask(Task):
         super().__init__(members[0].prompt, members[0].row_names, continues=True)
         self._members = tuple(members)
         self._running = list(members)
-        self._planned: list[int] = []  # segments of each prompt, later of each running member, in the next pass
+        self._planned: list[int] = []  # segments of each running member in the next pass
 
     @property
     def prompts(self) -> tuple[PromptState, ...]:
@@ -39,42 +39,13 @@ class ReviseTask(Task):
         """The revisions, in order, after the Finished event."""
         return [member.result() for member in self._members]
 
-    def plan(self, limits: PassLimits, store: PrefixStore) -> list[Segment]:
-        """What it wants the next forward pass to do: pieces of all prompts, then tokens of all that run."""
-        if not self.prefilling:
-            return self._plan(limits)
-        segments: list[Segment] = []
-        self._planned, most = [], limits.prompt_tokens
-        for prompt in self.prompts:
-            pieces = prompt.plan(self.row_names, most, store)
-            most -= sum(len(piece.token_ids) for piece in pieces)
-            self._planned.append(len(pieces))
-            segments += pieces
-        return segments
-
-    def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool:
-        """Go on with what the pass gave: each prompt, later each member, takes its own part of it."""
-        rest = iter(logits)
-        parts = [[next(rest) for _ in range(count)] for count in self._planned]
-        if self.prefilling:
-            for prompt, part in zip(self.prompts, parts, strict=True):
-                prompt.take(part, store)
-            if not all(prompt.is_ready(self.row_names) for prompt in self.prompts):
-                return False
-            self.prefilling = False
-            return self._start()
-        ended = [bool(part) and member.take(part, store) for member, part in zip(self._running, parts, strict=True)]
-        self._running = [member for member, end in zip(self._running, ended, strict=True) if not end]
-        return not self._running
-
     def finish(self, store: PrefixStore) -> None:
         """The revisions as far as they got; nothing of them is stored, since most are dropped."""
         for member in self._members:
             member.finish(store)
         self.let_go()
 
-    def _start(self) -> bool:
-        """Let every member begin, on rows of its own; whether all have reached their end already."""
+    def _begin(self) -> bool:
         for prompt in self.prompts:
             members = [member for member in self._members if member.prompt is prompt]
             rows = [prompt.rows(self.row_names), *(prompt.copied_rows(self.row_names) for _ in members[1:])]
@@ -88,8 +59,7 @@ class ReviseTask(Task):
         self._planned = [len(segments) for segments in planned]
         return [segment for segments in planned for segment in segments]
 
-    def _begin(self, logits: Tensor) -> bool:
-        raise AssertionError("members begin on their own")
-
-    def _take(self, logits: Tensor) -> bool:
-        raise AssertionError("members take their parts")
+    def _take(self, logits: Sequence[Tensor]) -> bool:
+        parts = split_logits(logits, self._planned)
+        self._running = [member for member, part in zip(self._running, parts, strict=True) if not member._take(part)]
+        return not self._running

@@ -75,6 +75,7 @@ class Task(ABC):
         self.continues = continues
         self.prefilling = True
         self._rows: list[Row] = []
+        self._pieces: list[int] = []  # segments of each prompt in the next pass
         self._cancelled = threading.Event()
         self._ended = False
         self._sink: Sink | None = None
@@ -133,9 +134,16 @@ class Task(ABC):
 
     def plan(self, limits: PassLimits, store: PrefixStore) -> list[Segment]:
         """What it wants the next forward pass to do; nothing where it waits, or needs no pass to go on."""
-        if self.prefilling:
-            return self.prompt.plan(self.row_names, limits.prompt_tokens, store)
-        return self._plan(limits)
+        if not self.prefilling:
+            return self._plan(limits)
+        segments: list[Segment] = []
+        self._pieces, most = [], limits.prompt_tokens
+        for prompt in self.prompts:
+            pieces = prompt.plan(self.row_names, most, store)
+            most -= sum(len(piece.token_ids) for piece in pieces)
+            self._pieces.append(len(pieces))
+            segments += pieces
+        return segments
 
     def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool:
         """Go on with what the pass gave, per planned segment (keep, vocab); nothing where it did not take part.
@@ -144,29 +152,29 @@ class Task(ABC):
             Whether the task has reached its end.
         """
         if not self.prefilling:
-            return bool(logits) and self._take(torch.stack(list(logits)))
-        self.prompt.take(logits, store)
-        if not self.prompt.is_ready(self.row_names):
+            return self._take(logits)
+        for prompt, part in zip(self.prompts, split_logits(logits, self._pieces), strict=True):
+            prompt.take(part, store)
+        if not all(prompt.is_ready(self.row_names) for prompt in self.prompts):
             return False
         self.prefilling = False
-        self._rows = self.prompt.rows(self.row_names)
-        return self._begin(self.prompt.last_logits(self.row_names))
+        return self._begin()
 
     @abstractmethod
     def finish(self, store: PrefixStore) -> None:
         """Make the result of what there is, and free everything else; `cancelled` tells whether it is whole."""
 
     @abstractmethod
-    def _begin(self, logits: Tensor) -> bool:
-        """Go on once the prompts are complete, from the logits after them, (rows, 1, vocab)."""
+    def _begin(self) -> bool:
+        """Go on once the prompts are complete."""
 
     @abstractmethod
     def _plan(self, limits: PassLimits) -> list[Segment]:
-        """`plan`, from then on: segments of equal length, one per row."""
+        """`plan`, from then on."""
 
     @abstractmethod
-    def _take(self, logits: Tensor) -> bool:
-        """`take`, from then on: (rows, keep, vocab)."""
+    def _take(self, logits: Sequence[Tensor]) -> bool:
+        """`take`, from then on."""
 
 
 class DecodeTask(Task):
@@ -217,7 +225,7 @@ class DecodeTask(Task):
         """
         self.prefilling = False
         self._rows = list(rows)
-        return self._begin(logits)
+        return self._start(logits)
 
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""
@@ -234,16 +242,24 @@ class DecodeTask(Task):
         if not self._keeps_prompt:
             self.let_go()
 
-    def _begin(self, logits: Tensor) -> bool:
+    def _begin(self) -> bool:
+        self._rows = self.prompt.rows(self.row_names)
+        return self._start(self.prompt.last_logits(self.row_names))
+
+    def _start(self, logits: Tensor) -> bool:
+        """Choose the first token by the logits after the prompt, (rows, 1, vocab), unless the form forces it."""
         self._pending = self._accept(self._group.forced())
-        return self._finish_reason is not None if self._pending else self._take(logits)
+        return self._finish_reason is not None if self._pending else self._advance(logits)
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
         self._proposed = self._proposer.propose(min(limits.proposals, self._group.remaining - 1))
         fed = (*self._pending, *self._proposed)
         return [Segment(row, fed, keep=1 + len(self._proposed)) for row in self._rows]
 
-    def _take(self, logits: Tensor) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> bool:
+        return bool(logits) and self._advance(torch.stack(list(logits)))
+
+    def _advance(self, logits: Tensor) -> bool:
         """Choose a token, and go on for as long as the choice is what was proposed.
 
         A proposal is never drawn from: each token is chosen from the steered distribution, with the random number that
@@ -310,8 +326,9 @@ class ScoreTask(Task):
         """The rows stay, for the answer that follows."""
         self._rows = []
 
-    def _begin(self, logits: Tensor) -> bool:
-        return self._take(logits)
+    def _begin(self) -> bool:
+        self._rows = self.prompt.rows(self.row_names)
+        return self._score(self.prompt.last_logits(self.row_names))
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
         start = self._scored - 1  # no row holds the token that was scored last
@@ -319,7 +336,10 @@ class ScoreTask(Task):
         piece = self._token_ids[start : min(start + most, len(self._token_ids) - 1)]
         return [Segment(row, piece, keep=len(piece)) for row in self._rows] if piece else []
 
-    def _take(self, logits: Tensor) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> bool:
+        return bool(logits) and self._score(torch.stack(list(logits)))
+
+    def _score(self, logits: Tensor) -> bool:
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
         logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
@@ -335,6 +355,12 @@ class ScoreTask(Task):
     @property
     def _scored(self) -> int:
         return sum(logprobs.shape[1] for logprobs in self._logprobs)
+
+
+def split_logits(logits: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+    """What a pass gave, in parts of so many segments."""
+    rest = iter(logits)
+    return [[next(rest) for _ in range(count)] for count in counts]
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

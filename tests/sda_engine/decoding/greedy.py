@@ -65,11 +65,12 @@ class Greedy(Task):
             self.let_go()
         self._rows = []
 
-    def _begin(self, logits):
+    def _begin(self):
         self.log.append((self.name, "begin"))
         if self.gate is not None:
             assert self.gate.wait(10)
-        return self._take(logits)
+        self._rows = self.prompt.rows(self.row_names)
+        return self._choose(self.prompt.last_logits(self.row_names))
 
     def _plan(self, limits):
         if self.error is not None:
@@ -78,6 +79,9 @@ class Greedy(Task):
         return [Segment(row, [POISON if self.poisoned else self.tokens[-1]]) for row in self._rows]
 
     def _take(self, logits):
+        return bool(logits) and self._choose(torch.stack(list(logits)))
+
+    def _choose(self, logits):
         token_id = int(logits[:, -1, :POISON].mean(0).argmax())
         self.tokens.append(token_id)
         self.log.append((self.name, "token"))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_engine.results.trace import Candidate, Trace, TraceToken, TraceWarning
+from tests.sizes import size
 
 HOSTILE = "</style><script>alert(\"x\")</script><img src=x onerror='y'>{{ 7*7 }}{% raw %}&amp;"
 EXOTIC = [
@@ -90,7 +91,7 @@ def test_a_page_shows_the_answer_text_unchanged_and_in_order():
     assert Page(trace_of(*texts).to_html()).text == "".join(texts)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=size(50, 20), deadline=None)
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_any_text_survives_in_the_page(texts):
     assert Page(trace_of(*texts).to_html()).text == "".join(texts)
