@@ -80,14 +80,9 @@ def _without_commas(text: str) -> bool:
     return bool(text.strip()) and "," not in text
 
 
-def _in_bullets(text: str) -> bool:
+def _is_list(text: str, mark: str) -> bool:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return bool(lines) and all(line.startswith(("- ", "* ", "• ")) for line in lines)
-
-
-def _is_numbered(text: str) -> bool:
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return bool(lines) and all(re.match(r"\d+[.)]\s", line) for line in lines)
+    return bool(lines) and all(re.match(mark, line) for line in lines)
 
 
 def _at_most(text: str, words: int) -> bool:
@@ -165,7 +160,13 @@ INSTRUCTIONS = (
         "End your answer with the words See you soon.",
         partial(_ends, words="see you soon"),
     ),
-    _of(TUNING, FORM, "bullets", "Answer as a list of bullet points that begin with a dash.", _in_bullets),
+    _of(
+        TUNING,
+        FORM,
+        "bullets",
+        "Answer as a list of bullet points that begin with a dash.",
+        partial(_is_list, mark="[-*•] "),
+    ),
     _of(TUNING, FORM, "at most 8 words", "Answer in at most eight words.", partial(_at_most, words=8)),
     _of(
         TUNING,
@@ -214,7 +215,7 @@ INSTRUCTIONS = (
         "End your answer with the words Kind regards.",
         partial(_ends, words="kind regards"),
     ),
-    _of(REPORTING, FORM, "numbered list", "Answer as a numbered list.", _is_numbered),
+    _of(REPORTING, FORM, "numbered list", "Answer as a numbered list.", partial(_is_list, mark=r"\d+[.)]\s")),
     _of(REPORTING, FORM, "JSON", 'Answer as a JSON object with the key "answer".', partial(_is_json, key="answer")),
     _of(REPORTING, FORM, "title", "Begin with a title in double angular brackets, such as <<title>>.", _has_title),
     _of(REPORTING, AVOID, "without 'is'", "Do not use the word is.", partial(_without, word="is"), "Use the word is."),
