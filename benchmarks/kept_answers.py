@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=30, help="of each instruction; a third of that elsewhere")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop", nargs="*", default=(), help="ends answers of a base model, which would ask on")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--arms", default="|".join(ARMS), help=f"some of {'|'.join(ARMS)}")
     parser.add_argument("--data", type=Path, default=DATA.parent, help="the folder of ifeval_… and dialogsum.jsonl")
@@ -122,7 +123,8 @@ def main() -> None:
         arms = {name: arms[name] for name in (PLAIN, PROMPT, "revise")}
     with SteeringEngine.load(arguments.model) as engine:
         print(describe_machine(engine.model.dtype))
-        asker = Asker(engine, Sampling(temperature=arguments.temperature, max_new_tokens=TOKENS, seed=arguments.seed))
+        sampling = Sampling(temperature=arguments.temperature, max_new_tokens=TOKENS, seed=arguments.seed)
+        asker = Asker(engine, sampling.replace(stop=arguments.stop))
         for part in arguments.parts.split(","):
             answers = asyncio.run(PARTS[part](asker, arms, arguments))
             if arguments.out is not None:

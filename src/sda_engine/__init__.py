@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
-    from sda_engine.choosing.revision import KeepCheck, Revision
+    from sda_engine.choosing import KeepCheck, Revision
     from sda_engine.config import NoEffectWarning, Sampling, Steering
     from sda_engine.engine import SteeringEngine
     from sda_engine.engine_settings import EngineSettings

@@ -7,7 +7,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from sda_engine.alignment import Alignment
-from sda_engine.choosing import KEEP_RULES, REVISIONS, KeepRule, Revision
+from sda_engine.choosing import KEEP_RULES, KeepRule, Revision
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity, evaluator_name
@@ -85,9 +85,10 @@ class Steering(Settings):
         budget: nats that an answer may spend under the policy "budget": the sum of KL(P || P1) over its tokens.
         reserve: nats that such an answer may spend more when it would end for the first time.
         quiet_divergence: nats, 0..ln 2: such an answer spends nothing of `budget` where contexts diverge less.
-        revisions: how the policy "revise" decodes a base response again; more of them find more, and take longer.
+        revisions: how the policy "revise" decodes a base response again; more of them find more, and take longer. None
+            means `choosing.REVISIONS` where it says something that must stay, and `choosing.FREE_REVISIONS` where not.
         keep: what a revision must keep of the base response: "values" (numbers, times, names and short phrases that it
-            took from the chat word for word, see `sda_engine.choosing.values`), "nothing", or a callable KeepCheck ->
+            took from the chat word for word, see `sda_engine.choosing.keeping`), "nothing", or a callable KeepCheck ->
             bool.
         chooser: rates each of the revisions, and the base response where `evaluator` is another one; None means the
             contrastive score, which asks nobody.
@@ -122,8 +123,8 @@ class Steering(Settings):
     budget: float = Field(default=12.0, ge=0, description="a number of at least 0, in nats")
     reserve: float = Field(default=12.0, ge=0, description="a number of at least 0, in nats")
     quiet_divergence: float = Field(default=0.1, ge=0, le=LOG_2, description="a number from 0 to ln 2, in nats")
-    revisions: tuple[Revision, ...] = Field(
-        default=REVISIONS, min_length=1, description="a Revision, or a list of at least one"
+    revisions: tuple[Revision, ...] | None = Field(
+        default=None, min_length=1, description="a Revision, a list of at least one, or None"
     )
     keep: str | KeepRule = Field(default="values", description=f"one of {', '.join(KEEP_RULES)}, or a callable")
     chooser: SkipValidation[Evaluator | None] = Field(
@@ -268,7 +269,7 @@ class Steering(Settings):
             "evaluator": evaluator_identity(self.evaluator),
             "chooser": None if self.chooser is None else evaluator_identity(self.chooser),
             "critical_categories": list(self.critical_categories),
-            "revisions": [revision.model_dump() for revision in self.revisions],
+            "revisions": None if self.revisions is None else [revision.model_dump() for revision in self.revisions],
         }
         return {name: _callable_identity(value) if callable(value) else value for name, value in plain.items()}
 

@@ -17,7 +17,6 @@ from typing import Self, Unpack, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
-from sda_engine.choosing import Sight
 from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
@@ -34,7 +33,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import BASE, Contexts, Message, draft_messages, make_contexts
+from sda_engine.prompts import BASE, Contexts, Message, make_contexts
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -359,11 +358,11 @@ class SteeringEngine(ScoresTexts):
             return None
         return request.revise(partial(self._draft_prompt, request), room=self._cache_tokens)
 
-    def _draft_prompt(self, request: Request, sees: Sight, response: str, most: int) -> PromptState:
-        """The prompt that a response to a request's chat is revised from, each revision of `most` tokens at most."""
+    def _draft_prompt(self, request: Request, messages: Sequence[Message], most: int, answers: int) -> PromptState:
+        """The prompt of a chat in which answers to a request are decoded, each of `most` tokens at most."""
         settings = request.settings
         contexts = make_contexts(
-            draft_messages(request.messages, response, sees),
+            messages,
             settings.alignment,
             request.tokenizer,
             placement=settings.steering.placement,
@@ -371,8 +370,7 @@ class SteeringEngine(ScoresTexts):
             context_window=self.context_window,
         )
         most = min(most, self.context_window - contexts.longest_prompt)
-        copies = sum(revision.sees == sees for revision in settings.steering.revisions)
-        return PromptState(contexts, most, copies=copies)
+        return PromptState(contexts, most, copies=answers)
 
     def _text_scorer(self, deadline: float | None) -> TextScorer:
         return TextScorer(

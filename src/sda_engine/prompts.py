@@ -90,8 +90,11 @@ def make_contexts(
 def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "chat") -> list[Message]:
     """The chat that a response is revised in: its own, gone on with the request to give that answer once more.
 
-    Or, where a revision sees the answer alone, a new one that asks to rewrite it.
+    Where a revision sees the answer alone, a new one that asks to rewrite it; where it sees the question, the chat as
+    it was asked.
     """
+    if sees == "question":
+        return list(messages)
     if sees == "answer":
         return [{"role": "user", "content": f"{_REWRITE}\n\n{response}"}]
     return [*messages, {"role": "assistant", "content": response}, {"role": "user", "content": _AGAIN}]

@@ -4,6 +4,7 @@ It is longer than other files, since all stages share one state; `revising`, `an
 none of it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sda_engine.answers import held_against, rated_text, whole_piece
-from sda_engine.choosing import Sight
+from sda_engine.choosing import values_to_keep
 from sda_engine.decoding import (
     DecodedText,
     DecodeSettings,
@@ -19,6 +20,7 @@ from sda_engine.decoding import (
     Event,
     PromptState,
     Proposer,
+    ReviseTask,
     ScoreTask,
     Task,
     Token,
@@ -31,11 +33,11 @@ from sda_engine.evaluators.protocol import (
     needs_logprobs,
 )
 from sda_engine.output import TokenConstraint, join_grammars
-from sda_engine.prompts import BASE, INSTRUCTED, Message, normalise_messages
+from sda_engine.prompts import BASE, INSTRUCTED, Message, draft_messages, normalise_messages
 from sda_engine.rating import Verdict, fallback_score
 from sda_engine.request_settings import RequestSettings
 from sda_engine.results import Completion, Piece, Trace, Usage
-from sda_engine.revising import Revising, budget_of, revision_limit
+from sda_engine.revising import Revising, budget_of, revision_limit, revisions_of
 from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
 from sda_engine.tokens import SafeTokenizer
@@ -202,30 +204,36 @@ class Request:
         )
         return self._answer
 
-    def revise(self, make_prompt: Callable[[Sight, str, int], PromptState], *, room: int) -> Revising | None:
-        """The revisions, not yet decoded; None where the base response is the answer: it is empty, or there is no room.
+    def revise(self, make_prompt: Callable[[list[Message], int, int], PromptState], *, room: int) -> Revising | None:
+        """The revisions, not yet decoded; None where the base response is the answer: nothing revises it, or no room.
 
         Args:
-            make_prompt: what is seen, the base response's text, and tokens that a revision may have, to the prompt.
+            make_prompt: a chat, tokens that an answer may have, and how many answers, to their prompt.
             room: tokens that all rows of the revisions may come to hold.
 
         Raises:
             ConfigError: a curve of the user's gave no amplification.
         """
-        assert self.base is not None, "the base response comes first"
+        base = self.base
+        assert base is not None, "the base response comes first"
         with self._released_on_failure():
             strength = self._strength()
         self.prompt.release()
-        if not self.base.text.strip():
-            return None
-        revisions = self.settings.steering.revisions
-        most = revision_limit(self.base, self.prompt.max_new_tokens)
+        messages = normalise_messages(self.messages)
+        values = values_to_keep(messages, base.text)
+        revisions = revisions_of(self.settings, base, values)
+        seen = Counter(revision.sees for revision in revisions)
+        most = self.prompt.max_new_tokens
         try:
-            seen = dict.fromkeys(revision.sees for revision in revisions)
-            prompts = {sees: make_prompt(sees, self.base.text, most) for sees in seen}
+            prompts = {
+                sees: make_prompt(
+                    draft_messages(self.messages, base.text, sees), revision_limit(base, most, sees), count
+                )
+                for sees, count in seen.items()
+            }
         except ContextLengthError:
             return None
-        if sum(prompt.tokens for prompt in prompts.values()) > room:
+        if not prompts or sum(prompt.tokens for prompt in prompts.values()) > room:
             return None
         members = [
             self._decode(
@@ -238,8 +246,10 @@ class Request:
             )
             for revision in revisions
         ]
-        messages = normalise_messages(self.messages)
-        self.revising = Revising.of(messages, self.settings, self.base, self.score, members)
+        strengths = [member.strength for member in members]
+        self.revising = Revising(
+            messages, self.settings, base, values, self.score, revisions, strengths, ReviseTask(members)
+        )
         return self.revising
 
     def piece(self, event: Event) -> Piece:

@@ -1,19 +1,31 @@
 """The revisions of a base response: decoded at once, held against what must stay, rated, and one of them chosen.
 
-The policy "revise" (ours). The base response stands in the prompts of all revisions, as an answer already given or as a
-text to rewrite, and the instruction in those of the instructed context. So what the answer says is in reach of every
-revision, and steering decides how it is said.
+The policy "revise" (ours). Where the base response says something that must stay, it stands in the prompts of all
+revisions, as an answer already given or as a text to rewrite, and the instruction in those of the instructed context.
+So what it says is in reach of every revision, and steering decides how it is said. Where it says nothing of the kind,
+answers of their own compete.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 
-from sda_engine.choosing import Attempt, KeepCheck, Revision, choose, lost_values, recites
-from sda_engine.decoding import DecodedText, DecodeTask, ReviseTask, find_repetition
+from sda_engine.choosing import (
+    FREE_REVISIONS,
+    REVISIONS,
+    Attempt,
+    KeepCheck,
+    Revision,
+    Sight,
+    choose,
+    missing_values,
+    recites,
+)
+from sda_engine.decoding import DecodedText, ReviseTask, find_repetition
 from sda_engine.errors import EngineClosedError
 from sda_engine.evaluators.contrastive import ContrastiveEvaluator
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, LocalModel, Score, evaluator_name
@@ -22,19 +34,33 @@ from sda_engine.rating import no_score
 from sda_engine.request_settings import RequestSettings
 from sda_engine.steering import Budget
 
-ROOM = 12  # tokens that a revision may have beyond one and a half base responses: what needs more has gone astray
+_MARGIN = 12  # tokens that a revision may have beyond one and a half base responses: what needs more has gone astray
+_OWN_MARGIN = 256  # and one that is an answer of its own
 _UNDECIDED = 50.0  # the contrastive score of a text that the instruction makes neither likelier nor less likely
+_UNLIKELY = 4.0  # nats a token that the base context may find an answer less likely than its own: else it is off topic
 
 
-def revision_limit(base: DecodedText, most: int) -> int:
+def revision_limit(base: DecodedText, most: int, sees: Sight) -> int:
     """Tokens that a revision of a base response may have, at most `most`."""
-    return min(most, len(base.token_ids) * 3 // 2 + ROOM)
+    return min(most, len(base.token_ids) * 3 // 2 + (_OWN_MARGIN if sees == "question" else _MARGIN))
 
 
 def budget_of(revision: Revision) -> Budget:
     """What a revision may spend."""
     opening, reserve = (math.inf if nats is None else nats for nats in (revision.budget, revision.reserve))
     return Budget(opening, reserve, goes_on=revision.goes_on)
+
+
+def revisions_of(settings: RequestSettings, base: DecodedText, values: Sequence[str]) -> Sequence[Revision]:
+    """How a base response is decoded again; where it is empty, there is nothing to see but the question.
+
+    Args:
+        values: what it says that must stay. One that repeats itself is no example, whatever it says.
+    """
+    revisions = settings.steering.revisions
+    if revisions is None:
+        revisions = REVISIONS if values and find_repetition(base.token_ids) is None else FREE_REVISIONS
+    return [revision for revision in revisions if base.text.strip() or revision.sees == "question"]
 
 
 @dataclass
@@ -45,7 +71,9 @@ class Revising:
         messages: the chat, as plain dicts whose content is text.
         settings: what the request asks for.
         base: the base response.
+        values: what it says that must stay.
         base_score: the evaluator's rating of it, or the fallback taken in its place; None where nobody rated it.
+        revisions: how it is decoded again.
         strengths: the strength of each revision.
         task: decodes them.
         chosen: which of them is the answer, once `choice` has settled it; None for the base response.
@@ -54,32 +82,15 @@ class Revising:
     messages: Sequence[Message]
     settings: RequestSettings
     base: DecodedText
+    values: Sequence[str]
     base_score: Score | None
+    revisions: Sequence[Revision]
     strengths: Sequence[float]
     task: ReviseTask
     chosen: int | None = None
     _lost: list[str | None] = field(default_factory=list)
     _scores: list[float | None] = field(default_factory=list)
     _chooser: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        messages: Sequence[Message],
-        settings: RequestSettings,
-        base: DecodedText,
-        base_score: Score | None,
-        members: Sequence[DecodeTask],
-    ) -> "Revising":
-        """The revisions that these tasks decode, one for each of `Steering.revisions`."""
-        return cls(
-            messages,
-            settings,
-            base,
-            base_score,
-            [member.strength for member in members],
-            ReviseTask(members),
-        )
 
     @property
     def chooser(self) -> Evaluator:
@@ -171,7 +182,7 @@ class Revising:
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """What became of each revision."""
-        parts = zip(self.settings.steering.revisions, self.task.results(), self._lost, self._scores, strict=True)
+        parts = zip(self.revisions, self.task.results(), self._lost, self._scores, strict=True)
         return tuple(
             _attempt(*part, strength=self.strengths[place], chosen=place == self.chosen, chooser=self._chooser)
             for place, part in enumerate(parts)
@@ -188,12 +199,18 @@ class Revising:
         assert self.settings.alignment is not None
         if recites(revision.text, self.settings.alignment.instruction or "", self.base.text):
             return "it recites the instruction"
+        steering = self.settings.steering
+        if steering.keep == "values":
+            if lost := missing_values(revision.text, self.values):
+                return f"it lost {', '.join(lost)}"
+            return "the plain chat makes it far too unlikely" if not self.values and self._strays(revision) else None
         check = KeepCheck(self.messages, self.base.text, revision.text)
-        if self.settings.steering.keep_rule(check):
-            return None
-        if self.settings.steering.keep == "values":
-            return f"it lost {', '.join(lost_values(check))}"
-        return "the rule for what must stay refuses it"
+        return None if steering.keep_rule(check) else "the rule for what must stay refuses it"
+
+    def _strays(self, revision: DecodedText) -> bool:
+        """Whether the base context finds a revision so much less likely than its own answer that it is off topic."""
+        own, there = (answer.row_logprobs.get(BASE) for answer in (self.base, revision))
+        return bool(own and there and fmean(there) < fmean(own) - _UNLIKELY)
 
 
 def _attempt(

@@ -8,11 +8,15 @@ import time
 import pytest
 
 from sda_engine import Alignment, Constraint, Output, Sampling, Steering, SteeringEngine
-from sda_engine.choosing import KeepCheck, Revision
+from sda_engine.alignment import resolve_alignment
+from sda_engine.choosing import FREE_REVISIONS, REVISIONS, KeepCheck, Revision
+from sda_engine.decoding import DecodedText
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError, EngineClosedError, EvaluationError
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore
 from sda_engine.prompts import draft_messages
+from sda_engine.request_settings import RequestSettings
+from sda_engine.revising import revisions_of
 from sda_engine.steering import sigmoid_amplification
 from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tiny_engine, tiny_model, tiny_tokenizer
 from tests.conftest import user
@@ -25,13 +29,13 @@ QUESTION = user("what is in the library?")
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=5)
 ALIGNMENTS = ("be kind", Alignment(avoid="rude text"), Alignment(instruction="be kind", avoid="rude text"))
-REVISIONS = (
+SOME = (
     Revision(factor=0.5, sees="answer"),
     Revision(factor=3, budget=2),
     Revision(factor=3, budget=0, reserve=4),
 )
 GOES_ON = Revision(budget=0, reserve=None, goes_on=True)
-ANY = Steering(policy="revise", revisions=REVISIONS, keep="nothing")
+ANY = Steering(policy="revise", revisions=SOME, keep="nothing")
 
 
 def budget_of(**settings):
@@ -102,6 +106,34 @@ def test_a_revision_sees_the_chat_or_the_base_response_alone():
     (alone,) = draft_messages(chat, "b", "answer")
     assert "secret" not in alone["content"]
     assert alone["content"].endswith("\n\nb")
+    assert draft_messages(chat, "b", "question") == chat
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "revisions"),
+    [
+        ("It is 43.", ["43"], REVISIONS),
+        ("A poem.", [], FREE_REVISIONS),
+        ("43 43 43", ["43"], FREE_REVISIONS),  # it repeats itself: no example
+        (" ", [], FREE_REVISIONS[:2]),  # nothing to rewrite
+    ],
+)
+def test_how_a_base_response_is_revised_depends_on_what_must_stay_of_it(text, values, revisions):
+    ids = (1, 2) * 40 if text == "43 43 43" else (1, 2, 3)
+    base = DecodedText(text, ids, "stop", (), ())
+    assert revisions_of(RequestSettings(resolve_alignment("be kind")), base, values) == list(revisions)
+    own = RequestSettings(steering=Steering(policy="revise", revisions=SOME))
+    assert revisions_of(own, base, values) == ([] if text == " " else list(SOME))
+
+
+@pytest.mark.parametrize(("margin", "is_out"), [(-1e9, True), (1e9, False)])
+def test_what_the_plain_chat_makes_too_unlikely_is_out_where_nothing_must_stay(engine, monkeypatch, margin, is_out):
+    monkeypatch.setattr("sda_engine.revising._UNLIKELY", margin)
+    free = Steering(policy="revise", revisions=FREE_REVISIONS)
+    attempts = engine.generate(QUESTION, "be kind", steering=free, sampling=GREEDY).attempts
+    assert [attempt.lost is not None and "unlikely" in attempt.lost for attempt in attempts] == [is_out] * 3
+    attempts = engine.generate(QUESTION, "be kind", steering=free.replace(keep="nothing"), sampling=GREEDY).attempts
+    assert not any("unlikely" in (attempt.lost or "") for attempt in attempts)
 
 
 def test_a_revision_that_recites_the_instruction_is_out(engine, monkeypatch):
@@ -115,11 +147,12 @@ def test_a_revision_that_recites_the_instruction_is_out(engine, monkeypatch):
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
-def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, alignment, sampling):
+@pytest.mark.parametrize("revisions", [SOME, FREE_REVISIONS], ids=["some", "free"])
+def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, alignment, sampling, revisions):
     base = engine.generate(QUESTION, sampling=sampling)
-    done = engine.generate(QUESTION, alignment, steering=ANY, sampling=sampling)
+    done = engine.generate(QUESTION, alignment, steering=ANY.replace(revisions=revisions), sampling=sampling)
     assert done.base_response in (None, base.text)
-    for attempt, revision in zip(done.attempts, REVISIONS, strict=True):
+    for attempt, revision in zip(done.attempts, revisions, strict=True):
         steering = Steering(
             policy="budget",
             gain=2.0 * revision.factor,
@@ -136,7 +169,7 @@ def test_each_revision_is_what_the_policy_budget_answers_to_the_draft(engine, al
 class TestChoice:
     def test_the_best_by_the_chooser_is_the_answer(self, engine):
         chooser = ScriptedEvaluator([30, 90, 40, 20])  # three revisions, and the base response at last
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=chooser)
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", chooser=chooser)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         rated = [attempt for attempt in done.attempts if attempt.lost is None]
         assert [request.response for request in chooser.requests] == [
@@ -150,7 +183,7 @@ class TestChoice:
 
     def test_a_base_response_that_no_revision_beats_stands(self, engine):
         chooser = ScriptedEvaluator([30, 40, 50, 95])
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=chooser)
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", chooser=chooser)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert done.text == done.base_response
         assert not any(attempt.chosen for attempt in done.attempts)
@@ -158,14 +191,14 @@ class TestChoice:
 
     def test_a_chooser_that_has_rated_the_base_response_is_not_asked_again(self, engine):
         judge = ScriptedEvaluator([95, 30, 40, 50])
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=judge, chooser=judge)
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", evaluator=judge, chooser=judge)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert done.text == done.base_response
         assert len(judge.requests) == 1 + sum(attempt.lost is None for attempt in done.attempts)
 
     def test_an_evaluator_sets_the_strength_and_is_asked_once(self, engine):
         judge = ScriptedEvaluator([20])
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", evaluator=judge)
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", evaluator=judge)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert len(judge.requests) == 1
         strength = 2 * sigmoid_amplification(20)
@@ -180,7 +213,7 @@ class TestChoice:
             checks.append(check)
             return False
 
-        steering = Steering(policy="revise", revisions=REVISIONS, keep=never)
+        steering = Steering(policy="revise", revisions=SOME, keep=never)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert done.text == done.base_response == engine.generate(QUESTION, sampling=SAMPLED).text
         assert checks
@@ -196,7 +229,7 @@ class TestChoice:
     def test_a_failure_of_the_chooser_is_an_error_or_leaves_it_to_the_contrastive_score(self, engine, place):
         script = [30, 40, 50, 60]
         script[place] = ValueError("no judge")
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", chooser=ScriptedEvaluator(script))
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", chooser=ScriptedEvaluator(script))
         with pytest.raises(EvaluationError, match="no judge") as raised:
             engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert raised.value.base_response
@@ -206,7 +239,7 @@ class TestChoice:
         assert {attempt.chooser for attempt in rated} == {ContrastiveEvaluator().name}
 
     def test_a_fixed_amplification_needs_no_evaluator(self, engine):
-        steering = Steering(policy="revise", revisions=REVISIONS, keep="nothing", amplification=0.8)
+        steering = Steering(policy="revise", revisions=SOME, keep="nothing", amplification=0.8)
         done = engine.generate(QUESTION, "be kind", steering=steering, sampling=SAMPLED)
         assert [attempt.strength for attempt in done.attempts] == pytest.approx([0.8, 4.8, 4.8])
 

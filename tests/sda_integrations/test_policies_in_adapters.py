@@ -3,6 +3,7 @@
 import pytest
 
 from sda_engine import Steering
+from sda_engine.choosing import FREE_REVISIONS
 from sda_engine.errors import ConfigError
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
@@ -29,7 +30,7 @@ def sda_of(message):
 
 async def test_whole_answers_of_langchain_are_revised_and_streams_are_not(chat):
     for message in (chat.invoke(QUESTION), await chat.ainvoke(QUESTION), *chat.batch([QUESTION])):
-        assert len(sda_of(message)["attempts"]) == 4
+        assert len(sda_of(message)["attempts"]) == len(FREE_REVISIONS)
     whole = None
     for chunk in chat.stream(QUESTION):
         whole = chunk if whole is None else whole + chunk
@@ -37,8 +38,8 @@ async def test_whole_answers_of_langchain_are_revised_and_streams_are_not(chat):
 
 
 async def test_whole_answers_of_llama_index_are_revised_and_streams_are_not(llm):
-    assert len(llm.complete(QUESTION).raw["sda"]["attempts"]) == 4
-    assert len((await llm.acomplete(QUESTION)).raw["sda"]["attempts"]) == 4
+    assert len(llm.complete(QUESTION).raw["sda"]["attempts"]) == len(FREE_REVISIONS)
+    assert len((await llm.acomplete(QUESTION)).raw["sda"]["attempts"]) == len(FREE_REVISIONS)
     *_, last = llm.stream_complete(QUESTION)
     assert "attempts" not in last.raw["sda"]
 

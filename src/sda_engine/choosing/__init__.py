@@ -1,11 +1,13 @@
 """Which of several answers to give: what the first took from its sources must stay, then the best score wins."""
 
 from sda_engine.choosing.chooser import Attempt, choose
+from sda_engine.choosing.keeping import KEEP_RULES, KeepCheck, KeepRule, lost_values, values_to_keep
 from sda_engine.choosing.recital import recites
-from sda_engine.choosing.revision import KEEP_RULES, REVISIONS, KeepCheck, KeepRule, Revision, Sight, lost_values
+from sda_engine.choosing.revision import FREE_REVISIONS, REVISIONS, Revision, Sight
 from sda_engine.choosing.values import missing_values, values_of
 
 __all__ = [
+    "FREE_REVISIONS",
     "KEEP_RULES",
     "REVISIONS",
     "Attempt",
@@ -18,4 +20,5 @@ __all__ = [
     "missing_values",
     "recites",
     "values_of",
+    "values_to_keep",
 ]

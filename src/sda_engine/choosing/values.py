@@ -46,7 +46,7 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
         question: the text that asks; only its sentences with a question mark count.
     """
     source = [word for text in sources for word in (*words_of(text), "\n")]
-    asked = {word for sentence in _QUESTION.findall(question) for word in words_of(sentence)} - FUNCTION_WORDS
+    asked = _asked(question)
     everything = list(_runs(_words(answer), source))
     answering = list(_runs(_words(_about(answer, asked)), source))
     tries = ((answering, asked, 2), (everything, asked, 2), (everything, asked, 1), (everything, set[str](), 2))
@@ -55,6 +55,12 @@ def values_of(answer: str, sources: Sequence[str], question: str = "") -> tuple[
         if values := tuple(dict.fromkeys(found)):
             return values
     return ()
+
+
+def facts_of(answer: str, question: str) -> tuple[str, ...]:
+    """The names and numbers of an answer that are not words of the question."""
+    parts = _split(_words(answer), _asked(question))
+    return tuple(dict.fromkeys(value for part in parts for value in _values(part, least=None)))
 
 
 def without_questions(text: str) -> str:
@@ -66,6 +72,11 @@ def missing_values(answer: str, values: Sequence[str]) -> tuple[str, ...]:
     """The values that an answer does not hold word for word, in any case."""
     text = f" {' '.join(words_of(answer))} "
     return tuple(value for value in values if f" {' '.join(words_of(value))} " not in text)
+
+
+def _asked(question: str) -> set[str]:
+    """The words of content of what asks in a text."""
+    return {word for sentence in _QUESTION.findall(question) for word in words_of(sentence)} - FUNCTION_WORDS
 
 
 def _about(answer: str, asked: set[str]) -> str:
@@ -125,11 +136,11 @@ def _split(run: Sequence[_Word], asked: set[str]) -> Iterator[Sequence[_Word]]:
         part = []
 
 
-def _values(part: Sequence[_Word], least: int) -> Iterator[str]:
-    """The values in a part of a run; a phrase has at least so many words of content."""
+def _values(part: Sequence[_Word], least: int | None) -> Iterator[str]:
+    """The values in a part of a run; a phrase has at least so many words of content, and None stands for no phrases."""
     if not any(word.is_number or word.named for word in part):
         content = [word for word in part if word.key not in FUNCTION_WORDS]
-        if len(content) >= least and len(part) <= _MOST_WORDS:
+        if least is not None and len(content) >= least and len(part) <= _MOST_WORDS:
             yield " ".join(word.text for word in part)
         return
     name: list[str] = []

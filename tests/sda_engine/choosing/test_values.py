@@ -2,7 +2,8 @@
 
 import pytest
 
-from sda_engine.choosing import KeepCheck, lost_values, missing_values, values_of
+from sda_engine.choosing import missing_values, values_of
+from sda_engine.choosing.values import facts_of
 
 SOURCE = (
     "A yearly card for the swimming hall costs 43 euros. On Saturdays the reading room opens at 8:15. "
@@ -73,19 +74,14 @@ def test_a_value_is_held_as_whole_words_in_any_case(answer, missing):
     assert missing_values(answer, ("43", "Ada Brandt")) == missing
 
 
-def test_what_is_lost_is_told_of_the_last_question():
-    messages = [
-        {"role": "system", "content": SOURCE},
-        {"role": "user", "content": "Who are you?"},
-        {"role": "assistant", "content": "A librarian."},
-        {"role": "user", "content": "What does the card cost, and when does the room open on Saturdays?"},
-    ]
-    check = KeepCheck(messages, "It costs 43 euros and opens at 8:15 on Saturdays.", "Welcome! It opens at 8:15.")
-    assert lost_values(check) == ("43",)
-
-
-def test_what_was_taken_from_the_question_alone_need_not_stay():
-    chat = [{"role": "user", "content": "What are the pros and cons of working abroad?"}]
-    assert lost_values(KeepCheck(chat, "The pros and cons of working abroad are many.", "It pays.")) == ()
-    told = [{"role": "user", "content": f"{SOURCE}\nWhen does the reading room open on Saturdays?"}]
-    assert lost_values(KeepCheck(told, "The reading room opens at 8:15.", "It opens early.")) == ("8:15",)
+@pytest.mark.parametrize(
+    ("answer", "question", "facts"),
+    [
+        ("The capital of France is Paris.", "What is the capital of France?", ("Paris",)),
+        ("It ended in 1945.", "When did World War II end?", ("1945",)),
+        ("It was painted by Leonardo da Vinci in Italy.", "Who painted it?", ("Leonardo", "Vinci", "Italy")),
+        ("Plants take in air and light.", "What do plants take in?", ()),  # phrases are the model's own words
+    ],
+)
+def test_the_facts_of_an_answer_are_its_names_and_numbers(answer, question, facts):
+    assert facts_of(answer, question) == facts

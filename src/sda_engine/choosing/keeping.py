@@ -1,0 +1,66 @@
+"""What a revision has to keep of a base response, and the rules that say whether it did."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from sda_engine.choosing.values import facts_of, missing_values, values_of, without_questions
+from sda_engine.choosing.words import words_of
+
+_REQUEST = 60  # words up to which a text that asks nothing by a question mark is all request, and holds no documents
+_BRIEF = 40  # words up to which an answer to a question is its answer, and nothing composed
+
+
+@dataclass(frozen=True)
+class KeepCheck:
+    """What a rule that says whether a revision may stand gets to see.
+
+    Attributes:
+        messages: the chat, as the user wrote it.
+        base_response: the answer of the base context.
+        response: the revision.
+    """
+
+    messages: Sequence[Mapping[str, object]]
+    base_response: str
+    response: str
+
+
+KeepRule = Callable[[KeepCheck], bool]
+
+
+def keeps_values(check: KeepCheck) -> bool:
+    """Whether a revision holds every value of the base response's."""
+    return not lost_values(check)
+
+
+def keeps_nothing(check: KeepCheck) -> bool:
+    """That any revision may stand."""
+    return True
+
+
+KEEP_RULES: Mapping[str, KeepRule] = MappingProxyType({"values": keeps_values, "nothing": keeps_nothing})
+
+
+def lost_values(check: KeepCheck) -> tuple[str, ...]:
+    """The values of a base response that a revision does not hold."""
+    return missing_values(check.response, values_to_keep(check.messages, check.base_response))
+
+
+def values_to_keep(messages: Sequence[Mapping[str, object]], base_response: str) -> tuple[str, ...]:
+    """What a base response says that must stay.
+
+    That is what it took word for word from the chat, but for what is asked last. Where the chat holds nothing to take
+    from, a brief answer to a question has to keep its names and numbers; and what was composed, as a poem is, nothing.
+    """
+    texts = [str(message.get("content") or "") for message in messages]
+    users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
+    if not users:
+        return values_of(base_response, texts)
+    asked = texts[users[-1]]
+    texts[users[-1]] = beside = without_questions(asked)
+    if beside == asked and len(words_of(asked)) <= _REQUEST:
+        del texts[users[-1]]
+    if any(words_of(text) for text in texts):
+        return values_of(base_response, texts, asked)
+    return facts_of(base_response, asked) if beside != asked and len(words_of(base_response)) <= _BRIEF else ()
