@@ -33,7 +33,7 @@ def test_what_was_taken_from_the_question_alone_need_not_stay():
         ("What is the capital of France?", "The capital of France is Paris.", ("Paris",)),  # a fact of the model's own
         ("What is the capital of France?", f"It is Paris. {'It is a city of many old houses. ' * 6}", ()),  # composed
         ("Write a poem about Anna and her 2 cats.", "O Anna, with 2 cats at home.", ()),
-        (f"Shorten this. {f'{SOURCE} ' * 4}", "Cards are 43 euros.", ("43",)),  # too long for a request without a text
+        (f"Shorten this. {f'{SOURCE} ' * 5}", "Cards are 43 euros.", ("43",)),  # too long for a request without a text
         ("", "It is 43.", ()),
     ],
 )
