@@ -139,18 +139,19 @@ class Asker:
         self.sampling = sampling
 
     async def all(self, title: str, asks: Sequence[Mapping[str, object]]) -> list[Completion]:
-        """The answers to requests, each of them the arguments of `agenerate`."""
+        """The answers to requests, each of them the arguments of `agenerate`; each draws with a seed of its own."""
         room = asyncio.Semaphore(TOGETHER)
         with Progress(transient=True) as progress:
             bar = progress.add_task(title, total=len(asks))
 
-            async def one(ask: Mapping[str, object]) -> Completion:
+            async def one(place: int, ask: Mapping[str, object]) -> Completion:
+                sampling = self.sampling.replace(seed=(self.sampling.seed or 0) + place)
                 async with room:
-                    done = await self.engine.agenerate(**{"sampling": self.sampling, **ask})
+                    done = await self.engine.agenerate(**{"sampling": sampling, **ask})
                 progress.advance(bar)
                 return done
 
-            return list(await asyncio.gather(*(one(ask) for ask in asks)))
+            return list(await asyncio.gather(*(one(place, ask) for place, ask in enumerate(asks))))
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -42,11 +42,13 @@ def sample(
         (batch,) token ids.
     """
     vocab = logprobs.shape[-1]
-    for size in (*(size for size in _CANDIDATES if size < vocab), vocab):
+    most = vocab if top_k is None else min(vocab, int(top_k.max()))
+    least = 1 if top_k is None else most  # top-p is a share of all that top-k leaves
+    for size in (*(size for size in _CANDIDATES if least <= size < vocab), vocab):
         best, token_ids = top_tokens(logprobs, size)
         probabilities = in_widest(best).exp()
         kept = _kept(probabilities, top_k=top_k, top_p=top_p, min_p=min_p)
-        if size == vocab or not bool(kept[:, -1].any()):
+        if size >= most or not bool(kept[:, -1].any()):
             break
     cumulative = torch.where(kept, probabilities, 0.0).cumsum(dim=-1)
     threshold = uniform.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]

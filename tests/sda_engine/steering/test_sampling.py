@@ -93,6 +93,19 @@ def test_the_kept_set_is_that_of_transformers(seed, top_k, top_p, min_p):
     assert heavy <= possible(logprobs, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
+@pytest.mark.parametrize("top_k", [50, 64, 65, 100, 2000])
+@pytest.mark.parametrize("top_p", [0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_token_that_may_be_drawn_of_a_large_vocabulary_is_that_of_transformers(top_k, top_p, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logprobs = (torch.randn(1, 20_000, generator=generator) * 1.5).double().log_softmax(-1)
+    scores = logprobs
+    for warper in (TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)):
+        scores = warper(None, scores)
+    kept = torch.where(scores.isfinite(), logprobs, torch.inf)[0]
+    assert draw(1 - 1e-12, logprobs, top_k=top_k, top_p=top_p) == int(kept.argmin())
+
+
 @pytest.mark.parametrize(("top_p", "size"), [(None, 5000), (0.9, 4500), (0.3, 1500)])
 def test_a_flat_distribution_over_a_large_vocabulary_is_not_cut_to_the_candidates(top_p, size):
     flat = (torch.arange(5000) * -1e-9).double().log_softmax(-1).unsqueeze(0)  # best first, and nearly equal
