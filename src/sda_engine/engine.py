@@ -372,9 +372,14 @@ class SteeringEngine(ScoresTexts):
         most = min(most, self.context_window - contexts.longest_prompt)
         return PromptState(contexts, most, copies=answers)
 
-    def _text_scorer(self, deadline: float | None) -> TextScorer:
+    def _text_scorer(self, deadline: float | None, *, admitted: bool = False) -> TextScorer:
         return TextScorer(
-            self._scheduler, self._tokenizer, self.context_window, description=self.describe(), deadline=deadline
+            self._scheduler,
+            self._tokenizer,
+            self.context_window,
+            description=self.describe(),
+            deadline=deadline,
+            admitted=admitted,
         )
 
     def _compile(self, request: Request) -> None:
@@ -391,49 +396,51 @@ class SteeringEngine(ScoresTexts):
         return self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:
-        for task in request.evaluation_tasks():
-            for _ in self._scheduler.events(task, deadline):
-                pass
-        if request.wants_score:
-            with request.verdict() as verdict:
-                evaluation = request.evaluation_request(self._text_scorer(deadline))
-                verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
-        if (revising := self._revise(request)) is not None:
-            for _ in self._scheduler.events(revising.task, deadline):
-                pass
-            evaluations = revising.evaluations(self._text_scorer(deadline))
-            with revising.choice(evaluations) as scores:
-                for one in evaluations:
-                    scores.append(None if one is None else revising.chooser.evaluate(one))
-        if request.accepted or request.revises:
-            yield request.whole_piece()
-            return
-        with closing(self._scheduler.events(request.steered_task(), deadline)) as events:
-            for event in events:
-                yield request.piece(event)
+        with self._scheduler.admitted():
+            for task in request.evaluation_tasks():
+                for _ in self._scheduler.events(task, deadline):
+                    pass
+            if request.wants_score:
+                with request.verdict() as verdict:
+                    evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
+                    verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
+            if (revising := self._revise(request)) is not None:
+                for _ in self._scheduler.events(revising.task, deadline):
+                    pass
+                evaluations = revising.evaluations(self._text_scorer(deadline, admitted=True))
+                with revising.choice(evaluations) as scores:
+                    for one in evaluations:
+                        scores.append(None if one is None else revising.chooser.evaluate(one))
+            if request.accepted or request.revises:
+                yield request.whole_piece()
+                return
+            with closing(self._scheduler.events(request.steered_task(), deadline)) as events:
+                for event in events:
+                    yield request.piece(event)
 
     async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
-        if request.grammar is not None or request.settings.steering.critical_categories:
-            await asyncio.to_thread(self._compile, request)
-        for task in request.evaluation_tasks():
-            async with aclosing(self._scheduler.aevents(task, deadline)) as events:
-                async for _ in events:
-                    pass
-        if request.wants_score:
-            with request.verdict() as verdict:
-                evaluation = request.evaluation_request(self._text_scorer(deadline))
-                verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
-        if (revising := self._revise(request)) is not None:
-            async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
-                async for _ in events:
-                    pass
-            evaluations = revising.evaluations(self._text_scorer(deadline))
-            with revising.choice(evaluations) as scores:
-                for one in evaluations:
-                    scores.append(None if one is None else await revising.chooser.aevaluate(one))
-        if request.accepted or request.revises:
-            yield request.whole_piece()
-            return
-        async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
-            async for event in events:
-                yield request.piece(event)
+        with self._scheduler.admitted():
+            if request.grammar is not None or request.settings.steering.critical_categories:
+                await asyncio.to_thread(self._compile, request)
+            for task in request.evaluation_tasks():
+                async with aclosing(self._scheduler.aevents(task, deadline)) as events:
+                    async for _ in events:
+                        pass
+            if request.wants_score:
+                with request.verdict() as verdict:
+                    evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
+                    verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
+            if (revising := self._revise(request)) is not None:
+                async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
+                    async for _ in events:
+                        pass
+                evaluations = revising.evaluations(self._text_scorer(deadline, admitted=True))
+                with revising.choice(evaluations) as scores:
+                    for one in evaluations:
+                        scores.append(None if one is None else await revising.chooser.aevaluate(one))
+            if request.accepted or request.revises:
+                yield request.whole_piece()
+                return
+            async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
+                async for event in events:
+                    yield request.piece(event)

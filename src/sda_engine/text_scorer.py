@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class TextScorer:
         context_window: tokens of prompt and text together.
         description: what identifies the model, as plain JSON.
         deadline: time.monotonic() seconds for all that is asked of it; None waits for ever.
+        admitted: whether it works for a request that has been taken on, and need not queue as a new one.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class TextScorer:
         *,
         description: Mapping[str, object],
         deadline: float | None = None,
+        admitted: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._context_window = context_window
         self._description = description
         self._deadline = deadline
+        self._admitted = admitted
 
     def describe(self) -> dict[str, object]:
         """What identifies the model, as plain JSON, for the keys of kept scores."""
@@ -101,19 +104,22 @@ class TextScorer:
         return EvaluationRequest(messages, response, alignment, logprobs.get(BASE), logprobs.get(INSTRUCTED), self)
 
     def _run(self, scoring: "_Scoring") -> list[Logprobs]:
-        with scoring as tasks:
+        with self._taken_on(), scoring as tasks:
             for task in tasks:
                 for _ in self._scheduler.events(task, self._deadline):
                     pass
         return scoring.results
 
     async def _arun(self, scoring: "_Scoring") -> list[Logprobs]:
-        with scoring as tasks:
+        with self._taken_on(), scoring as tasks:
             for task in tasks:
                 async with aclosing(self._scheduler.aevents(task, self._deadline)) as events:
                     async for _ in events:
                         pass
         return scoring.results
+
+    def _taken_on(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._admitted else self._scheduler.admitted()
 
     def _scoring(
         self,
@@ -129,15 +135,15 @@ class TextScorer:
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
             raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
-        return _Scoring(PromptState(contexts, longest), token_ids)
+        return _Scoring(PromptState(contexts, longest), token_ids, admitted=self._admitted)
 
 
 class ScoresTexts(ABC):
     """What SteeringEngine can do with texts that are given: how likely they are, and how an evaluator rates them."""
 
     @abstractmethod
-    def _text_scorer(self, deadline: float | None) -> TextScorer:
-        """A scorer for one task, which ends at a deadline in seconds of time.monotonic()."""
+    def _text_scorer(self, deadline: float | None, *, admitted: bool = False) -> TextScorer:
+        """A scorer for one task, which ends at a deadline in seconds of time.monotonic(); see TextScorer."""
 
     def continuation_logprobs(
         self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
@@ -221,9 +227,10 @@ class _Scoring:
         results: per text row -> (tokens,) nats, once its task has finished.
     """
 
-    def __init__(self, prompt: PromptState, texts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, prompt: PromptState, texts: Sequence[Sequence[int]], *, admitted: bool) -> None:
         self._prompt = prompt
         self._texts = texts
+        self._admitted = admitted
         self.results: list[Logprobs] = []
 
     def __enter__(self) -> Iterator[ScoreTask]:
@@ -234,7 +241,8 @@ class _Scoring:
 
     def _tasks(self) -> Iterator[ScoreTask]:
         for token_ids in self._texts:
-            task = ScoreTask(self._prompt, scored_rows(self._prompt.contexts), token_ids, continues=bool(self.results))
+            continues = self._admitted or bool(self.results)
+            task = ScoreTask(self._prompt, scored_rows(self._prompt.contexts), token_ids, continues=continues)
             yield task
             self.results.append(task.result())
 

@@ -1,7 +1,6 @@
 """What EngineSettings accepts, and that every limit in it holds while requests run."""
 
 import asyncio
-import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
 
@@ -181,33 +180,37 @@ def test_requests_that_wait_count_and_those_that_were_given_up_do_not():
                 engine.generate(user("who?"), "be kind", sampling=SHORT, timeout=0.02)
 
 
-def test_a_request_that_has_its_score_is_not_refused_when_others_have_come_meanwhile():
-    scored, asked = threading.Event(), threading.Event()
+class AsksTheModel(FixedScore):
+    """Rates by what the model itself says, and calls somebody meanwhile."""
 
-    class Slow(FixedScore):
-        needs_response = True
+    needs_response = True
 
-        def evaluate(self, request):
-            scored.set()
-            assert asked.wait(30)
-            return super().evaluate(request)
+    def __init__(self, long_question="", meanwhile=lambda: None):
+        super().__init__(20)
+        self.long_question, self.meanwhile = long_question, meanwhile
 
+    def evaluate(self, request):
+        self.meanwhile()
+        assert request.model.continuation_logprobs(user(self.long_question or "good?"), ["yes"]).isfinite().all()
+        return super().evaluate(request)
+
+    async def aevaluate(self, request):
+        return await asyncio.to_thread(self.evaluate, request)
+
+
+async def test_a_request_counts_while_it_is_rated_and_what_its_evaluator_asks_the_model_does_not():
     with endless_engine(max_requests=1) as engine:
-        done = []
 
-        def ask():
-            steering = Steering(evaluator=Slow(20))
-            done.append(engine.generate(user("who?"), "be kind", steering=steering, sampling=SHORT))
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert scored.wait(30)
-        with running(engine, 1):
+        def refused():
             with pytest.raises(QueueFullError):
                 engine.generate(user("and me?"), sampling=SHORT)
-            asked.set()
-            thread.join(30)
-        assert done[0].usage.completion_tokens == 6
+
+        steering = Steering(evaluator=AsksTheModel(meanwhile=refused))
+        for done in (
+            engine.generate(user("who?"), "be kind", steering=steering, sampling=SHORT),
+            await engine.agenerate(user("who?"), "be kind", steering=steering, sampling=SHORT),
+        ):
+            assert (done.score.value, done.usage.completion_tokens) == (20, 6)
 
 
 # --- cache_tokens
@@ -275,6 +278,20 @@ def test_by_default_an_engine_may_hold_what_fits_in_half_of_the_free_memory():
         tokens = engine._scheduler._worker._cache_tokens
         assert tokens > 10_000, "a token of the tiny model takes half a kilobyte"
         assert engine.generate(user("who?"), sampling=SHORT).usage.completion_tokens == 6
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+@pytest.mark.parametrize("alignment", ["be kind", POLITE])
+async def test_an_evaluator_may_need_the_memory_that_its_own_request_holds(alignment, prefix_cache):
+    """The request holds much of the memory, and its evaluator asks for nearly all of it: both come to an end."""
+    steering = Steering(evaluator=AsksTheModel("good? " * 60))
+    ask = {"steering": steering, "sampling": SHORT.replace(max_new_tokens=60)}
+    with endless_engine() as engine:
+        wanted = engine.generate(user("who?"), alignment, **ask)
+    with endless_engine(cache_tokens=380, prefix_cache=prefix_cache) as engine:
+        done = await asyncio.gather(*(engine.agenerate(user("who?"), alignment, **ask) for _ in range(3)))
+    assert [one.token_ids for one in done] == [wanted.token_ids] * 3
+    assert {one.usage.cached_prompt_tokens for one in done} <= {0, *range(1, wanted.usage.prompt_tokens)}
 
 
 # --- max_rows and prefill_chunk

@@ -38,6 +38,7 @@ class PromptState:
         self.released = False
         self._rows: dict[str, Row] = {}
         self._planned: list[str] = []
+        self._evicted = False
         self._base_reach = 0  # tokens of the base row after the pass that was planned
 
     @property
@@ -51,6 +52,15 @@ class PromptState:
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
         return all(name in self.logits for name in names)
+
+    def unread(self, names: Sequence[str]) -> int:
+        """Tokens of the prompts of these rows that are not computed yet, what they share counted once."""
+        shared = len(self.contexts.shared)
+        left = 0
+        for name in names:
+            held = self._rows[name].length if name in self._rows else 0 if name == BASE else shared
+            left += self.contexts.prompt_tokens(name) - held
+        return 0 if self.is_ready(names) else left
 
     def rows(self, names: Sequence[str]) -> list[Row]:
         """Rows that are ready, cut back to their prompts."""
@@ -106,6 +116,12 @@ class PromptState:
         self._rows.clear()
         self.logits.clear()
 
+    def evict(self) -> None:
+        """Let go of the rows for now: the next stage finds them in the prefix store, or computes them again."""
+        self._evicted = True
+        self._rows.clear()
+        self.logits.clear()
+
     def _open(self, name: str, store: PrefixStore) -> Row | None:
         """The row, made where it is new; None where it has to wait for what it shares with the base row."""
         if name in self._rows:
@@ -121,7 +137,7 @@ class PromptState:
         else:
             self._rows[name] = Row(capacity)
             self._rows[name].load(prompt[:stored], store.read(prompt, stored))
-        if name == BASE:
+        if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
 

@@ -1,7 +1,7 @@
 """The running batch: tasks that go through the same forward passes, and join and leave between them."""
 
 from collections.abc import Mapping, Sequence
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -13,14 +13,16 @@ from sda_engine.decoding.tasks import Failed, Finished, PassLimits, Task
 from sda_engine.engine_settings import EngineSettings
 
 _ALONE = 1024  # tokens of a prompt in one pass where nobody waits for it
+_SHARE_OF_OLDEST = 4  # of a pass, one in so many prompt tokens is the oldest prompt's
 _MOST_VERIFIED = 16  # tokens of a pass up to which proposing more of them is worth a thought
 
 
 class RunningBatch:
     """Runs tasks together, one forward pass at a time. The worker thread alone touches it.
 
-    Decoding tasks take part in every pass. Prompts are prefilled in the order in which they came, in pieces: small ones
-    while others decode. A task that fails leaves the others as they are.
+    Decoding tasks take part in every pass. Prompts are prefilled in pieces, small ones while others decode: first the
+    shortest, since it ends soonest, with a share for the oldest, which might never get its turn. A task that fails
+    leaves the others as they are.
 
     Args:
         runner: runs the model.
@@ -35,26 +37,42 @@ class RunningBatch:
         self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
         self._store = PrefixStore(self._most_stored)
         self._tasks: list[Task] = []
-        self._prompts: WeakSet[PromptState] = WeakSet()  # of running tasks, and of requests between two tasks
+        # of running tasks, and of requests between two tasks, in the order in which they came
+        self._prompts: WeakKeyDictionary[PromptState, None] = WeakKeyDictionary()
 
     @property
     def tasks(self) -> Sequence[Task]:
         """What runs, in the order in which it came."""
         return tuple(self._tasks)
 
-    def has_room(self, task: Task) -> bool:
-        """Whether a task may join now."""
+    def make_room(self, task: Task) -> bool:
+        """Whether a task may join now.
+
+        Where it needs the memory of requests between two tasks, whose evaluators work, say, the youngest of them let go
+        of their rows. So nobody waits for a request that waits itself.
+        """
         rows = sum(running.row_count for running in self._tasks)
         if self._tasks and rows + task.row_count > self._settings.max_rows:
             return False
         new = sum(prompt.tokens for prompt in task.prompts if prompt not in self._prompts)
-        return new == 0 or self._held() + new <= self._cache_tokens
+        wanted = self._held() + new - self._cache_tokens if new else 0
+        busy = {prompt for running in (*self._tasks, task) for prompt in running.prompts}
+        idle = [prompt for prompt in reversed(list(self._prompts)) if prompt not in busy]
+        if wanted > sum(prompt.tokens for prompt in idle):
+            return False
+        for prompt in idle:
+            if wanted <= 0:
+                break
+            wanted -= prompt.tokens
+            prompt.evict()
+            del self._prompts[prompt]
+        return True
 
     def add(self, task: Task) -> None:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
-        if not self._prompts.issuperset(task.prompts) and self._runner.notices_change():
+        if not all(prompt in self._prompts for prompt in task.prompts) and self._runner.notices_change():
             self._forget_prompts()
-        self._prompts.update(task.prompts)
+        self._prompts.update(dict.fromkeys(task.prompts))
         self._tasks.append(task)
         self._share_memory()
 
@@ -89,20 +107,25 @@ class RunningBatch:
 
     def _plan(self) -> dict[Task, list[Segment]]:
         decoding = [task for task in self._tasks if not task.in_bulk]
-        prompt_tokens = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
+        reading = [task for task in self._tasks if task.in_bulk]
         rows = sum(task.row_count for task in decoding)
         proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
         planned: dict[Task, list[Segment]] = {}
-        for task in list(self._tasks):
-            try:
-                planned[task] = task.plan(PassLimits(prompt_tokens, proposals), self._store)
-            except BaseException as error:  # noqa: BLE001 - a user's code may raise SystemExit: not for the others
-                self._fail(task, error)
-                continue
-            if task.in_bulk:
-                taken = sum(len(segment.token_ids) for segment in planned[task])
-                prompt_tokens = max(0, prompt_tokens - taken)
+        for task in decoding:
+            self._plan_task(task, PassLimits(0, proposals), planned)
+        left = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
+        kept = left // _SHARE_OF_OLDEST
+        for task in sorted(reading, key=lambda task: task.unread):
+            kept = 0 if task is reading[0] else kept
+            self._plan_task(task, PassLimits(max(0, left - kept), proposals), planned)
+            left -= sum(len(segment.token_ids) for segment in planned.get(task, ()))
         return planned
+
+    def _plan_task(self, task: Task, limits: PassLimits, planned: dict[Task, list[Segment]]) -> None:
+        try:
+            planned[task] = task.plan(limits, self._store)
+        except BaseException as error:  # noqa: BLE001 - a user's code may raise SystemExit: not for the others
+            self._fail(task, error)
 
     def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
         """Run what is planned in one pass, or else each task in one of its own; tasks that fail are left out."""

@@ -14,7 +14,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -35,8 +36,6 @@ from sda_engine.forks import start_over_in_forks
 
 _logger = logging.getLogger(__name__)
 
-_MEMORY_POLL = 0.02  # seconds, while everything that could run waits for the memory of requests between two tasks
-
 _serving: ContextVar[threading.Thread | None] = ContextVar("the worker thread that this code works for", default=None)
 
 
@@ -53,12 +52,24 @@ class Scheduler:
         self._worker = _Worker(runner, settings, cache_tokens)
         self._finalizer = weakref.finalize(self, self._worker.close)  # at collection, or at exit
 
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Around a request, whatever its tasks: it counts while it decodes, waits, and has others rate.
+
+        Raises:
+            QueueFullError: as many have been taken on as may.
+        """
+        process = self._worker.admit()
+        try:
+            yield
+        finally:
+            self._worker.dismiss(process)
+
     def submit(self, task: Task) -> None:
         """Queue a task.
 
         Raises:
             EngineClosedError: the engine has been closed.
-            QueueFullError: as many have been taken on as may.
             ConfigError: the worker thread itself asks, which would wait for what it alone can do.
             CapacityError: the task alone needs more memory than there may be.
         """
@@ -134,11 +145,27 @@ class _Worker:
         self._waiting: deque[Task] = deque()
         self._changed = threading.Condition()  # guards the queue, and whether there is a thread and an end
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        self._admitted = 0  # requests
 
     def start_over(self) -> None:
         """In a forked process: what ran and waited is the other process's, and the thread is not there."""
         self._begin()
         self._model_is_lost = not self._runner.outlives_forks
+
+    def admit(self) -> int:
+        """Count one request more; returns what `dismiss` is to be given."""
+        most = self._settings.max_requests
+        with self._changed:
+            if most is not None and self._admitted >= most:
+                raise _queue_full(most)
+            self._admitted += 1
+            return self._process
+
+    def dismiss(self, process: int) -> None:
+        """Count one request less, if it was taken on in this process."""
+        with self._changed:
+            self._admitted -= process == self._process
 
     def submit(self, task: Task) -> None:
         if self._is_calling():
@@ -147,7 +174,6 @@ class _Worker:
             raise _cannot_be_forked()
         if (tokens := sum(prompt.tokens for prompt in task.prompts)) > self._cache_tokens:
             raise _too_large(tokens, self._cache_tokens)
-        most = self._settings.max_requests
         with self._changed:
             if self._closed:
                 raise _closed()
@@ -157,8 +183,6 @@ class _Worker:
                 self._thread = thread
             if task.continues:
                 self._waiting.insert(sum(waiting.continues for waiting in self._waiting), task)
-            elif most is not None and self._requests() >= most:
-                raise _queue_full(most)
             else:
                 self._waiting.append(task)
             self._changed.notify()
@@ -167,9 +191,6 @@ class _Worker:
         """Whether this is the worker thread, or a thread or event loop that was given its context."""
         serving = _serving.get()
         return serving is not None and serving is self._thread
-
-    def _requests(self) -> int:
-        return sum(not task.cancelled for task in (*self._batch.tasks, *self._waiting))
 
     def close(self) -> None:
         with self._changed:
@@ -207,11 +228,11 @@ class _Worker:
                 for task in [task for task in self._waiting if task.cancelled]:
                     self._waiting.remove(task)
                     self._batch.drop(task)
-                while self._waiting and not self._closed and self._batch.has_room(self._waiting[0]):
+                while self._waiting and not self._closed and self._batch.make_room(self._waiting[0]):
                     self._batch.add(self._waiting.popleft())
                 if self._batch.tasks or self._closed:
                     return bool(self._batch.tasks)
-                self._changed.wait(_MEMORY_POLL if self._waiting else None)
+                self._changed.wait()
 
 
 def _loop_sink(task: Task, inbox: asyncio.Queue[Event]) -> Sink:

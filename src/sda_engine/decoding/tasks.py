@@ -113,6 +113,11 @@ class Task(ABC):
         """Whether its part in the next pass is a piece of a text that is known, which may be longer or shorter."""
         return self.prefilling
 
+    @property
+    def unread(self) -> int:
+        """Tokens of its prompts that no pass has read yet; what is stored of a prompt that has not begun counts too."""
+        return sum(prompt.unread(self.row_names) for prompt in self.prompts)
+
     def let_go(self) -> None:
         """Let go of the rows: no later task of the request will need them."""
         self._rows = []
@@ -321,6 +326,11 @@ class ScoreTask(Task):
     def in_bulk(self) -> bool:
         """Always: it reads texts, and writes none."""
         return True
+
+    @property
+    def unread(self) -> int:
+        """Tokens of its prompts and of the text, for all rows, that no pass has read yet."""
+        return super().unread + (len(self._token_ids) - self._scored) * self.row_count
 
     def finish(self, store: PrefixStore) -> None:
         """The rows stay, for the answer that follows."""

@@ -35,7 +35,7 @@ class Batch(RunningBatch):
         """Run tasks that join as soon as there is room, until all have ended."""
         waiting = list(tasks)
         while waiting or self.tasks:
-            while waiting and self.has_room(waiting[0]):
+            while waiting and self.make_room(waiting[0]):
                 self.add(waiting.pop(0))
             assert self.tasks, "nothing runs, and nothing has room"
             self.step()
@@ -96,6 +96,36 @@ def test_prompts_are_prefilled_in_the_order_they_came_within_one_chunk():
     assert batch.passes == [[1, 12, 4], [1, 1, 8, 8], [1, 1, 1, 4]]
 
 
+def test_a_short_prompt_is_read_before_the_rest_of_a_long_one_that_came_first():
+    batch = Batch(prefill_chunk=16, prefix_cache=False)
+    batch.add(Greedy("decoding", steps=40, prompt=make_prompt(max_new_tokens=40)))
+    batch.step()
+    long = Greedy(prompt=make_prompt(shared=0, tails=(100,), start=1))
+    batch.add(long)
+    batch.step()
+    short = Greedy(prompt=make_prompt(shared=0, tails=(14,), start=2))
+    batch.add(short)
+    batch.passes.clear()
+    batch.step()
+    batch.step()
+    assert batch.passes == [[1, 12, 4], [1, 2, 14]]  # a quarter of a pass is for the oldest
+    assert (len(short.tokens), long.prefilling) == (1, True)
+
+
+def test_a_long_prompt_is_read_though_short_ones_keep_coming():
+    batch = Batch(prefill_chunk=16, prefix_cache=False)
+    batch.add(Greedy("decoding", steps=80, prompt=make_prompt(max_new_tokens=80)))
+    batch.step()
+    long = Greedy(prompt=make_prompt(shared=0, tails=(40,), start=1))
+    batch.add(long)
+    passes = 0
+    while long.prefilling:
+        batch.add(Greedy(steps=1, prompt=make_prompt(shared=0, tails=(16,), start=2 + passes)))  # fills a pass alone
+        batch.step()
+        passes += 1
+        assert passes <= 10
+
+
 def test_prompts_that_nobody_waits_behind_are_prefilled_in_large_chunks():
     batch = Batch(prefill_chunk=16)
     run(batch, Greedy(prompt=make_prompt(shared=1500, tails=(1,)), steps=1))
@@ -149,17 +179,40 @@ def test_no_more_is_proposed_than_the_settings_allow(proposals):
 def test_a_task_joins_when_there_are_rows_and_memory_for_it():
     batch = Batch(max_rows=3, cache_tokens=40)
     two_rows = make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)  # 20 tokens
-    assert batch.has_room(Greedy(prompt=two_rows))
+    assert batch.make_room(Greedy(prompt=two_rows))
     running = Greedy(prompt=two_rows, keeps_prompt=True)
     batch.add(running)
-    assert not batch.has_room(Greedy(prompt=make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)))  # a fourth row
-    assert batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=10)))
-    assert not batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))
+    assert not batch.make_room(Greedy(prompt=make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)))  # a fourth row
+    assert batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=10)))
+    assert not batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))
     run(batch)
-    assert not batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))  # rows are kept
-    assert batch.has_room(Greedy(prompt=two_rows, continues=True))
+    assert batch.make_room(Greedy(prompt=two_rows, continues=True))
+    assert two_rows.is_ready(two_rows.contexts.tails)  # rows are kept, and need no more room
     two_rows.release()
-    assert batch.has_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=30)))
+    assert batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=30)))
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_requests_between_two_tasks_let_go_of_rows_that_others_need_the_youngest_first(architecture, prefix_cache):
+    batch = Batch(tiny_model(architecture=architecture), cache_tokens=100, prefix_cache=prefix_cache)
+    prompts = [make_prompt(shared=4, tails=(6, 6), start=start, max_new_tokens=5) for start in range(3)]  # 30 tokens
+    for prompt in prompts:
+        run(batch, Greedy(prompt=prompt, keeps_prompt=True, steps=2))
+    needs_fifty = Greedy(prompt=make_prompt(shared=0, tails=(40,), start=7, max_new_tokens=10))
+    assert batch.make_room(needs_fifty)
+    assert [prompt.is_ready(prompt.contexts.tails) for prompt in prompts] == [True, False, False]
+    batch.add(needs_fifty)
+    going_on = [Greedy(prompt=prompt, steps=5, continues=True) for prompt in prompts]
+    run(batch, *going_on)
+    for task in (needs_fifty, *going_on):
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, task.steps)
+
+
+def test_rows_of_what_runs_are_not_given_to_others():
+    batch = Batch(cache_tokens=40)
+    batch.add(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=10)))
+    assert not batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(20,), max_new_tokens=10)))
 
 
 def held_tokens(batch):

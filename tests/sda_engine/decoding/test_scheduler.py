@@ -153,28 +153,15 @@ def test_no_more_rows_run_than_may(rows, most_at_once):
 # --- what is too much
 
 
-def test_one_request_more_than_may_run_and_wait_is_refused_at_once():
+def test_one_request_more_than_may_be_taken_on_is_refused_at_once_whatever_their_tasks():
     with closing_scheduler(max_requests=2) as scheduler:
-        log, consumers = [], Consumers(scheduler)
-        with consumers.behind_a_gate(log):
-            consumers.run(Greedy("second", log))
-            with pytest.raises(QueueFullError, match=r"2 requests.*max_requests"):
-                scheduler.submit(Greedy("third", log))
-            consumers.run(Greedy("goes on", log, continues=True))  # that one has been taken on already
-        assert sorted(names(log, "finished")) == ["first", "goes on", "second"]
-        assert drain(scheduler, Greedy("third", log))[-1] == Finished()
-
-
-def test_requests_that_were_cancelled_do_not_count():
-    with closing_scheduler(max_requests=2) as scheduler:
-        log, consumers = [], Consumers(scheduler)
-        with consumers.behind_a_gate(log):
-            second = Greedy("second", log)
-            consumers.run(second)
-            second.cancel()
-            consumers.run(Greedy("third", log))
-    assert log[-1] == ("third", "finished")
-    assert names(log, "cancelled") == ["second"]
+        with scheduler.admitted(), scheduler.admitted():
+            with pytest.raises(QueueFullError, match=r"2 requests.*max_requests"), scheduler.admitted():
+                pass
+            for _ in range(3):
+                assert drain(scheduler, Greedy())[-1] == Finished()
+        with scheduler.admitted(), scheduler.admitted():
+            pass
 
 
 def test_a_request_larger_than_the_memory_is_refused_at_once():
@@ -184,17 +171,15 @@ def test_a_request_larger_than_the_memory_is_refused_at_once():
         assert drain(scheduler, Greedy(prompt=make_prompt(shared=5, tails=(4, 4), max_new_tokens=5)))[-1] == Finished()
 
 
-def test_a_task_waits_until_the_memory_of_a_request_between_two_tasks_is_released():
+def test_a_request_between_two_tasks_lends_its_memory_and_goes_on_as_if_it_had_not():
     with closing_scheduler(cache_tokens=30) as scheduler:
-        log, consumers = [], Consumers(scheduler)
-        first = Greedy("first", log, prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
+        first = Greedy(prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
         drain(scheduler, first)
-        consumers.run(Greedy("second", log, prompt=make_prompt(max_new_tokens=15)))
-        time.sleep(0.1)
-        assert names(log, "begin") == ["first"]
-        consumers.run(Greedy("goes on", log, prompt=first.prompt, continues=True))  # this one has its memory already
-        consumers.join()
-        assert names(log, "begin") == ["first", "goes on", "second"]
+        assert drain(scheduler, Greedy(prompt=make_prompt(start=1, max_new_tokens=15)))[-1] == Finished()
+        assert not first.prompt.is_ready(first.row_names)
+        again = Greedy(prompt=first.prompt, continues=True)
+        drain(scheduler, again)
+        assert again.tokens == first.tokens
 
 
 def test_a_request_that_is_forgotten_between_two_tasks_gives_its_memory_back():
@@ -206,19 +191,22 @@ def test_a_request_that_is_forgotten_between_two_tasks_gives_its_memory_back():
 
 
 def test_a_cancelled_task_at_the_head_of_the_queue_does_not_block_those_behind_it():
-    with closing_scheduler(cache_tokens=30) as scheduler:
+    with closing_scheduler(cache_tokens=990) as scheduler:
         log, consumers = [], Consumers(scheduler)
-        keeper = Greedy("first", log, prompt=make_prompt(max_new_tokens=15), keeps_prompt=True)
-        drain(scheduler, keeper)
+        running = Greedy("running", log, steps=900, prompt=make_prompt(max_new_tokens=970))
+        consumers.run(running)
+        wait_for(lambda: ("running", "token") in log)
         large = Greedy("large", log, prompt=make_prompt(max_new_tokens=15))
         consumers.run(large)
         wait_for(lambda: large in scheduler._worker._waiting)
         consumers.run(Greedy("small", log, prompt=make_prompt(max_new_tokens=5)))
         time.sleep(0.1)
-        assert names(log, "begin") == ["first"]
+        assert names(log, "begin") == ["running"]
         large.cancel()
+        wait_for(lambda: ("small", "finished") in log)
+        assert ("running", "finished") not in log
+        running.cancel()
         consumers.join()
-        assert names(log, "begin") == ["first", "small"]
         assert consumers.outcomes["large"] == [Finished()]
         assert large.prompt.released
 
