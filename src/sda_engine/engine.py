@@ -33,7 +33,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import BASE, Contexts, Message, make_contexts
+from sda_engine.prompts import BASE, Contexts, Message, make_contexts, normalise_messages
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -267,7 +267,8 @@ class SteeringEngine(ScoresTexts):
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task stops the work.
 
-        A schema or grammar that cannot be enforced shows with the first piece, since the loop must not wait for it.
+        A chat that is too long or that its template refuses, and a schema or grammar that cannot be enforced, show with
+        the first piece, since the loop must not wait for what finds them.
         """
         return self._apieces(messages, RequestSettings.of(alignment, options, whole=False))
 
@@ -317,16 +318,15 @@ class SteeringEngine(ScoresTexts):
         return f"{type(self).__name__}({self.name!r}, device={device!r}, dtype=torch.{dtype})"
 
     def _pieces(self, messages: Sequence[Message], settings: RequestSettings) -> Generator[Piece, None, None]:
-        request = self._request(messages, settings)
-        self._compile(request)
-        return self._stream(request, settings.deadline())
+        self._constraints.warn_of(settings.output.left_out)
+        return self._stream(self._request(messages, settings), settings.deadline())
 
     def _apieces(self, messages: Sequence[Message], settings: RequestSettings) -> AsyncGenerator[Piece, None]:
-        return self._astream(self._request(messages, settings), settings.deadline())
+        self._constraints.warn_of(settings.output.left_out)
+        return self._astream(normalise_messages(messages), settings, settings.deadline())
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
-        self._constraints.warn_of(output.left_out)
         tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
         contexts = make_contexts(
             messages,
@@ -339,7 +339,7 @@ class SteeringEngine(ScoresTexts):
         most = min(settings.sampling.max_new_tokens, self.context_window - contexts.longest_prompt)
         answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(contexts)
         thought_is_open = answer_format.opens_thought(prompt_end)
-        return Request(
+        request = Request(
             messages=messages,
             settings=settings,
             prompt=PromptState(contexts, most),
@@ -351,6 +351,8 @@ class SteeringEngine(ScoresTexts):
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=answer_format.thought_begin if thought_is_open else "",
         )
+        self._compile(request)
+        return request
 
     def _revise(self, request: Request) -> Revising | None:
         """The revisions of the base response; None where the answer is not one of them."""
@@ -418,11 +420,13 @@ class SteeringEngine(ScoresTexts):
                 for event in events:
                     yield request.piece(event)
 
-    async def _astream(self, request: Request, deadline: float | None) -> AsyncGenerator[Piece, None]:
-        with self._scheduler.admitted():
-            if request.grammar is not None or request.settings.steering.critical_categories:
-                await asyncio.to_thread(self._compile, request)
-            for task in request.evaluation_tasks():
+    async def _astream(
+        self, messages: Sequence[Message], settings: RequestSettings, deadline: float | None
+    ) -> AsyncGenerator[Piece, None]:
+        with self._scheduler.admitted():  # texts are rendered, encoded and looked through in threads: they may be long
+            request = await asyncio.to_thread(self._request, messages, settings)
+            tasks = request.evaluation_tasks()
+            while (task := await asyncio.to_thread(next, tasks, None)) is not None:
                 async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                     async for _ in events:
                         pass
@@ -430,7 +434,7 @@ class SteeringEngine(ScoresTexts):
                 with request.verdict() as verdict:
                     evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
                     verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
-            if (revising := self._revise(request)) is not None:
+            if (revising := await asyncio.to_thread(self._revise, request)) is not None:
                 async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
                     async for _ in events:
                         pass
@@ -441,6 +445,7 @@ class SteeringEngine(ScoresTexts):
             if request.accepted or request.revises:
                 yield request.whole_piece()
                 return
-            async with aclosing(self._scheduler.aevents(request.steered_task(), deadline)) as events:
+            task = await asyncio.to_thread(request.steered_task)
+            async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                 async for event in events:
                     yield request.piece(event)

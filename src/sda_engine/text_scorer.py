@@ -1,5 +1,6 @@
 """TextScorer: log-probabilities of given texts under the model's contexts, computed in company with all that runs."""
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class TextScorer:
 
     async def acontinuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
         """The same for an event loop."""
-        scoring = self._scoring(messages, None, _checked(continuations))
+        scoring = await asyncio.to_thread(self._scoring, messages, None, _checked(continuations))
         return _sums(await self._arun(scoring))
 
     def evaluation_request(
@@ -94,7 +95,8 @@ class TextScorer:
         """The same for an event loop."""
         results: Sequence[Logprobs] = ()
         if needs_logprobs(evaluator):
-            results = await self._arun(self._scoring(messages, alignment, [response], placement))
+            scoring = await asyncio.to_thread(self._scoring, messages, alignment, [response], placement)
+            results = await self._arun(scoring)
         return self._request(messages, response, alignment, results)
 
     def _request(

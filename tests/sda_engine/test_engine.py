@@ -416,7 +416,6 @@ def test_a_model_that_gives_nan_fails_its_own_request_and_the_next_succeeds(monk
         (ConfigError, {"alignment": 7}),
         (ConfigError, {"steering": {"gain": 1}}),
         (ConfigError, {"sampling": None}),
-        (ContextLengthError, {"messages": user("word " * 3000)}),
     ],
 )
 def test_bad_input_is_refused_before_any_work_and_by_streams_at_once(engine, error, arguments):
@@ -425,6 +424,46 @@ def test_bad_input_is_refused_before_any_work_and_by_streams_at_once(engine, err
         with pytest.raises(error) as raised:
             method(**arguments)
         assert isinstance(raised.value, SDAError)
+
+
+async def test_a_chat_that_is_too_long_is_refused_at_once_and_in_an_event_loop_with_the_first_piece(engine):
+    long = user("word " * 3000)
+    for method in (engine.generate, engine.stream):
+        with pytest.raises(ContextLengthError):
+            method(long)
+    with pytest.raises(ContextLengthError):
+        await anext(engine.astream(long))
+
+
+@pytest.mark.parametrize("steering", [Steering(policy="paper"), Steering(policy="revise")], ids=["paper", "revise"])
+async def test_an_event_loop_does_not_wait_for_texts_that_are_rendered(monkeypatch, steering):
+    with tiny_engine() as engine:
+        rendered = threading.Event()
+        render = type(engine._tokenizer).render
+
+        def slow(*arguments):
+            assert rendered.wait(10), "the event loop stands still"
+            rendered.clear()
+            return render(*arguments)
+
+        monkeypatch.setattr(type(engine._tokenizer), "render", slow)
+
+        async def goes_on():
+            while True:
+                rendered.set()
+                await asyncio.sleep(0.001)
+
+        ticking = asyncio.ensure_future(goes_on())
+        assert (await engine.agenerate(QUESTION, KIND, steering=steering, sampling=SHORT)).text
+        assert (await engine.acontinuation_logprobs(QUESTION, ["yes"])).isfinite().all()
+        ticking.cancel()
+
+
+def test_text_of_running_answers_does_not_wait_for_a_prompt_that_is_encoded():
+    with tiny_engine() as engine:
+        tokenizer = engine._tokenizer
+        with tokenizer._lock:  # as while a long prompt is rendered
+            assert tokenizer.decode([100, 101])
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./no/such/folder", "nobody/nothing"])

@@ -1,8 +1,9 @@
 """A tokenizer that threads can share, and that user text cannot trick into writing control tokens.
 
 A transformers tokenizer is not thread-safe: sanitising, truncation and special-token handling are switched on the
-shared object, and concurrent calls silently give wrong ids. The engine therefore keeps a private copy behind a
-lock, and leaves the user's own tokenizer alone.
+shared object, and concurrent calls silently give wrong ids. The engine therefore keeps private copies behind
+locks, and leaves the user's own tokenizer alone. One renders and encodes, and one decodes, so that the text of running
+answers does not wait for a long prompt.
 """
 
 import copy
@@ -53,6 +54,8 @@ class SafeTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
         self._lock = make_lock()
+        self._decoder = copy.deepcopy(tokenizer)
+        self._decoder_lock = make_lock()
         self.chat_template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         if isinstance(tokenizer.chat_template, dict):
             self.chat_template = tokenizer.chat_template.get("default")
@@ -190,9 +193,9 @@ class SafeTokenizer:
         if skip_special_tokens and keep:
             token_ids = [token_id for token_id in token_ids if token_id not in self._special_ids or token_id in keep]
             skip_special_tokens = False
-        with self._lock:
+        with self._decoder_lock:
             return str(
-                self._tokenizer.decode(
+                self._decoder.decode(
                     list(token_ids),
                     skip_special_tokens=skip_special_tokens,
                     clean_up_tokenization_spaces=False,
