@@ -317,7 +317,7 @@ async def measure_ifeval(
         on_topic = keeps_topic(plain, [one.text for one in done])
         for (row, kind, follows), one, about in zip(cases, done, on_topic, strict=True):
             question = FactQuestion(str(row["prompt"]), "", "", "", 0)
-            made = CheckedInstruction(kind, kind, "", PRESETS["honesty"], follows)
+            made = CheckedInstruction(kind, kind, "", quiet_alignment(instruction_of(row)), follows)
             answers.append(replace(judged(arm, question, made, one), fact=about))
     print_answers(f"IFEval, {len(cases)} rows; fact: about the same as the plain answer", answers, lambda answer: "")
     print_answers("IFEval by kind", answers, lambda answer: answer.kind)

@@ -170,9 +170,13 @@ async def test_an_over_long_request_fails_alone_before_any_of_it_is_computed():
         async def ask_too_much() -> None:
             while not seen:  # the others are being decoded
                 await asyncio.sleep(0.001)
-            for ask in (engine.generate, engine.stream, engine.astream):
+            too_much = (user("Z" * 300), "be kind")
+            for ask in (engine.generate, engine.stream):
                 with pytest.raises(ContextLengthError, match="256"):
-                    await asyncio.to_thread(ask, user("Z" * 300), "be kind", sampling=GREEDY)
+                    await asyncio.to_thread(ask, *too_much, sampling=GREEDY)
+            for answer in (engine.agenerate(*too_much, sampling=GREEDY), anext(engine.astream(*too_much))):
+                with pytest.raises(ContextLengthError, match="256"):
+                    await answer
 
         *done, _ = await asyncio.gather(*asked, ask_too_much())
     assert [completion.token_ids for completion in done] == alone
