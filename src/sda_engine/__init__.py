@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sda_engine.alignment import PRESETS, Alignment, AlignmentWarning
     from sda_engine.choosing import KeepCheck, Revision
     from sda_engine.config import NoEffectWarning, Sampling, Steering
+    from sda_engine.decoding.stats import EngineStats
     from sda_engine.engine import SteeringEngine
     from sda_engine.engine_settings import EngineSettings
     from sda_engine.output.constraints import Constraint
@@ -33,6 +34,7 @@ __all__ = [
     "Completion",
     "Constraint",
     "EngineSettings",
+    "EngineStats",
     "KeepCheck",
     "NoEffectWarning",
     "Output",
@@ -53,6 +55,7 @@ _HOMES = {
     "Completion": "results",
     "Constraint": "output",
     "EngineSettings": "engine_settings",
+    "EngineStats": "decoding",
     "KeepCheck": "choosing",
     "NoEffectWarning": "config",
     "Output": "output",

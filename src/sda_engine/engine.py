@@ -17,7 +17,7 @@ from typing import Self, Unpack, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
-from sda_engine.decoding import ModelRunner, PromptState, Scheduler, default_cache_tokens
+from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -292,6 +292,10 @@ class SteeringEngine(ScoresTexts):
         """
         tokenizer = self._tokenizer.with_template_kwargs(template_kwargs)
         return make_contexts(messages, None, tokenizer, output=output).prompt_tokens()
+
+    def stats(self) -> EngineStats:
+        """What the engine is doing now, and what it has done so far, in numbers: for metrics. Costs next to nothing."""
+        return self._scheduler.stats()
 
     def close(self) -> None:
         """Stop all work, end the worker thread and let go of the model. Requests from here on are refused."""

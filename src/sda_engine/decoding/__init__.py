@@ -8,12 +8,14 @@ from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.stats import EngineStats
 from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
 
 __all__ = [
     "DecodeSettings",
     "DecodeTask",
     "DecodedText",
+    "EngineStats",
     "Event",
     "ModelRunner",
     "PromptState",

@@ -23,10 +23,14 @@ class PrefixStore:
 
     Args:
         max_tokens: the most tokens held at any time; 0 stores nothing.
+
+    Attributes:
+        read_tokens: tokens that were read so far.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
+        self.read_tokens = 0
         self._tokens = 0
         self._root = _Node(_as_array(()), ())
         # Every node but the root with its parent, the least recently used first. Children come before their parents,
@@ -55,6 +59,7 @@ class PrefixStore:
         path = self._path(_as_array(token_ids[:length]))
         assert sum(count for _, count in path) == length
         self._touch([node for node, _ in path])
+        self.read_tokens += length
         return [_sliced(node.states, 0, count) for node, count in path]
 
     def insert(self, token_ids: Sequence[int], states: KeyValues) -> None:

@@ -1,6 +1,9 @@
 """The running batch: tasks that go through the same forward passes, and join and leave between them."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -9,8 +12,11 @@ from sda_engine.decoding.attention import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.stats import BatchStats
 from sda_engine.decoding.tasks import Failed, Finished, PassLimits, Task
 from sda_engine.engine_settings import EngineSettings
+
+_logger = logging.getLogger(__name__)
 
 _ALONE = 1024  # tokens of a prompt in one pass where nobody waits for it
 _SHARE_OF_OLDEST = 4  # of a pass, one in so many prompt tokens is the oldest prompt's
@@ -28,6 +34,9 @@ class RunningBatch:
         runner: runs the model.
         settings: how much runs at once.
         cache_tokens: tokens whose keys and values may be held, those of stored prefixes included.
+
+    Attributes:
+        stats: numbers after the last pass; any thread may read them.
     """
 
     def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
@@ -37,6 +46,7 @@ class RunningBatch:
         self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
         self._store = PrefixStore(self._most_stored)
         self._tasks: list[Task] = []
+        self.stats = BatchStats()
         # of running tasks, and of requests between two tasks, in the order in which they came
         self._prompts: WeakKeyDictionary[PromptState, None] = WeakKeyDictionary()
 
@@ -64,8 +74,10 @@ class RunningBatch:
             if wanted <= 0:
                 break
             wanted -= prompt.tokens
+            _logger.debug("A request between two tasks lends the memory of %d tokens.", prompt.tokens)
             prompt.evict()
             del self._prompts[prompt]
+            self.stats = replace(self.stats, evictions=self.stats.evictions + 1)
         return True
 
     def add(self, task: Task) -> None:
@@ -98,6 +110,18 @@ class RunningBatch:
         for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
             self._take(task, logits.pop(task))
         self._share_memory()
+        self._note()
+
+    def _note(self) -> None:
+        """Note what is held now; before a task tells its end, so that who waits for it finds it counted."""
+        self.stats = replace(
+            self.stats,
+            running_tasks=len(self._tasks),
+            rows=sum(task.row_count for task in self._tasks),
+            held_tokens=self._held(),
+            stored_tokens=self._store.tokens,
+            reused_tokens=self._store.read_tokens,
+        )
 
     def _forget_prompts(self) -> None:
         """Neither what is stored nor what requests have computed so far may begin a prompt from here on."""
@@ -132,13 +156,29 @@ class RunningBatch:
         if not any(planned.values()):
             return {task: [] for task in planned}
         try:
-            logits = iter(self._runner.forward([segment for segments in planned.values() for segment in segments]))
+            logits = iter(self._run([segment for segments in planned.values() for segment in segments]))
         except BaseException as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
             if len(planned) > 1:
                 return {task: alone for task in planned for alone in self._forward({task: planned[task]}).values()}
             self._fail(next(iter(planned)), error)
             return {}
         return {task: [next(logits) for _ in segments] for task, segments in planned.items()}
+
+    def _run(self, segments: Sequence[Segment]) -> list[Tensor]:
+        """One pass, noted in the numbers."""
+        start = time.perf_counter()
+        logits = self._runner.forward(segments)
+        seconds = time.perf_counter() - start
+        tokens = sum(len(segment.token_ids) for segment in segments)
+        _logger.debug("A pass of %d rows and %d tokens took %.1f ms.", len(segments), tokens, 1000 * seconds)
+        so_far = self.stats
+        self.stats = replace(
+            so_far,
+            passes=so_far.passes + 1,
+            pass_seconds=so_far.pass_seconds + seconds,
+            tokens=so_far.tokens + tokens,
+        )
+        return logits
 
     def _take(self, task: Task, logits: Sequence[Tensor]) -> None:
         try:
@@ -155,12 +195,14 @@ class RunningBatch:
         except BaseException as error:  # noqa: BLE001 - see above
             self._fail(task, error)
         else:
+            self._note()
             task.end(Finished())
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
         task.let_go()
+        self._note()
         task.end(Failed(error))
 
     def _share_memory(self) -> None:

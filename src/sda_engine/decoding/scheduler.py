@@ -22,6 +22,7 @@ import torch
 
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.running_batch import RunningBatch
+from sda_engine.decoding.stats import EngineStats
 from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import (
@@ -64,6 +65,10 @@ class Scheduler:
             yield
         finally:
             self._worker.dismiss(process)
+
+    def stats(self) -> EngineStats:
+        """What is going on now, and what was done so far."""
+        return self._worker.stats()
 
     def submit(self, task: Task) -> None:
         """Queue a task.
@@ -166,6 +171,14 @@ class _Worker:
         """Count one request less, if it was taken on in this process."""
         with self._changed:
             self._admitted -= process == self._process
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            **vars(self._batch.stats),
+            requests=self._admitted,
+            waiting_tasks=len(self._waiting),
+            cache_tokens=self._cache_tokens,
+        )
 
     def submit(self, task: Task) -> None:
         if self._is_calling():
