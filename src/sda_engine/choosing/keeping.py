@@ -7,7 +7,7 @@ from types import MappingProxyType
 from sda_engine.choosing.values import facts_of, missing_values, values_of, without_questions
 from sda_engine.choosing.words import words_of
 
-_REQUEST = 60  # words up to which a text that asks nothing by a question mark is all request, and holds no documents
+_REQUEST = 60  # words up to which one line that asks nothing by a question mark is all request, and holds no documents
 _BRIEF = 40  # words up to which an answer to a question is its answer, and nothing composed
 
 
@@ -59,7 +59,7 @@ def values_to_keep(messages: Sequence[Mapping[str, object]], base_response: str)
         return values_of(base_response, texts)
     asked = texts[users[-1]]
     texts[users[-1]] = beside = without_questions(asked)
-    if beside == asked and len(words_of(asked)) <= _REQUEST:
+    if beside == asked and "\n" not in asked.strip() and len(words_of(asked)) <= _REQUEST:
         del texts[users[-1]]
     if any(words_of(text) for text in texts):
         return values_of(base_response, texts, asked)

@@ -34,6 +34,7 @@ def test_what_was_taken_from_the_question_alone_need_not_stay():
         ("What is the capital of France?", f"It is Paris. {'It is a city of many old houses. ' * 6}", ()),  # composed
         ("Write a poem about Anna and her 2 cats.", "O Anna, with 2 cats at home.", ()),
         (f"Shorten this. {f'{SOURCE} ' * 5}", "Cards are 43 euros.", ("43",)),  # too long for a request without a text
+        (f"{SOURCE}\nQuery: price of a card\nAnswer:", "It is 43 euros.", ("43",)),  # what is retrieved stands in lines
         ("", "It is 43.", ()),
     ],
 )
