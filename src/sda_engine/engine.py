@@ -215,8 +215,8 @@ class SteeringEngine(ScoresTexts):
             steering: how strongly to steer, and who rates.
             sampling: how to sample, and when to stop.
             output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
-            timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator
-                has a limit of its own.
+            timeout: seconds from the call on, waiting and rating included; None waits for ever. An evaluator at work is
+                not interrupted, since it has a limit of its own: the request ends after it.
             template_kwargs: values for variables that the model's chat template leaves open, e.g.
                 {"enable_thinking": False}; texts, numbers, True, False or None.
 

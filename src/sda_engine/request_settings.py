@@ -20,8 +20,8 @@ class RequestOptions(TypedDict, total=False):
         steering: how strongly to steer, and who rates.
         sampling: how to sample, and when to stop.
         output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
-        timeout: seconds for all decoding of the request, waiting time included; None waits for ever. An evaluator has
-            a limit of its own.
+        timeout: seconds from the call on, waiting and rating included; None waits for ever. An evaluator at work is
+            not interrupted, since it has a limit of its own: the request ends after it.
         template_kwargs: values for variables that the model's chat template leaves open, e.g.
             {"enable_thinking": False}.
     """
@@ -48,7 +48,7 @@ class RequestSettings:
         steering: how strongly, and in which manner.
         sampling: how tokens are drawn, and when the answer ends.
         output: the form of the answer: tools and constraints.
-        timeout: seconds for all decoding; None means no limit.
+        timeout: seconds from the call on; None means no limit.
         template_kwargs: values for variables of the model's chat template. Which it has, only the model can tell.
         whole: whether the answer is wanted as a whole, and nobody sees it growing.
 
