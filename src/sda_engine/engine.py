@@ -7,7 +7,6 @@ and hands over to `request` and `text_scorer` at once. That doubling, and what u
 file longer than others.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Self, Unpack, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import Alignment
+from sda_engine.apart import Apart
 from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
@@ -427,10 +427,12 @@ class SteeringEngine(ScoresTexts):
     async def _astream(
         self, messages: Sequence[Message], settings: RequestSettings, deadline: float | None
     ) -> AsyncGenerator[Piece, None]:
-        with self._scheduler.admitted():  # texts are rendered, encoded and looked through in threads: they may be long
-            request = await asyncio.to_thread(self._request, messages, settings)
+        with self._scheduler.admitted():
+            apart = Apart(messages, settings)
+            request = await apart.run(self._request, messages, settings)
+            apart.release = request.prompt.release
             tasks = request.evaluation_tasks()
-            while (task := await asyncio.to_thread(next, tasks, None)) is not None:
+            while (task := await apart.run(next, tasks, None)) is not None:
                 async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                     async for _ in events:
                         pass
@@ -438,7 +440,7 @@ class SteeringEngine(ScoresTexts):
                 with request.verdict() as verdict:
                     evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
                     verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
-            if (revising := await asyncio.to_thread(self._revise, request)) is not None:
+            if (revising := await apart.run(self._revise, request)) is not None:
                 async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
                     async for _ in events:
                         pass
@@ -449,7 +451,7 @@ class SteeringEngine(ScoresTexts):
             if request.accepted or request.revises:
                 yield request.whole_piece()
                 return
-            task = await asyncio.to_thread(request.steered_task)
+            task = await apart.run(request.steered_task)
             async with aclosing(self._scheduler.aevents(task, deadline)) as events:
                 async for event in events:
                     yield request.piece(event)

@@ -436,7 +436,8 @@ async def test_a_chat_that_is_too_long_is_refused_at_once_and_in_an_event_loop_w
 
 
 @pytest.mark.parametrize("steering", [Steering(policy="paper"), Steering(policy="revise")], ids=["paper", "revise"])
-async def test_an_event_loop_does_not_wait_for_texts_that_are_rendered(monkeypatch, steering):
+async def test_an_event_loop_does_not_wait_for_long_texts_that_are_rendered(monkeypatch, steering):
+    monkeypatch.setattr("sda_engine.apart._LONG", 5)
     with tiny_engine() as engine:
         rendered = threading.Event()
         render = type(engine._tokenizer).render

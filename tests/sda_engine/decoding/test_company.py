@@ -117,8 +117,12 @@ def test_closed_streams_leave_no_row_and_no_reserved_token():
         assert engine.generate(user("and now?"), sampling=Sampling(max_new_tokens=3, temperature=0)).token_ids
 
 
-async def test_a_request_that_is_cancelled_at_any_moment_frees_its_rows_without_the_garbage_collector():
+@pytest.mark.parametrize("long", [2000, 0], ids=["short", "long"])  # long texts are looked through in threads
+async def test_a_request_that_is_cancelled_at_any_moment_frees_its_rows_without_the_garbage_collector(
+    monkeypatch, long
+):
     """At every turn of the event loop, through base response, its score, the evaluator and the steered answer."""
+    monkeypatch.setattr("sda_engine.apart._LONG", long)
     before = count_rows()
     sampling = Sampling(max_new_tokens=4, temperature=0)
     with SteeringEngine(tiny_model(), tiny_tokenizer()) as engine:
