@@ -7,7 +7,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from sda_engine.alignment import Alignment
-from sda_engine.choosing import KEEP_RULES, KeepRule, Revision
+from sda_engine.choosing import KEPT, KeepRule, Revision
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.fixed import FixedScore
 from sda_engine.evaluators.protocol import Evaluator, evaluator_identity, evaluator_name
@@ -33,7 +33,7 @@ _AUTO: Mapping[bool, Policy] = {True: "revise", False: "budget"}  # by whether a
 _NAMED: Mapping[str, Collection[str]] = {  # settings that take a name or a callable, and the names
     "amplification_curve": AMPLIFICATION_CURVES,
     "temperature_schedule": TEMPERATURE_SCHEDULES,
-    "keep": KEEP_RULES,
+    "keep": KEPT,
 }
 _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
@@ -126,7 +126,7 @@ class Steering(Settings):
     revisions: tuple[Revision, ...] | None = Field(
         default=None, min_length=1, description="a Revision, a list of at least one, or None"
     )
-    keep: str | KeepRule = Field(default="values", description=f"one of {', '.join(KEEP_RULES)}, or a callable")
+    keep: str | KeepRule = Field(default="values", description=f"one of {', '.join(KEPT)}, or a callable")
     chooser: SkipValidation[Evaluator | None] = Field(
         default=None, description="an evaluator that needs a response, or None"
     )
@@ -257,11 +257,6 @@ class Steering(Settings):
         if self.amplification is not None:
             return self.amplification
         return amplification_factor(score, self.amplification_curve)
-
-    @property
-    def keep_rule(self) -> KeepRule:
-        """The rule that says whether a revision may stand."""
-        return KEEP_RULES[self.keep] if isinstance(self.keep, str) else self.keep
 
     def describe(self) -> dict[str, object]:
         """These settings as plain JSON, complete enough to key a cache."""

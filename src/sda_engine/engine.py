@@ -332,21 +332,13 @@ class SteeringEngine(ScoresTexts):
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
         tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
-        contexts = make_contexts(
-            messages,
-            settings.alignment,
-            tokenizer,
-            placement=settings.steering.placement,
-            output=output,
-            context_window=self.context_window,
-        )
-        most = min(settings.sampling.max_new_tokens, self.context_window - contexts.longest_prompt)
-        answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(contexts)
+        prompt = self._prompt(settings, tokenizer, messages, settings.sampling.max_new_tokens)
+        answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(prompt.contexts)
         thought_is_open = answer_format.opens_thought(prompt_end)
         request = Request(
             messages=messages,
             settings=settings,
-            prompt=PromptState(contexts, most),
+            prompt=prompt,
             tokenizer=tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=self._settings.proposals,
@@ -362,15 +354,22 @@ class SteeringEngine(ScoresTexts):
         """The revisions of the base response; None where the answer is not one of them."""
         if not request.revises or request.accepted:
             return None
-        return request.revise(partial(self._draft_prompt, request), room=self._cache_tokens)
+        make_prompt = partial(self._prompt, request.settings, request.tokenizer)
+        return request.revise(make_prompt, room=self._cache_tokens)
 
-    def _draft_prompt(self, request: Request, messages: Sequence[Message], most: int, answers: int) -> PromptState:
+    def _prompt(
+        self,
+        settings: RequestSettings,
+        tokenizer: SafeTokenizer,
+        messages: Sequence[Message],
+        most: int,
+        answers: int = 1,
+    ) -> PromptState:
         """The prompt of a chat in which answers to a request are decoded, each of `most` tokens at most."""
-        settings = request.settings
         contexts = make_contexts(
             messages,
             settings.alignment,
-            request.tokenizer,
+            tokenizer,
             placement=settings.steering.placement,
             output=settings.output,
             context_window=self.context_window,

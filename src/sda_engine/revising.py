@@ -199,13 +199,14 @@ class Revising:
         assert self.settings.alignment is not None
         if recites(revision.text, self.settings.alignment.instruction or "", self.base.text):
             return "it recites the instruction"
-        steering = self.settings.steering
-        if steering.keep == "values":
-            if lost := missing_values(revision.text, self.values):
-                return f"it lost {', '.join(lost)}"
-            return "the plain chat makes it far too unlikely" if not self.values and self._strays(revision) else None
-        check = KeepCheck(self.messages, self.base.text, revision.text)
-        return None if steering.keep_rule(check) else "the rule for what must stay refuses it"
+        keep = self.settings.steering.keep
+        if callable(keep) and not keep(KeepCheck(self.messages, self.base.text, revision.text)):
+            return "the rule for what must stay refuses it"
+        if keep == "values" and (lost := missing_values(revision.text, self.values)):
+            return f"it lost {', '.join(lost)}"
+        if keep == "values" and not self.values and self._strays(revision):
+            return "the plain chat makes it far too unlikely"
+        return None
 
     def _strays(self, revision: DecodedText) -> bool:
         """Whether the base context finds a revision so much less likely than its own answer that it is off topic."""

@@ -1,14 +1,14 @@
 """Which of several answers to give: what the first took from its sources must stay, then the best score wins."""
 
 from sda_engine.choosing.chooser import Attempt, choose
-from sda_engine.choosing.keeping import KEEP_RULES, KeepCheck, KeepRule, lost_values, values_to_keep
+from sda_engine.choosing.keeping import KEPT, KeepCheck, KeepRule, values_to_keep
 from sda_engine.choosing.recital import recites
 from sda_engine.choosing.revision import FREE_REVISIONS, REVISIONS, Revision, Sight
 from sda_engine.choosing.values import missing_values, values_of
 
 __all__ = [
     "FREE_REVISIONS",
-    "KEEP_RULES",
+    "KEPT",
     "REVISIONS",
     "Attempt",
     "KeepCheck",
@@ -16,7 +16,6 @@ __all__ = [
     "Revision",
     "Sight",
     "choose",
-    "lost_values",
     "missing_values",
     "recites",
     "values_of",

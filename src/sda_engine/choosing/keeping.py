@@ -1,10 +1,9 @@
-"""What a revision has to keep of a base response, and the rules that say whether it did."""
+"""What a revision has to keep of a base response."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from sda_engine.choosing.values import facts_of, missing_values, values_of, without_questions
+from sda_engine.choosing.values import facts_of, values_of, without_questions
 from sda_engine.choosing.words import words_of
 
 _REQUEST = 60  # words up to which one line that asks nothing by a question mark is all request, and holds no documents
@@ -27,24 +26,8 @@ class KeepCheck:
 
 
 KeepRule = Callable[[KeepCheck], bool]
-
-
-def keeps_values(check: KeepCheck) -> bool:
-    """Whether a revision holds every value of the base response's."""
-    return not lost_values(check)
-
-
-def keeps_nothing(check: KeepCheck) -> bool:
-    """That any revision may stand."""
-    return True
-
-
-KEEP_RULES: Mapping[str, KeepRule] = MappingProxyType({"values": keeps_values, "nothing": keeps_nothing})
-
-
-def lost_values(check: KeepCheck) -> tuple[str, ...]:
-    """The values of a base response that a revision does not hold."""
-    return missing_values(check.response, values_to_keep(check.messages, check.base_response))
+KEPT = ("values", "nothing")
+"""What a revision must keep, by name: see `values_to_keep`."""
 
 
 def values_to_keep(messages: Sequence[Mapping[str, object]], base_response: str) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ class Revision(Settings):
     """How one revision is decoded.
 
     Attributes:
-        factor: what the request's strength is multiplied by.
-        budget: nats that it may go from the base distribution, in all; None for no limit.
-        reserve: nats that are added when it would end for the first time; None for no limit.
         sees: what it is decoded from: "chat", with the base response in it; "answer", the base response alone, so that
             there are no documents to draw from, and more of what it says stays; or "question", the chat as it was
             asked, which makes it an answer of its own.
+        factor: what the request's strength is multiplied by.
+        budget: nats that it may go from the base distribution, in all; None for no limit.
+        reserve: nats that are added when it would end for the first time; None for no limit.
         goes_on: whether it has to go on there. With a budget of 0 it then says what the base response says, and more.
     """
 

@@ -55,12 +55,11 @@ class PromptState:
 
     def unread(self, names: Sequence[str]) -> int:
         """Tokens of the prompts of these rows that are not computed yet, what they share counted once."""
-        shared = len(self.contexts.shared)
-        left = 0
-        for name in names:
-            held = self._rows[name].length if name in self._rows else 0 if name == BASE else shared
-            left += self.contexts.prompt_tokens(name) - held
-        return 0 if self.is_ready(names) else left
+        if self.is_ready(names):
+            return 0
+        begins = {name: 0 if name == BASE else len(self.contexts.shared) for name in names}
+        held = begins | {name: self._rows[name].length for name in names if name in self._rows}
+        return sum(self.contexts.prompt_tokens(name) - held[name] for name in names)
 
     def rows(self, names: Sequence[str]) -> list[Row]:
         """Rows that are ready, cut back to their prompts."""
@@ -113,8 +112,7 @@ class PromptState:
     def release(self) -> None:
         """Let go of the rows: no later stage will need them."""
         self.released = True
-        self._rows.clear()
-        self.logits.clear()
+        self.evict()
 
     def evict(self) -> None:
         """Let go of the rows for now: the next stage finds them in the prefix store, or computes them again."""

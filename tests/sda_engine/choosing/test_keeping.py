@@ -2,7 +2,7 @@
 
 import pytest
 
-from sda_engine.choosing import KeepCheck, lost_values, values_to_keep
+from sda_engine.choosing import missing_values, values_to_keep
 from tests.conftest import user
 
 SOURCE = "A yearly card costs 43 euros. On Saturdays the reading room opens at 8:15."
@@ -15,15 +15,15 @@ def test_what_is_lost_is_told_of_the_last_question():
         {"role": "assistant", "content": "A librarian."},
         {"role": "user", "content": "What does the card cost, and when does the room open on Saturdays?"},
     ]
-    check = KeepCheck(messages, "It costs 43 euros and opens at 8:15 on Saturdays.", "Welcome! It opens at 8:15.")
-    assert lost_values(check) == ("43",)
+    values = values_to_keep(messages, "It costs 43 euros and opens at 8:15 on Saturdays.")
+    assert missing_values("Welcome! It opens at 8:15.", values) == ("43",)
 
 
 def test_what_was_taken_from_the_question_alone_need_not_stay():
     chat = [{"role": "user", "content": "What are the pros and cons of working abroad?"}]
-    assert lost_values(KeepCheck(chat, "The pros and cons of working abroad are many.", "It pays.")) == ()
+    assert missing_values("It pays.", values_to_keep(chat, "The pros and cons of working abroad are many.")) == ()
     told = [{"role": "user", "content": f"{SOURCE}\nWhen does the reading room open on Saturdays?"}]
-    assert lost_values(KeepCheck(told, "The reading room opens at 8:15.", "It opens early.")) == ("8:15",)
+    assert missing_values("It opens early.", values_to_keep(told, "The reading room opens at 8:15.")) == ("8:15",)
 
 
 @pytest.mark.parametrize(

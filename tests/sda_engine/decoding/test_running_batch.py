@@ -47,6 +47,14 @@ def run(batch, *tasks):
         pass
 
 
+def decoding_batch(steps):
+    """A batch in which a task decodes, so that prompts are read in small pieces."""
+    batch = Batch(prefill_chunk=16, prefix_cache=False)
+    batch.add(Greedy(steps=steps, prompt=make_prompt(max_new_tokens=steps)))
+    batch.step()
+    return batch
+
+
 def connected(task):
     """The task, and a list of its events."""
     events = []
@@ -85,9 +93,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_while_others_get_a_token_in_every_
 
 
 def test_prompts_are_prefilled_in_the_order_they_came_within_one_chunk():
-    batch = Batch(prefill_chunk=16, prefix_cache=False)
-    batch.add(Greedy(steps=20, prompt=make_prompt(max_new_tokens=20)))
-    batch.step()
+    batch = decoding_batch(steps=20)
     batch.passes.clear()
     for start in (1, 2, 3):
         batch.add(Greedy(prompt=make_prompt(shared=0, tails=(12,), start=start)))
@@ -97,9 +103,7 @@ def test_prompts_are_prefilled_in_the_order_they_came_within_one_chunk():
 
 
 def test_a_short_prompt_is_read_before_the_rest_of_a_long_one_that_came_first():
-    batch = Batch(prefill_chunk=16, prefix_cache=False)
-    batch.add(Greedy("decoding", steps=40, prompt=make_prompt(max_new_tokens=40)))
-    batch.step()
+    batch = decoding_batch(steps=40)
     long = Greedy(prompt=make_prompt(shared=0, tails=(100,), start=1))
     batch.add(long)
     batch.step()
@@ -113,9 +117,7 @@ def test_a_short_prompt_is_read_before_the_rest_of_a_long_one_that_came_first():
 
 
 def test_a_long_prompt_is_read_though_short_ones_keep_coming():
-    batch = Batch(prefill_chunk=16, prefix_cache=False)
-    batch.add(Greedy("decoding", steps=80, prompt=make_prompt(max_new_tokens=80)))
-    batch.step()
+    batch = decoding_batch(steps=80)
     long = Greedy(prompt=make_prompt(shared=0, tails=(40,), start=1))
     batch.add(long)
     passes = 0
