@@ -27,7 +27,7 @@ from tests.sda_engine.decoding.company import (
     count_rows,
     dice,
     eager_threads,
-    reserved_tokens,
+    held_tokens,
     stored_tokens,
     wait_until_idle,
 )
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_a_thousand_streams_that_are_opened_and_closed
         objects, resident = len(gc.get_objects()), process.memory_info().rss
         open_and_close(engine, size(1_000, 100))
         wait_for_rows(before)
-        assert reserved_tokens(engine) == stored_tokens(engine) == 0
+        assert held_tokens(engine) == stored_tokens(engine) == 0
         assert len(gc.get_objects()) - objects < 500, "a stream leaves no object behind"
         assert process.memory_info().rss - resident < 50_000_000, "tensors hold memory that Python does not see"
 

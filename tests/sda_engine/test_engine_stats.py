@@ -47,7 +47,7 @@ def test_what_runs_is_told_while_it_runs(engine):
     next(stream)
     told = engine.stats()
     assert (told.requests, told.running_tasks, told.rows) == (1, 1, 2)
-    assert told.held_tokens > 800
+    assert told.held_tokens >= 2 * engine.count_prompt_tokens(user("who?"))
     stream.close()
     assert engine.stats().requests == 0
 
@@ -58,7 +58,7 @@ def test_a_request_counts_while_it_is_rated_and_lent_memory_is_told(engine):
     class Rates(ScriptedEvaluator):
         def evaluate(self, request):
             seen.append(engine.stats())
-            engine.generate(user("large"), sampling=Sampling(temperature=0, max_new_tokens=900))
+            engine.generate(user("fox " * 450), sampling=Sampling(temperature=0, max_new_tokens=3))
             seen.append(engine.stats())
             return super().evaluate(request)
 
@@ -66,7 +66,7 @@ def test_a_request_counts_while_it_is_rated_and_lent_memory_is_told(engine):
     engine.generate(user("who?"), "be kind", steering=steering, sampling=Sampling(temperature=0, max_new_tokens=100))
     before, after = seen
     assert (before.requests, before.running_tasks, before.evictions) == (1, 0, 0)
-    assert before.held_tokens > 200
+    assert before.held_tokens > 100
     assert after.evictions == 1
 
 

@@ -28,7 +28,7 @@ from tests.sda_engine.decoding.company import (
     check_nothing_is_left,
     check_same,
     count_rows,
-    reserved_tokens,
+    held_tokens,
 )
 
 QUESTION = user("what is in the library?")
@@ -208,7 +208,7 @@ def test_rows_are_released_after_every_end(endless):
     endless.rate(QUESTION, "the answer", KIND, ContrastiveEvaluator())
     with pytest.raises(EvaluationError):
         endless.rate(QUESTION, "the answer", Alignment(avoid="be rude"), ContrastiveEvaluator())
-    assert reserved_tokens(endless) == 0
+    assert held_tokens(endless) == 0
     check_nothing_is_left(endless)
     assert count_rows() == before
 

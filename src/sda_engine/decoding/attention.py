@@ -8,21 +8,19 @@ transformers' own continuous batching stands.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.kernels import Kernel
 from sda_engine.errors import ModelLoadError
 from sda_engine.forks import make_lock
 
@@ -30,45 +28,6 @@ ROWS_INSTEAD_OF_SDPA, ROWS_INSTEAD_OF_EAGER = "sda_rows_sdpa", "sda_rows_eager"
 _SDPA: Callable[..., object] = sdpa_attention_forward
 _locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a forward pass adds to one row.
-
-    Attributes:
-        token_ids: at least one.
-        keep: the logits after the last so many tokens are wanted.
-    """
-
-    row: Row
-    token_ids: Sequence[int]
-    keep: int = 1
-
-
-@dataclass
-class ForwardPass:
-    """The segments of one forward pass, and the masks that its layers share.
-
-    Attributes:
-        windows: the sliding windows of the layers that it went through; None for full attention.
-    """
-
-    segments: Sequence[Segment]
-    windows: set[int | None] = field(default_factory=set)
-    _masks: dict[tuple[int, int | None, torch.device], Tensor] = field(default_factory=dict)
-
-    def mask(self, place: int, window: int | None, device: torch.device) -> Tensor:
-        """(tokens, keys) bool: which keys each token of a segment sees: itself and what is before it, or its window."""
-        kind = (place, window, device)
-        if kind not in self._masks:
-            segment = self.segments[place]
-            start, tokens = segment.row.length, len(segment.token_ids)
-            keys = torch.arange(start + tokens, device=device)
-            queries = torch.arange(start, start + tokens, device=device).unsqueeze(-1)
-            seen = keys <= queries
-            self._masks[kind] = seen if window is None else seen & (keys > queries - window)
-        return self._masks[kind]
 
 
 def check_attention(model: PreTrainedModel) -> None:
@@ -149,55 +108,10 @@ def attend_rows(
     forward_pass.windows.add(sliding_window)
     layer = module.layer_idx
     assert isinstance(layer, int)
-    attend = scaled_dot_product_attention if softcap is None else _capped_attention(softcap)
-    sizes = [len(segment.token_ids) for segment in forward_pass.segments]
-    parts = zip(*(torch.split(states, sizes, dim=2) for states in (query, key, value)), strict=True)
-    outputs = []
-    for place, (queries, new_keys, new_values) in enumerate(parts):
-        row, tokens = forward_pass.segments[place].row, sizes[place]
-        keys, values = row.write(layer, new_keys, new_values)
-        if tokens == 1 and sliding_window is not None:
-            keys, values = keys[:, :, -sliding_window:], values[:, :, -sliding_window:]
-        causal = row.length == 0 and sliding_window is None  # faster than a mask that says the same
-        outputs.append(
-            attend(
-                queries,
-                keys,
-                values,
-                attn_mask=None if tokens == 1 or causal else forward_pass.mask(place, sliding_window, query.device),
-                is_causal=causal,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        )
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return output.transpose(1, 2).contiguous(), None
-
-
-def _capped_attention(softcap: float) -> Callable[..., Tensor]:
-    """Attention with scores that a tanh keeps within +-softcap, as Gemma 2 has it."""
-
-    def attend(
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        *,
-        attn_mask: Tensor | None,
-        is_causal: bool,
-        scale: float | None,
-        enable_gqa: bool,
-    ) -> Tensor:
-        groups = query.shape[1] // keys.shape[1] if enable_gqa else 1
-        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-        scores = query @ keys.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        scores = softcap * torch.tanh(scores / softcap)
-        if is_causal:
-            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, float("-inf"))
-        return torch.softmax(scores.float(), dim=-1).to(query.dtype) @ values
-
-    return attend
+    forward_pass.write(layer, key[0], value[0])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kernel = Kernel(forward_pass, layer, scale, sliding_window, softcap)
+    return kernel.attend(query[0], value.shape[-1]).contiguous().unsqueeze(0), None
 
 
 def _eager(module: nn.Module) -> Callable[..., object]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sda_engine.decoding.attention import ForwardPass, Segment, check_attention, row_attention
+from sda_engine.decoding.attention import check_attention, row_attention
+from sda_engine.decoding.forward_pass import ForwardPass, Segment
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
@@ -90,7 +91,7 @@ class ModelRunner:
         Returns:
             Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
         """
-        return self._run(ForwardPass(segments))
+        return self._run(ForwardPass(segments, self.model.device))
 
     @torch.inference_mode()
     def _test(self) -> int:
@@ -100,7 +101,7 @@ class ModelRunner:
         device, segments = self.model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
-        with row_attention(self.model):
+        with row_attention(self.model), forward_pass.let_go_on_failure():
             output = self.model(
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),

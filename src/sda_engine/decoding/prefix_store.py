@@ -1,19 +1,21 @@
 """A bounded store of the key-value states of token prefixes, for later prompts that begin with the same tokens.
 
-The store is a radix tree: a node holds a run of tokens and, for every layer, their keys and values. The states of a
-token depend on the tokens up to it alone, so the beginning of whatever is stored can serve any prompt that shares it.
+The store is a radix tree: a node holds a run of tokens, and points to the piece of a block that has their keys and
+values, which rows may point to as well. The states of a token depend on the tokens up to it alone, so the beginning of
+whatever is stored can serve any prompt that shares it.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from sda_engine.decoding.rows import KeyValues
+from sda_engine.decoding.blocks import Piece, join_pieces
+from sda_engine.decoding.rows import RowMemory
+
+_SMALL = 256  # tokens: fewer of a larger block are copied, so that they do not keep the block alive
 
 _Ids = npt.NDArray[np.int64]
 
@@ -23,16 +25,18 @@ class PrefixStore:
 
     Args:
         max_tokens: the most tokens held at any time; 0 stores nothing.
+        memory: of the rows that its blocks are shared with.
 
     Attributes:
         read_tokens: tokens that were read so far.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, memory: RowMemory | None = None) -> None:
+        self.memory = RowMemory() if memory is None else memory
         self._max_tokens = max_tokens
         self.read_tokens = 0
         self._tokens = 0
-        self._root = _Node(_as_array(()), ())
+        self._root = _Node(_as_array(()), None)
         # Every node but the root with its parent, the least recently used first. Children come before their parents,
         # so the first is always a leaf.
         self._parents: OrderedDict[_Node, _Node] = OrderedDict()
@@ -46,31 +50,31 @@ class PrefixStore:
         """Tokens in the longest stored prefix of token_ids; does not count as a use."""
         return sum(count for _, count in self._path(_as_array(token_ids)))
 
-    def read(self, token_ids: Sequence[int], length: int) -> list[KeyValues]:
-        """The states of the first tokens in pieces, which then count as recently used.
+    def pieces(self, token_ids: Sequence[int]) -> list[Piece]:
+        """Where the states of the longest stored prefix of token_ids are; does not count as a use."""
+        return [node.states.cut(0, count) for node, count in self._path(_as_array(token_ids))]
+
+    def read(self, token_ids: Sequence[int], length: int) -> list[Piece]:
+        """The states of the first tokens in consecutive pieces, which then count as recently used.
 
         Args:
             token_ids: tokens whose beginning is stored.
             length: how many of them to read, 0..match(token_ids).
-
-        Returns:
-            Consecutive runs of tokens that add up to length, as views into the store: copy them before its next change.
         """
         path = self._path(_as_array(token_ids[:length]))
         assert sum(count for _, count in path) == length
         self._touch([node for node, _ in path])
         self.read_tokens += length
-        return [_sliced(node.states, 0, count) for node, count in path]
+        return [node.states.cut(0, count) for node, count in path]
 
-    def insert(self, token_ids: Sequence[int], states: KeyValues) -> None:
+    def insert(self, token_ids: Sequence[int], cut: Callable[[int, int], Sequence[Piece]]) -> None:
         """Store the states of a prefix, of one too long its beginning, in place of the least recently used.
 
         Args:
             token_ids: tokens of the prefix, of which those already stored count as recently used.
-            states: keys and values of all these tokens; what is new of them is copied.
+            cut: gives the states of the tokens from one place to another, in consecutive pieces.
         """
         ids = _as_array(token_ids)
-        assert all(keys.shape[1] == values.shape[1] == len(ids) for keys, values in states)
         path = self._path(ids)
         nodes = [node for node, _ in path]
         held = sum(count for _, count in path)
@@ -82,10 +86,13 @@ class PrefixStore:
             nodes[-1] = self._split(*path[-1])
         self._touch(nodes)  # before anything is evicted, so that these go last
         self._evict_to(self._max_tokens - added)
-        leaf = _Node(ids[held : held + added].copy(), _copied(states, held, held + added))
-        self._attach(leaf, nodes[-1] if nodes else self._root)
-        self._tokens += added
-        self._touch([*nodes, leaf])
+        for piece in cut(held, held + added):
+            leaf = _Node(ids[held : held + len(piece)].copy(), self._compact(piece))
+            self._attach(leaf, nodes[-1] if nodes else self._root)
+            nodes.append(leaf)
+            held += len(piece)
+            self._tokens += len(piece)
+        self._touch(nodes)
 
     def resize(self, max_tokens: int) -> None:
         """Hold at most so many tokens, now and from now on."""
@@ -94,7 +101,12 @@ class PrefixStore:
 
     def _evict_to(self, max_tokens: int) -> None:
         """Evict the least recently used leaves until at most so many tokens are held."""
-        while self._parents and self._tokens > max_tokens:
+        while self._tokens > max_tokens:
+            self.evict_oldest()
+
+    def evict_oldest(self) -> None:
+        """Evict the least recently used leaf, where anything is stored."""
+        if self._parents:
             leaf, parent = self._parents.popitem(last=False)
             del parent.children[int(leaf.token_ids[0])]
             self._tokens -= len(leaf.token_ids)
@@ -117,11 +129,10 @@ class PrefixStore:
 
     def _split(self, node: "_Node", length: int) -> "_Node":
         """Cut a node in two and return the first half, a node of its own; the second is as recently used as before."""
-        total = len(node.token_ids)
-        first = _Node(node.token_ids[:length].copy(), _copied(node.states, 0, length))
-        rest = _copied(node.states, length, total)  # both copies before any change: memory may run out
+        both = self._compact(node.states.cut(0, length)), self._compact(node.states.cut(length, len(node.token_ids)))
+        first = _Node(node.token_ids[:length].copy(), both[0])  # after both copies: memory may run out
         self._attach(first, self._parents[node])
-        node.token_ids, node.states = node.token_ids[length:].copy(), rest
+        node.token_ids, node.piece = node.token_ids[length:].copy(), both[1]
         self._attach(node, first)
         return first
 
@@ -129,6 +140,11 @@ class PrefixStore:
         """Hang a node under a parent, in place of one that begins with the same token."""
         parent.children[int(node.token_ids[0])] = node
         self._parents[node] = parent
+
+    def _compact(self, piece: Piece) -> Piece:
+        """The piece, or a copy of few tokens of a larger block."""
+        alone = len(piece) >= min(_SMALL, piece.block.tokens)
+        return piece if alone else join_pieces([piece], self.memory.ledger)
 
     def _touch(self, path: Sequence["_Node"]) -> None:
         """Make a path from the root the most recently used, its deepest node first."""
@@ -138,33 +154,29 @@ class PrefixStore:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """A run of tokens after those of its parents, with tensors that share no memory with any other."""
+    """A run of tokens after those of its parents."""
 
     token_ids: _Ids
-    states: KeyValues
+    piece: Piece | None  # None at the root
     children: "dict[int, _Node]" = field(default_factory=dict)  # by their first token
+
+    @property
+    def states(self) -> Piece:
+        """Where the tokens' states are."""
+        assert self.piece is not None, "the root holds nothing"
+        return self.piece
 
 
 def _as_array(token_ids: Sequence[int]) -> _Ids:
     return np.asarray(token_ids, dtype=np.int64)
 
 
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with in common."""
+    return _common_length(_as_array(one), _as_array(other))
+
+
 def _common_length(one: _Ids, other: _Ids) -> int:
-    """How many tokens two runs begin with in common."""
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     return int(differs.argmax()) if differs.any() else length
-
-
-def _sliced(states: KeyValues, start: int, stop: int) -> KeyValues:
-    """Views of the tokens start..stop of every layer."""
-    return [(keys[:, start:stop], values[:, start:stop]) for keys, values in states]
-
-
-def _copied(states: KeyValues, start: int, stop: int) -> KeyValues:
-    """Contiguous copies of the tokens start..stop of every layer."""
-    return [(_clone(keys), _clone(values)) for keys, values in _sliced(states, start, stop)]
-
-
-def _clone(state: Tensor) -> Tensor:
-    return state.detach().clone(memory_format=torch.contiguous_format)

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sda_engine.decoding.attention import Segment
-from sda_engine.decoding.prefix_store import PrefixStore
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.blocks import Piece
+from sda_engine.decoding.forward_pass import Segment
+from sda_engine.decoding.prefix_store import PrefixStore, common_length
+from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.prompts import BASE, Contexts
+
+_WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
 
 
 class PromptState:
@@ -43,21 +46,42 @@ class PromptState:
 
     @property
     def tokens(self) -> int:
-        """Tokens whose keys and values the rows may come to hold; 0 once they have been released."""
+        """The most tokens whose keys and values the rows may come to hold; 0 once they have been released."""
         if self.released:
             return 0
-        one = sum(self.contexts.prompt_tokens(name) + self.max_new_tokens for name in self.contexts.tails)
-        return self.copies * one
+        shared, names = len(self.contexts.shared), self.contexts.tails
+        own = sum(len(tail) + self.max_new_tokens for tail in names.values())
+        rows = self.copies * len(names)
+        # what is shared stands in blocks, but for a copy in each row of the last tokens before it goes on by itself
+        return self.copies * own + min(rows * shared, shared + rows * TAIL)
+
+    @property
+    def held_rows(self) -> Sequence[Row]:
+        """The rows as far as they have been made."""
+        return tuple(self._rows.values())
+
+    def awaits(self, other: "PromptState", store: PrefixStore) -> bool:
+        """Whether it is better to let another prompt be read first, and begin with what will be stored of it."""
+        if self._rows or self.contexts is other.contexts:
+            return False
+        common = common_length(self._token_ids(BASE), other._token_ids(BASE))
+        return common - store.match(self._token_ids(BASE)) >= _WORTH_WAITING
+
+    def stored_pieces(self, names: Sequence[str], store: PrefixStore) -> list[Piece]:
+        """What is stored of prompts of rows that have not been made."""
+        return [piece for name in names if name not in self._rows for piece in store.pieces(self._token_ids(name))]
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
         return all(name in self.logits for name in names)
 
-    def unread(self, names: Sequence[str]) -> int:
-        """Tokens of the prompts of these rows that are not computed yet, what they share counted once."""
+    def unread(self, names: Sequence[str], store: PrefixStore) -> int:
+        """Tokens of the prompts of these rows that no pass has read and nothing has stored; what they share once."""
         if self.is_ready(names):
             return 0
-        begins = {name: 0 if name == BASE else len(self.contexts.shared) for name in names}
+        shared = len(self.contexts.shared)
+        stored = {name: store.match(self._token_ids(name)) for name in names if name not in self._rows}
+        begins = {name: found if name == BASE else max(found, shared) for name, found in stored.items()}
         held = begins | {name: self._rows[name].length for name in names if name in self._rows}
         return sum(self.contexts.prompt_tokens(name) - held[name] for name in names)
 
@@ -68,9 +92,8 @@ class PromptState:
         return [self._rows[name] for name in names]
 
     def copied_rows(self, names: Sequence[str]) -> list[Row]:
-        """Rows that begin with the same prompts, for another answer. They copy what they share in their first pass."""
-        capacity = self.max_new_tokens
-        return [row.fork(row.token_ids, row.length + capacity) for row in self.rows(names)]
+        """Rows that begin with the same prompts, for another answer; they share all but the last tokens of these."""
+        return [row.fork(row.length) for row in self.rows(names)]
 
     def last_logits(self, names: Sequence[str]) -> Tensor:
         """(rows, 1, vocab): the logits after the prompts of rows that are ready."""
@@ -107,7 +130,7 @@ class PromptState:
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
                 self.spoilt = self.spoilt or bool(last.isnan().any())
                 if not self.spoilt:
-                    store.insert(row.token_ids, row.states())
+                    store.insert(row.token_ids, row.cut)
 
     def release(self) -> None:
         """Let go of the rows: no later stage will need them."""
@@ -125,15 +148,14 @@ class PromptState:
         if name in self._rows:
             return self._rows[name]
         prompt = self._token_ids(name)
-        capacity = len(prompt) + self.max_new_tokens
         stored = min(store.match(prompt), len(prompt) - 1)  # the last token is forwarded for its logits
         shared = len(self.contexts.shared)
         if name != BASE and stored < shared:
             if self._base_reach < shared:
                 return None
-            self._rows[name] = self._rows[BASE].fork(prompt[:shared], capacity)
+            self._rows[name] = self._rows[BASE].fork(shared, prompt)
         else:
-            self._rows[name] = Row(capacity)
+            self._rows[name] = Row(store.memory)
             self._rows[name].load(prompt[:stored], store.read(prompt, stored))
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored

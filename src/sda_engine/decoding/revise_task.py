@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedText
+from sda_engine.decoding.rows import Row
 from sda_engine.decoding.tasks import DecodeTask, PassLimits, Task, split_logits
 
 
@@ -45,14 +46,46 @@ class ReviseTask(Task):
             member.finish(store)
         self.let_go()
 
+    @property
+    def in_bulk(self) -> bool:
+        """Whether one of the revisions reads."""
+        return self.prefilling or any(member.in_bulk for member in self._running)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Those of the members."""
+        return [row for member in self._running for row in member.rows]
+
+    def unread(self, store: PrefixStore) -> int:
+        """Tokens that the members have to read, a prompt of several once."""
+        again = sum(member.unread(store) for member in self._running if not self.prefilling)
+        return super().unread(store) + again
+
+    def suspend(self) -> None:
+        """All of them."""
+        super().suspend()
+        for member in self._running:
+            member.drop_rows()
+
     def _begin(self) -> bool:
-        for prompt in self.prompts:
-            members = [member for member in self._members if member.prompt is prompt]
-            rows = [prompt.rows(self.row_names), *(prompt.copied_rows(self.row_names) for _ in members[1:])]
-            for member, own in zip(members, rows, strict=True):
-                if member.join(own, prompt.last_logits(self.row_names)):
-                    self._running.remove(member)
+        for member, rows in self._own_rows():
+            if member.join(rows, member.prompt.last_logits(self.row_names)):
+                self._running.remove(member)
         return not self._running
+
+    def _begin_again(self) -> bool:
+        for member, rows in self._own_rows():
+            member.rejoin(rows)
+        return False
+
+    def _own_rows(self) -> list[tuple[DecodeTask, Sequence[Row]]]:
+        """The revisions that are not complete, each with rows of its own that hold its prompt."""
+        pairs: list[tuple[DecodeTask, Sequence[Row]]] = []
+        for prompt in dict.fromkeys(member.prompt for member in self._running):
+            members = [member for member in self._running if member.prompt is prompt]
+            rows = prompt.rows(self.row_names)
+            pairs += zip(members, [rows, *(prompt.copied_rows(self.row_names) for _ in members[1:])], strict=True)
+        return pairs
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
         planned = [member._plan(limits) for member in self._running]

@@ -128,6 +128,11 @@ class RowGroup:
         self._row_logprobs: dict[str, list[float]] = {name: [] for name in settings.rows}
         self._answer = Delta()
 
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The tokens of the answer so far."""
+        return self._token_ids
+
     def advance(self, logits: Tensor) -> DecodedToken:
         """Choose the next token.
 

@@ -1,113 +1,341 @@
 """Row: one sequence of the running batch, with the keys and values of its tokens in every layer."""
 
 from collections.abc import Iterable, Sequence
+from weakref import ReferenceType, WeakSet, ref
 
 from torch import Tensor
 
-KeyValues = Sequence[tuple[Tensor, Tensor]]
-"""The (keys, values) of each layer, both (heads, tokens, size); layers may differ in heads, size and dtype."""
+from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
+
+TAIL = 256  # tokens
+_LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
+_ROOM_STEP = 64  # tokens by which slots grow
+
+
+class RowMemory:
+    """Where the rows of a running batch keep keys and values.
+
+    What a row begins with stands in blocks, which other rows and the prefix store may share. Its last tokens, its tail,
+    stand in a slot: one buffer per layer holds the slots of all rows, so that one call attends to all tails. Where a
+    tail is full it becomes a block.
+
+    Args:
+        tail: tokens that a slot is meant for.
+
+    Attributes:
+        ledger: counts the tokens of all blocks, those of the prefix store included.
+    """
+
+    def __init__(self, tail: int = TAIL) -> None:
+        self.tail = tail
+        self.ledger = Ledger()
+        self._rows: WeakSet[Row] = WeakSet()
+        self._owners: list[ReferenceType[Row] | None] = []  # of each slot; a slot whose row is gone is free
+        self._used: set[int] = set()  # slots that hold what somebody has left there
+        self._room = 0
+        self._keys: list[Tensor] = []  # per layer (slots, heads, room, size)
+        self._values: list[Tensor] = []
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are held: in living blocks, each counted once, and in tails."""
+        return self.ledger.tokens + sum(row.tail for row in self._rows)
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that rows hold, what they share counted once."""
+        return held_tokens(self._rows)
+
+    @property
+    def layers(self) -> int:
+        """Layers that have written so far."""
+        return len(self._keys)
+
+    def arrange(self, rows: Sequence["Row"], room: int) -> None:
+        """Give rows the first slots, in this order, with room for so many tokens each; others make place for them."""
+        inside = set(rows)
+        others = sum(owner is not None and owner not in inside for owner in map(self._owner, range(len(self._owners))))
+        self._resize(len(rows) + others, room)
+        for place, row in enumerate(rows):
+            if row.slot != place:
+                self._put(row, place)
+
+    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of all slots in a layer, (slots, heads, room, size) each."""
+        return self._keys[layer], self._values[layer]
+
+    def open(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Make the slots of a layer, if this is the first time that it writes.
+
+        Args:
+            layer: layers come in order, from 0.
+            keys, values: what it is about to write, (heads, tokens, size).
+        """
+        if layer < len(self._keys):
+            return
+        if layer > len(self._keys):
+            raise IndexError(f"layer {layer} attends before layer {len(self._keys)}")
+        buffers = [
+            states.new_zeros((len(self._owners), states.shape[0], self._room, states.shape[2]))
+            for states in (keys, values)
+        ]
+        self._keys.append(buffers[0])
+        self._values.append(buffers[1])
+
+    def tail_states(self, row: "Row", stop: int) -> list[tuple[Tensor, Tensor]]:
+        """Views of the first tokens of a row's tail, per layer (keys, values), (heads, tokens, size)."""
+        slot = row.slot
+        assert slot is not None
+        both = zip(self._keys, self._values, strict=True)
+        return [(keys[slot, :, :stop], values[slot, :, :stop]) for keys, values in both]
+
+    def trim(self) -> None:
+        """Give back the slots' memory, where no row is left."""
+        if not self._rows:
+            self._owners, self._room = [], 0
+            self._used.clear()
+            self._keys.clear()
+            self._values.clear()
+
+    def add(self, row: "Row") -> None:
+        """Take note of a new row."""
+        self._rows.add(row)
+
+    def _owner(self, slot: int) -> "Row | None":
+        owner = self._owners[slot]
+        return None if owner is None else owner()
+
+    def _put(self, row: "Row", place: int) -> None:
+        other, slot = self._owner(place), row.slot
+        if slot is None:
+            if other is not None:
+                self._move(other, place, self._free_slot())
+            self._clear(place)
+        elif other is None:
+            self._copy(slot, place)
+            self._owners[slot] = None
+        else:
+            for states in (*self._keys, *self._values):
+                states[[place, slot]] = states[[slot, place]]
+            self._own(other, slot)
+        self._own(row, place)
+
+    def _move(self, row: "Row", source: int, place: int) -> None:
+        self._copy(source, place)
+        self._own(row, place)
+
+    def _copy(self, source: int, place: int) -> None:
+        for states in (*self._keys, *self._values):
+            states[place] = states[source]
+
+    def _own(self, row: "Row", slot: int) -> None:
+        row.slot = slot
+        self._owners[slot] = ref(row)
+        self._used.add(slot)
+
+    def _clear(self, slot: int) -> None:
+        """Forget what was left in a slot: masked keys must be numbers, and what is left may be NaN."""
+        if slot in self._used:
+            for states in (*self._keys, *self._values):
+                states[slot].zero_()
+
+    def _free_slot(self) -> int:
+        return next(slot for slot in reversed(range(len(self._owners))) if self._owner(slot) is None)
+
+    def _resize(self, slots: int, room: int) -> None:
+        """Make the buffers larger where that is needed: all of them or, out of memory, none."""
+        more_slots, more_room = len(self._owners), self._room
+        if slots > more_slots:
+            more_slots = max(slots, 2 * more_slots)
+        if room > more_room:
+            more_room = _ROOM_STEP * -(-max(room, min(2 * more_room, self.tail)) // _ROOM_STEP)
+        if (more_slots, more_room) == (len(self._owners), self._room):
+            return
+        grown = [[_grown(states, more_slots, more_room) for states in side] for side in (self._keys, self._values)]
+        self._keys, self._values = grown
+        self._owners += [None] * (more_slots - len(self._owners))
+        self._room = more_room
 
 
 class Row:
-    """Tokens and their key-value states, in buffers that have room for more.
+    """Tokens and their key-value states: pieces of blocks, and behind them a tail in a slot of the memory.
 
-    A forward pass writes the states of new tokens behind those that are there, and `append` makes them count once the
-    pass has succeeded: one that fails leaves the row as it was.
+    Before a forward pass `prepare` decides where its new tokens go, the pass writes their states there, and `append`
+    makes them count once it has succeeded: a pass that fails leaves the row as it was.
 
-    Args:
-        capacity: tokens that the buffers have room for when they are made; they grow where that is not enough.
+    Attributes:
+        token_ids: its tokens.
+        slot: where its tail stands; None for a row that never had one.
+        tail: tokens in it.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, memory: RowMemory) -> None:
         self.token_ids: list[int] = []
-        self._capacity = capacity
+        self.slot: int | None = None
+        self.tail = 0
+        self._memory = memory
+        self._pieces: list[Piece] = []
+        self._written = 0  # pieces at the end that the row has made of its own tails
+        self._making: Block | None = None
         self._source: Row | None = None
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._loaded: Piece | None = None
+        memory.add(self)
 
     @property
     def length(self) -> int:
         """Tokens in the row."""
         return len(self.token_ids)
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the states of new tokens behind the row's own.
+    @property
+    def memory(self) -> RowMemory:
+        """Where its states are."""
+        return self._memory
 
-        Args:
-            layer: layers come in order, from 0.
-            keys, values: (1, heads, new tokens, size).
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """What comes before the tail."""
+        return self._pieces
 
-        Returns:
-            Views of all keys and values of the layer, (1, heads, length + new tokens, size).
+    @property
+    def making(self) -> Block | None:
+        """The block that the states of the next pass go into; None where they go into the tail."""
+        return self._making
+
+    def tail_to_copy(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values, (heads, tail, size), that the next pass has to begin the tail with; None where it has them.
+
+        The row that this one is a fork of has written its own by then.
         """
-        start, new = self.length, keys.shape[2]
-        if layer == len(self._keys):
-            self._open(keys, values, max(self._capacity, start + new))
-        elif start + new > self._keys[layer].shape[2]:
-            self._grow(layer, start + new)
-        all_keys, all_values = self._keys[layer], self._values[layer]
+        if self.tail == 0:
+            return None
+        if self._loaded is not None:
+            return self._loaded.layer(layer)
         if self._source is not None:
-            all_keys[:, :, :start] = self._source._keys[layer][:, :, :start]
-            all_values[:, :, :start] = self._source._values[layer][:, :, :start]
-        all_keys.narrow(2, start, new).copy_(keys)
-        all_values.narrow(2, start, new).copy_(values)
-        return all_keys.narrow(2, 0, start + new), all_values.narrow(2, 0, start + new)
+            keys, values = self._memory.slots(layer)
+            return keys[self._source.slot, :, : self.tail], values[self._source.slot, :, : self.tail]
+        return None
 
-    def append(self, token_ids: Iterable[int]) -> None:
+    def prepare(self, new: int) -> None:
+        """Decide where so many new tokens go: into the tail, or else into a block of their own.
+
+        The row that this one is a fork of comes first, where it takes part in the same pass.
+        """
+        self._making = None
+        most = self._memory.tail
+        if self._source is not None:
+            self._begin_like(self._source, new)
+        elif self._loaded is not None:
+            self._begin_loaded(self._loaded, new)
+        elif self.tail and self.tail + new > most:
+            self._seal()
+        if self.tail == 0 and new > most:
+            self._making = Block(new, self._memory.ledger)
+
+    def append(self, token_ids: Sequence[int]) -> None:
         """Take in tokens whose states have been written."""
         self.token_ids.extend(token_ids)
-        self._source = None
+        self._source = self._loaded = None
+        if self._making is None:
+            self.tail += len(token_ids)
+        else:
+            self._pieces.append(Piece(self._making, 0, len(token_ids)))
+            self._written, self._making = 0, None
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on."""
+        if length >= self.length:
+            return
+        before = self.length - self.tail
+        if self._source is None and length < before:
+            self._pieces = list(cut_pieces(self._pieces, 0, length))
+            self._written = min(self._written, len(self._pieces))
+        self.tail = max(0, length - before)
         del self.token_ids[length:]
 
-    def fork(self, token_ids: Sequence[int], capacity: int) -> "Row":
-        """A row of its own that begins with tokens that this one begins with too.
+    def fork(self, length: int, token_ids: Sequence[int] | None = None) -> "Row":
+        """A row of its own that begins with the first tokens of this one.
 
-        Their states are copied layer by layer in the fork's first pass: this row may get them in that very pass, by a
-        segment that comes before the fork's.
+        Its blocks are shared; of a tail, a copy is made in the fork's first pass: this row may get the states in that
+        very pass, by a segment that comes before the fork's.
+
+        Args:
+            token_ids: these tokens, where this row does not hold them all yet.
         """
-        forked = Row(capacity)
-        forked.token_ids = list(token_ids)
+        forked = Row(self._memory)
+        forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
         return forked
 
-    def load(self, token_ids: Sequence[int], pieces: Iterable[KeyValues]) -> None:
-        """Append tokens whose states are known already.
+    def load(self, token_ids: Iterable[int], pieces: Sequence[Piece]) -> None:
+        """Begin with tokens whose states are known already: larger pieces are shared, smaller ones joined.
+
+        Those at the end begin the tail, in the next pass.
 
         Args:
-            pieces: the states of one run of tokens after the other, in order: per layer (keys, values), each of
-                (heads, tokens, size). They are copied.
+            token_ids: the tokens of all pieces; the row holds none so far.
         """
-        place = 0
+        assert not self.token_ids
+        small: list[Piece] = []
         for piece in pieces:
-            tokens = piece[0][0].shape[1]
-            for layer, (keys, values) in enumerate(piece):
-                self.write(layer, keys.unsqueeze(0), values.unsqueeze(0))
-            self.append(token_ids[place : place + tokens])
-            place += tokens
+            small.append(piece)
+            if len(piece) >= self._memory.tail:
+                self._pieces += [*self._joined(small[:-1]), piece]
+                small = []
+        self._loaded = next(iter(self._joined(small)), None)
+        self.token_ids.extend(token_ids)
 
-    def states(self) -> KeyValues:
-        """Views of the states of its tokens: per layer (keys, values)."""
-        end = self.length
-        return [(keys[0, :, :end], values[0, :, :end]) for keys, values in zip(self._keys, self._values, strict=True)]
+    def cut(self, start: int, stop: int) -> list[Piece]:
+        """What its tokens from `start` to `stop` have for states, in pieces: blocks as they are, a copy of the tail."""
+        pieces = self._pieces
+        before = self.length - self.tail
+        if stop > before:
+            pieces = [*pieces, make_piece(self._memory.tail_states(self, stop - before), self._memory.ledger)]
+        return list(cut_pieces(pieces, start, stop))
 
-    def _open(self, keys: Tensor, values: Tensor, capacity: int) -> None:
-        """Make the buffers of the next layer: both or, out of memory, none."""
-        buffers = _buffer(keys, capacity), _buffer(values, capacity)
-        self._keys.append(buffers[0])
-        self._values.append(buffers[1])
+    def _begin_like(self, source: "Row", new: int) -> None:
+        """Begin with what the source begins with, once it is known where its own tokens go."""
+        wanted = self.length
+        before = source.length - source.tail
+        self.tail = 0
+        if wanted <= before:
+            self._pieces = list(cut_pieces(source._pieces, 0, wanted))
+        elif wanted > source.length and source._making is not None:
+            self._pieces = [*source._pieces, Piece(source._making, 0, wanted - before)]
+        elif wanted <= source.length and wanted - before + new > self._memory.tail:
+            self._pieces = source.cut(0, wanted)
+        else:
+            self._pieces, self.tail = list(source._pieces), wanted - before
 
-    def _grow(self, layer: int, needed: int) -> None:
-        small = self._keys[layer], self._values[layer]
-        capacity = max(needed, small[0].shape[2] * 3 // 2)
-        large = _buffer(small[0], capacity), _buffer(small[1], capacity)  # both or, out of memory, none
-        for old, new in zip(small, large, strict=True):
-            new[:, :, : self.length] = old[:, :, : self.length]
-        self._keys[layer], self._values[layer] = large
+    def _begin_loaded(self, piece: Piece, new: int) -> None:
+        """Begin the tail with a piece, or, where it is too long for that, keep the piece as it is."""
+        self.tail = len(piece)
+        if self.tail + new > self._memory.tail:
+            self._pieces.append(piece)
+            self._loaded, self.tail = None, 0
+
+    def _seal(self) -> None:
+        """Make a block of the tail, and one of it and of such blocks before that are no larger."""
+        piece = make_piece(self._memory.tail_states(self, self.tail), self._memory.ledger)
+        pieces, written = list(self._pieces), self._written
+        while written and len(pieces[-1]) <= len(piece) and len(pieces[-1]) + len(piece) <= _LARGEST_JOINED:
+            piece = join_pieces([pieces.pop(), piece], self._memory.ledger)
+            written -= 1
+        self._pieces, self._written, self.tail = [*pieces, piece], written + 1, 0
+
+    def _joined(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """One piece of several, or none of none."""
+        return [join_pieces(pieces, self._memory.ledger)] if len(pieces) > 1 else list(pieces)
 
 
-def _buffer(like: Tensor, capacity: int) -> Tensor:
-    """(1, heads, capacity, size), not initialised: memory that is never written costs nothing on a CPU."""
-    return like.new_empty((1, like.shape[1], capacity, like.shape[3]))
+def _grown(states: Tensor, slots: int, room: int) -> Tensor:
+    """A buffer with more slots and room, and what it held."""
+    larger = states.new_zeros((slots, states.shape[1], room, states.shape[3]))
+    larger[: states.shape[0], :, : states.shape[2]] = states
+    return larger
+
+
+def held_tokens(rows: Iterable[Row], pieces: Iterable[Piece] = ()) -> int:
+    """Tokens that rows, and blocks that others are about to share, hold together: each block once."""
+    rows = list(rows)
+    blocks = {piece.block for row in rows for piece in row.pieces} | {piece.block for piece in pieces}
+    return sum(block.tokens for block in blocks) + sum(row.tail for row in rows)

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.rows import RowMemory, held_tokens
 from sda_engine.decoding.stats import BatchStats
 from sda_engine.decoding.tasks import Failed, Finished, PassLimits, Task
 from sda_engine.engine_settings import EngineSettings
@@ -20,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 _ALONE = 1024  # tokens of a prompt in one pass where nobody waits for it
 _SHARE_OF_OLDEST = 4  # of a pass, one in so many prompt tokens is the oldest prompt's
+_AHEAD = 64  # tokens of each row that there has to be room for before one more task joins
 _MOST_VERIFIED = 16  # tokens of a pass up to which proposing more of them is worth a thought
 
 
@@ -44,7 +46,8 @@ class RunningBatch:
         self._settings = settings
         self._cache_tokens = cache_tokens
         self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
-        self._store = PrefixStore(self._most_stored)
+        self._memory = RowMemory()
+        self._store = PrefixStore(self._most_stored, self._memory)
         self._tasks: list[Task] = []
         self.stats = BatchStats()
         # of running tasks, and of requests between two tasks, in the order in which they came
@@ -61,24 +64,12 @@ class RunningBatch:
         Where it needs the memory of requests between two tasks, whose evaluators work, say, the youngest of them let go
         of their rows. So nobody waits for a request that waits itself.
         """
-        rows = sum(running.row_count for running in self._tasks)
-        if self._tasks and rows + task.row_count > self._settings.max_rows:
+        running = self._running
+        if any(other.suspended for other in self._tasks):
+            return False  # what was here before goes first
+        if running and sum(other.row_count for other in (*running, task)) > self._settings.max_rows:
             return False
-        new = sum(prompt.tokens for prompt in task.prompts if prompt not in self._prompts)
-        wanted = self._held() + new - self._cache_tokens if new else 0
-        busy = {prompt for running in (*self._tasks, task) for prompt in running.prompts}
-        idle = [prompt for prompt in reversed(list(self._prompts)) if prompt not in busy]
-        if wanted > sum(prompt.tokens for prompt in idle):
-            return False
-        for prompt in idle:
-            if wanted <= 0:
-                break
-            wanted -= prompt.tokens
-            _logger.debug("A request between two tasks lends the memory of %d tokens.", prompt.tokens)
-            prompt.evict()
-            del self._prompts[prompt]
-            self.stats = replace(self.stats, evictions=self.stats.evictions + 1)
-        return True
+        return self._make_room([*running, task], 0)
 
     def add(self, task: Task) -> None:
         """Let a task take part from the next pass on; stored prefixes make room for its rows."""
@@ -86,7 +77,7 @@ class RunningBatch:
             self._forget_prompts()
         self._prompts.update(dict.fromkeys(task.prompts))
         self._tasks.append(task)
-        self._share_memory()
+        self._share_memory(0)
 
     def drop(self, task: Task) -> None:
         """End a cancelled task that never joined."""
@@ -106,19 +97,24 @@ class RunningBatch:
         """One forward pass over everything that wants one, and what follows from it for each task."""
         for task in [task for task in self._tasks if task.cancelled]:
             self._finish(task)
-        logits = self._forward(self._plan())
+        self._resume()
+        logits = self._forward(self._fitted(self._plan()))
+        self._note()
         for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
             self._take(task, logits.pop(task))
-        self._share_memory()
-        self._note()
+        self._share_memory(0)
+
+    @property
+    def _running(self) -> list[Task]:
+        return [task for task in self._tasks if not task.suspended]
 
     def _note(self) -> None:
-        """Note what is held now; before a task tells its end, so that who waits for it finds it counted."""
+        """Note what is held now; before a task tells a token or its end, so that who waits for it finds it counted."""
         self.stats = replace(
             self.stats,
             running_tasks=len(self._tasks),
-            rows=sum(task.row_count for task in self._tasks),
-            held_tokens=self._held(),
+            rows=sum(task.row_count for task in self._running),
+            held_tokens=self._memory.row_tokens,
             stored_tokens=self._store.tokens,
             reused_tokens=self._store.read_tokens,
         )
@@ -130,8 +126,8 @@ class RunningBatch:
             prompt.spoilt = True
 
     def _plan(self) -> dict[Task, list[Segment]]:
-        decoding = [task for task in self._tasks if not task.in_bulk]
-        reading = [task for task in self._tasks if task.in_bulk]
+        decoding = [task for task in self._running if not task.in_bulk]
+        reading = [task for task in self._running if task.in_bulk]
         rows = sum(task.row_count for task in decoding)
         proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
         planned: dict[Task, list[Segment]] = {}
@@ -139,8 +135,12 @@ class RunningBatch:
             self._plan_task(task, PassLimits(0, proposals), planned)
         left = self._settings.prefill_chunk if decoding else max(_ALONE, self._settings.prefill_chunk)
         kept = left // _SHARE_OF_OLDEST
-        for task in sorted(reading, key=lambda task: task.unread):
+        begun: list[PromptState] = []
+        for task in sorted(reading, key=lambda task: task.unread(self._store)):
             kept = 0 if task is reading[0] else kept
+            if any(task.prompt.awaits(other, self._store) for other in begun if self._most_stored):
+                continue
+            begun += task.prompts
             self._plan_task(task, PassLimits(max(0, left - kept), proposals), planned)
             left -= sum(len(segment.token_ids) for segment in planned.get(task, ()))
         return planned
@@ -151,18 +151,32 @@ class RunningBatch:
         except BaseException as error:  # noqa: BLE001 - a user's code may raise SystemExit: not for the others
             self._fail(task, error)
 
-    def _forward(self, planned: Mapping[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
-        """Run what is planned in one pass, or else each task in one of its own; tasks that fail are left out."""
-        if not any(planned.values()):
-            return {task: [] for task in planned}
-        try:
-            logits = iter(self._run([segment for segments in planned.values() for segment in segments]))
-        except BaseException as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
-            if len(planned) > 1:
-                return {task: alone for task in planned for alone in self._forward({task: planned[task]}).values()}
-            self._fail(next(iter(planned)), error)
+    def _forward(self, planned: dict[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
+        """Run what is planned in one pass, or else each task in one of its own; tasks that fail are left out.
+
+        The plan is emptied: an error may be kept, and with it this frame, which then holds no rows.
+        """
+        counts = {task: len(segments) for task, segments in planned.items()}
+        if not any(counts.values()):
+            return {task: [] for task in counts}
+        outcome = self._try([segment for segments in planned.values() for segment in segments])
+        if isinstance(outcome, BaseException):
+            if len(counts) > 1:
+                return {task: alone for task in counts for alone in self._forward({task: planned.pop(task)}).values()}
+            planned.clear()
+            self._fail(next(iter(counts)), outcome)
             return {}
-        return {task: [next(logits) for _ in segments] for task, segments in planned.items()}
+        planned.clear()
+        logits = iter(outcome)
+        return {task: [next(logits) for _ in range(count)] for task, count in counts.items()}
+
+    def _try(self, segments: list[Segment]) -> list[Tensor] | BaseException:
+        """One pass, or why there is none; then the segments are let go of, which frames of the error still hold."""
+        try:
+            return self._run(segments)
+        except BaseException as error:  # noqa: BLE001 - out of memory, a hook of the user's: whatever it is
+            segments.clear()
+            return error
 
     def _run(self, segments: Sequence[Segment]) -> list[Tensor]:
         """One pass, noted in the numbers."""
@@ -205,10 +219,61 @@ class RunningBatch:
         self._note()
         task.end(Failed(error))
 
-    def _share_memory(self) -> None:
-        """Leave stored prefixes what the rows of requests do not need."""
-        self._store.resize(max(0, min(self._most_stored, self._cache_tokens - self._held())))
+    def _fitted(self, planned: dict[Task, list[Segment]]) -> dict[Task, list[Segment]]:
+        """What is planned, without the youngest tasks where there is no memory for all; they wait, and hold none."""
+        while True:
+            new = sum(len(segment.token_ids) for segments in planned.values() for segment in segments)
+            running = self._running
+            if self._make_room(running, new):
+                return planned
+            _logger.debug("The youngest task gives the memory of its rows to others, and goes on later.")
+            running[-1].suspend()
+            planned.pop(running[-1], None)
+            self.stats = replace(self.stats, preemptions=self.stats.preemptions + 1)
 
-    def _held(self) -> int:
-        """Tokens that the rows of all requests may come to hold."""
-        return sum(prompt.tokens for prompt in self._prompts)
+    def _resume(self) -> None:
+        """Let suspended tasks go on, the oldest first, as far as there is room."""
+        for task in [task for task in self._tasks if task.suspended]:
+            if not self._make_room([*self._running, task], 0):
+                return
+            task.suspended = False
+            self._prompts.update(dict.fromkeys(task.prompts))
+            if self._runner.notices_change():
+                self._forget_prompts()
+
+    def _make_room(self, tasks: Sequence[Task], new: int) -> bool:
+        """Whether tasks have room for what they hold and are to hold next; others let go of theirs where needed.
+
+        One alone has: it would not have been taken on else.
+
+        Args:
+            new: tokens of the next pass; 0 to look further ahead.
+        """
+        if len(tasks) > 1 and self._demand(tasks, (), new) > self._cache_tokens:
+            return False
+        busy = {prompt for task in tasks for prompt in task.prompts}
+        idle = [prompt for prompt in list(self._prompts) if prompt not in busy and prompt.held_rows]
+        while idle and self._demand(tasks, idle, new) > self._cache_tokens:
+            prompt = idle.pop()
+            _logger.debug("A request between two tasks lends the memory of its rows.")
+            prompt.evict()
+            del self._prompts[prompt]
+            self.stats = replace(self.stats, evictions=self.stats.evictions + 1)
+        self._share_memory(new)
+        return True
+
+    def _demand(self, tasks: Sequence[Task], idle: Sequence[PromptState], new: int) -> int:
+        """Tokens that tasks and requests between two tasks hold, with those of the next pass or of what comes next."""
+        rows = {row for task in tasks for row in task.rows} | {row for prompt in idle for row in prompt.held_rows}
+        if new:
+            return held_tokens(rows) + new
+        stored = [piece for task in tasks for piece in task.stored_pieces(self._store)]
+        ahead = sum(task.row_count * min(_AHEAD, task.prompt.max_new_tokens) for task in tasks)
+        return held_tokens(rows, stored) + sum(task.unread(self._store) for task in tasks) + ahead
+
+    def _share_memory(self, new: int) -> None:
+        """Leave stored prefixes what rows do not need, now and with so many new tokens."""
+        while self._store.tokens and self._memory.tokens + new > self._cache_tokens:
+            self._store.evict_oldest()
+        if not self._tasks:
+            self._memory.trim()

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sda_engine.decoding.attention import ForwardPass, Segment, unsupported_model
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.attention import unsupported_model
+from sda_engine.decoding.forward_pass import ForwardPass, Segment
+from sda_engine.decoding.rows import Row, RowMemory
 
 _PIECES = ((3, 5, 1), (2, 1, 2))  # tokens of each row in each of three passes
+_TAIL = 4  # tokens: so that there are tails, blocks that were tails, and blocks that a pass has filled
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # of the largest logit, in dtypes of eight to eleven bits
 
@@ -34,12 +36,14 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
     """
     config = model.config.get_text_config(decoder=True)
     texts = [_text(config.vocab_size, sum(pieces), start) for start, pieces in enumerate(_PIECES)]
-    rows = [Row(len(text)) for text in texts]
+    memory = RowMemory(tail=_TAIL)
+    rows = [Row(memory) for _ in texts]
     try:
         for pieces in zip(*_PIECES, strict=True):
-            forward_pass = ForwardPass([_next_segment(*row) for row in zip(rows, texts, pieces, strict=True)])
+            segments = [_next_segment(*row) for row in zip(rows, texts, pieces, strict=True)]
+            forward_pass = ForwardPass(segments, model.device)
             logits = forward(forward_pass)
-            _check_layers(model, forward_pass)
+            _check_layers(model, memory, forward_pass)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise unsupported_model(model, f"a forward pass that fails when it runs by rows ({error})") from error
     for text, last in zip(texts, logits, strict=True):
@@ -49,7 +53,8 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
         tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
         if not torch.allclose(last[-1].float(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
             raise unsupported_model(model, "attention that does more than its attention function")
-    return sum(state.nbytes for layer in rows[0].states() for state in layer) // rows[0].length
+    states = [state for piece in rows[0].cut(0, 1) for layer in range(memory.layers) for state in piece.layer(layer)]
+    return sum(state.nbytes for state in states)
 
 
 def _text(vocab_size: int, length: int, start: int) -> list[int]:
@@ -61,9 +66,9 @@ def _next_segment(row: Row, text: Sequence[int], tokens: int) -> Segment:
     return Segment(row, text[row.length : row.length + tokens])
 
 
-def _check_layers(model: PreTrainedModel, forward_pass: ForwardPass) -> None:
+def _check_layers(model: PreTrainedModel, memory: RowMemory, forward_pass: ForwardPass) -> None:
     config = model.config.get_text_config(decoder=True)
-    if any(len(segment.row.states()) != config.num_hidden_layers for segment in forward_pass.segments):
+    if memory.layers != config.num_hidden_layers:
         raise unsupported_model(model, "layers that do not attend once each")
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)

@@ -10,13 +10,14 @@ class BatchStats:
     Attributes:
         running_tasks: base responses, answers and ratings that are being decoded or read.
         rows: rows that the next pass may run.
-        held_tokens: tokens whose keys and values the rows of all requests may come to hold.
-        stored_tokens: those of the prefix store.
+        held_tokens: tokens whose keys and values the rows of all requests hold, what they share counted once.
+        stored_tokens: those of the prefix store, which may share them.
         passes: forward passes so far.
         pass_seconds: seconds that they took on the host, all together.
         tokens: tokens that went through them, every row's counted.
         reused_tokens: tokens of prompts that were read from the prefix store in place of being computed.
         evictions: times that a request between two tasks lent its memory to another.
+        preemptions: times that a task had to let go of its rows and compute them again, since others came first.
     """
 
     running_tasks: int = 0
@@ -28,6 +29,7 @@ class BatchStats:
     tokens: int = 0
     reused_tokens: int = 0
     evictions: int = 0
+    preemptions: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class EngineStats(BatchStats):
     Attributes:
         requests: taken on and not ended: running, waiting, or with their evaluator.
         waiting_tasks: what waits for rows or memory.
-        cache_tokens: the most that `held_tokens` and `stored_tokens` may come to together.
+        cache_tokens: the most tokens that may be held, those of stored prefixes included.
     """
 
     requests: int = 0

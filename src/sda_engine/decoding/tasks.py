@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.blocks import Piece
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
@@ -42,6 +43,9 @@ Event = Token | Finished | Failed
 Sink = Callable[[Event], None]
 
 
+_MOST_PENDING = 64  # tokens of an answer that are read in one pass without being a text of its own
+
+
 @dataclass(frozen=True)
 class PassLimits:
     """What one task may add to the next forward pass.
@@ -67,6 +71,7 @@ class Task(ABC):
 
     Attributes:
         prefilling: whether its prompts are not complete yet.
+        suspended: whether it has lent its memory to others, and waits to go on.
     """
 
     def __init__(self, prompt: PromptState, row_names: Sequence[str], *, continues: bool = False) -> None:
@@ -74,6 +79,8 @@ class Task(ABC):
         self.row_names = tuple(row_names)
         self.continues = continues
         self.prefilling = True
+        self.suspended = False
+        self._has_begun = False
         self._rows: list[Row] = []
         self._pieces: list[int] = []  # segments of each prompt in the next pass
         self._cancelled = threading.Event()
@@ -114,9 +121,24 @@ class Task(ABC):
         return self.prefilling
 
     @property
-    def unread(self) -> int:
-        """Tokens of its prompts that no pass has read yet; what is stored of a prompt that has not begun counts too."""
-        return sum(prompt.unread(self.row_names) for prompt in self.prompts)
+    def rows(self) -> Sequence[Row]:
+        """The rows that it has, those of its prompts included."""
+        return (*self._rows, *(row for prompt in self.prompts for row in prompt.held_rows))
+
+    def unread(self, store: PrefixStore) -> int:
+        """Tokens that its rows are still to read before it goes on, all rows together; not what is stored of them."""
+        return sum(prompt.unread(self.row_names, store) for prompt in self.prompts)
+
+    def stored_pieces(self, store: PrefixStore) -> Sequence[Piece]:
+        """What is stored of its prompts, as far as they have not begun."""
+        return [piece for prompt in self.prompts for piece in prompt.stored_pieces(self.row_names, store)]
+
+    def suspend(self) -> None:
+        """Let go of the rows for now; once it is no longer suspended, they are found stored or computed again."""
+        self.suspended = self.prefilling = True
+        self._rows = []
+        for prompt in self.prompts:
+            prompt.evict()
 
     def let_go(self) -> None:
         """Let go of the rows: no later task of the request will need them."""
@@ -163,7 +185,8 @@ class Task(ABC):
         if not all(prompt.is_ready(self.row_names) for prompt in self.prompts):
             return False
         self.prefilling = False
-        return self._begin()
+        again, self._has_begun = self._has_begun, True
+        return self._begin_again() if again else self._begin()
 
     @abstractmethod
     def finish(self, store: PrefixStore) -> None:
@@ -172,6 +195,10 @@ class Task(ABC):
     @abstractmethod
     def _begin(self) -> bool:
         """Go on once the prompts are complete."""
+
+    @abstractmethod
+    def _begin_again(self) -> bool:
+        """Go on where it was suspended, once the prompts are complete anew."""
 
     @abstractmethod
     def _plan(self, limits: PassLimits) -> list[Segment]:
@@ -214,6 +241,7 @@ class DecodeTask(Task):
         self._proposer = proposer
         self._pending: list[int] = []  # tokens of the answer that no row holds yet
         self._proposed: list[int] = []
+        self._again: list[int] = []  # tokens of the answer that the next pass reads once more
         self._finish_reason: FinishReason | None = None
         self._result: DecodedText | None = None
 
@@ -232,6 +260,25 @@ class DecodeTask(Task):
         self._rows = list(rows)
         return self._start(logits)
 
+    def drop_rows(self) -> None:
+        """Let go of the rows, as a member of a larger task that is suspended."""
+        self._rows = []
+
+    def rejoin(self, rows: Sequence[Row]) -> None:
+        """Go on, as a member of a larger task that was suspended, with new rows that hold the prompt."""
+        self._rows = list(rows)
+        self._pending = list(self._group.token_ids)
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether a long part of the answer has to be read again, or a prompt is read."""
+        return self.prefilling or len(self._pending) > _MOST_PENDING
+
+    def unread(self, store: PrefixStore) -> int:
+        """Tokens of prompts and, after it was suspended, of the answer."""
+        again = len(self._group.token_ids) if self.suspended else len(self._pending) if self.in_bulk else 0
+        return super().unread(store) + again * self.row_count
+
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""
         assert self._result is not None, "the task has not finished"
@@ -242,7 +289,7 @@ class DecodeTask(Task):
         self._result = self._group.result(self._finish_reason)
         if self._stores_answer and not self.prompt.spoilt:
             for row in self._rows:
-                store.insert(row.token_ids, row.states())
+                store.insert(row.token_ids, row.cut)
         self._rows = []
         if not self._keeps_prompt:
             self.let_go()
@@ -251,17 +298,28 @@ class DecodeTask(Task):
         self._rows = self.prompt.rows(self.row_names)
         return self._start(self.prompt.last_logits(self.row_names))
 
+    def _begin_again(self) -> bool:
+        self.rejoin(self.prompt.rows(self.row_names))
+        return False
+
     def _start(self, logits: Tensor) -> bool:
         """Choose the first token by the logits after the prompt, (rows, 1, vocab), unless the form forces it."""
         self._pending = self._accept(self._group.forced())
         return self._finish_reason is not None if self._pending else self._advance(logits)
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
+        if len(self._pending) > _MOST_PENDING:
+            most = min(limits.prompt_tokens // len(self._rows), len(self._pending) - 1)
+            self._again = self._pending[:most]
+            return [Segment(row, self._again) for row in self._rows] if self._again else []
         self._proposed = self._proposer.propose(min(limits.proposals, self._group.remaining - 1))
         fed = (*self._pending, *self._proposed)
         return [Segment(row, fed, keep=1 + len(self._proposed)) for row in self._rows]
 
     def _take(self, logits: Sequence[Tensor]) -> bool:
+        if self._again:
+            self._pending, self._again = self._pending[len(self._again) :], []
+            return False
         return bool(logits) and self._advance(torch.stack(list(logits)))
 
     def _advance(self, logits: Tensor) -> bool:
@@ -327,10 +385,9 @@ class ScoreTask(Task):
         """Always: it reads texts, and writes none."""
         return True
 
-    @property
-    def unread(self) -> int:
+    def unread(self, store: PrefixStore) -> int:
         """Tokens of its prompts and of the text, for all rows, that no pass has read yet."""
-        return super().unread + (len(self._token_ids) - self._scored) * self.row_count
+        return super().unread(store) + (len(self._token_ids) - self._scored) * self.row_count
 
     def finish(self, store: PrefixStore) -> None:
         """The rows stay, for the answer that follows."""
@@ -339,6 +396,10 @@ class ScoreTask(Task):
     def _begin(self) -> bool:
         self._rows = self.prompt.rows(self.row_names)
         return self._score(self.prompt.last_logits(self.row_names))
+
+    def _begin_again(self) -> bool:
+        self._logprobs = []
+        return self._begin()
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
         start = self._scored - 1  # no row holds the token that was scored last

@@ -5,9 +5,10 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.blocks import join_pieces
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.rows import Row, RowMemory
 
 WINDOW = 8
 LAYERS = 4
@@ -79,10 +80,14 @@ def logits_of(model, token_ids):
 
 
 @torch.inference_mode()
-def logits_together(model, rows, sizes):
-    """Per row (tokens, vocab): all rows in the same passes of a ModelRunner, in pieces of the sizes in turn."""
+def logits_together(model, rows, sizes, tail=8):
+    """Per row (tokens, vocab): all rows in the same passes of a ModelRunner, in pieces of the sizes in turn.
+
+    With tails so short, each row comes to stand in several blocks.
+    """
     runner = ModelRunner(model)
-    opened = [Row(1) for _ in rows]
+    memory = RowMemory(tail=tail)
+    opened = [Row(memory) for _ in rows]
     logits = [[] for _ in rows]
     for turn in range(max(map(len, rows))):
         segments, places = [], []
@@ -95,6 +100,11 @@ def logits_together(model, rows, sizes):
             for place, piece in zip(places, runner.forward(segments), strict=True):
                 logits[place].append(piece.float())
     return [torch.cat(pieces) for pieces in logits]
+
+
+def states_of(row):
+    """Per layer (keys, values) of all tokens of a row, both (heads, tokens, size)."""
+    return join_pieces(row.cut(0, row.length), row.memory.ledger).block.layers
 
 
 def largest_error(model, lengths=(5, 21, 33, 13), sizes=(3, 1, 4, 7, 2)):

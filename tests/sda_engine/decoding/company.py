@@ -115,8 +115,8 @@ def count_rows() -> int:
     return sum(type(thing) is Row for thing in gc.get_objects())
 
 
-def reserved_tokens(engine: SteeringEngine) -> int:
-    return worker(engine)._batch._held()
+def held_tokens(engine: SteeringEngine) -> int:
+    return worker(engine)._batch._memory.row_tokens
 
 
 def stored_tokens(engine: SteeringEngine) -> int:
@@ -134,12 +134,12 @@ def wait_until(is_so: Callable[[], object], otherwise: str = "it has not come ab
 def wait_until_idle(engine: SteeringEngine) -> None:
     """Until the worker has finished what was cancelled."""
     batch = worker(engine)._batch
-    wait_until(lambda: not (batch.tasks or worker(engine)._waiting or reserved_tokens(engine)), "tasks are left")
+    wait_until(lambda: not (batch.tasks or worker(engine)._waiting or held_tokens(engine)), "tasks are left")
 
 
 def check_nothing_is_left(engine: SteeringEngine) -> None:
     wait_until_idle(engine)
-    assert reserved_tokens(engine) == 0
+    assert held_tokens(engine) == 0
     settings = engine._settings
     if not settings.prefix_cache:
         assert stored_tokens(engine) == 0

@@ -2,7 +2,7 @@
 
 import torch
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedToken
 from sda_engine.decoding.tasks import Task, Token
@@ -55,13 +55,14 @@ class Greedy(Task):
         self.name, self.log, self.steps = name, [] if log is None else log, steps
         self.gate, self.error, self.poisoned, self.keeps_prompt = gate, error, poisoned, keeps_prompt
         self.tokens = []
+        self._fed = 0  # of these tokens
         self.proposals = []  # how many it was allowed in each pass
 
     def finish(self, store):
         self.log.append((self.name, "cancelled" if self.cancelled else "finished"))
         if not self.keeps_prompt or self.cancelled:
             for row in self._rows:
-                store.insert(row.token_ids, row.states())
+                store.insert(row.token_ids, row.cut)
             self.let_go()
         self._rows = []
 
@@ -72,11 +73,18 @@ class Greedy(Task):
         self._rows = self.prompt.rows(self.row_names)
         return self._choose(self.prompt.last_logits(self.row_names))
 
+    def _begin_again(self):
+        self.log.append((self.name, "begin again"))
+        self._rows = self.prompt.rows(self.row_names)
+        self._fed = 0
+        return False
+
     def _plan(self, limits):
         if self.error is not None:
             raise self.error
         self.proposals.append(limits.proposals)
-        return [Segment(row, [POISON if self.poisoned else self.tokens[-1]]) for row in self._rows]
+        new, self._fed = self.tokens[self._fed :], len(self.tokens)
+        return [Segment(row, [POISON] if self.poisoned else new) for row in self._rows]
 
     def _take(self, logits):
         return bool(logits) and self._choose(torch.stack(list(logits)))

@@ -5,9 +5,10 @@ import pytest
 import torch
 import transformers as hf
 
-from sda_engine.decoding.attention import ForwardPass, Segment, row_attention
+from sda_engine.decoding.attention import row_attention
+from sda_engine.decoding.forward_pass import ForwardPass, Segment
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import (
@@ -169,13 +170,14 @@ def test_no_model_gives_wrong_results_without_a_word(make):
 
 
 def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window():
-    row = Row(4)
+    row = Row(RowMemory())
     row.append([7, 8])
-    forward_pass = ForwardPass([Segment(row, [9, 10, 11])])
-    cpu = torch.device("cpu")
-    assert forward_pass.mask(0, None, cpu).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert forward_pass.mask(0, 2, cpu).int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    assert forward_pass.mask(0, 2, cpu) is forward_pass.mask(0, 2, cpu)  # made once for all layers
+    forward_pass = ForwardPass([Segment(row, list(range(9, 30)))], torch.device("cpu"))
+    (alone,) = forward_pass.alone
+    assert forward_pass.whole_mask(alone, None)[:3, :5].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1] * 5]
+    windowed = forward_pass.whole_mask(alone, 2)[:3, :5].int().tolist()
+    assert windowed == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert forward_pass.whole_mask(alone, 2) is forward_pass.whole_mask(alone, 2)  # made once for all layers
 
 
 # --- the model is its owner's
@@ -201,7 +203,7 @@ def decoder_layer(model, place):
 def test_the_model_keeps_its_own_attention_and_its_config_after_a_pass_and_after_an_error(model):
     before, usual = model.config.to_dict(), implementation(model)
     with torch.inference_mode():
-        ModelRunner(model).forward([Segment(Row(4), [3, 4, 5])])
+        ModelRunner(model).forward([Segment(Row(RowMemory()), [3, 4, 5])])
     assert (model.config.to_dict(), implementation(model)) == (before, usual)
     with pytest.raises(ZeroDivisionError), row_attention(model):
         raise ZeroDivisionError
@@ -277,7 +279,7 @@ def test_two_runners_of_one_model_do_not_disturb_each_other():
 
     @torch.inference_mode()
     def run(name):
-        (logits[name],) = ModelRunner(model).forward([Segment(Row(20), prompts[name])])
+        (logits[name],) = ModelRunner(model).forward([Segment(Row(RowMemory()), prompts[name])])
         if name == "first":
             first_is_out.set()
 

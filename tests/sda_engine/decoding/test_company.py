@@ -33,8 +33,8 @@ from tests.sda_engine.decoding.company import (
     count_rows,
     dice,
     eager_threads,
+    held_tokens,
     make_ask,
-    reserved_tokens,
     stored_tokens,
     wait_until,
     wait_until_idle,
@@ -157,11 +157,11 @@ async def test_a_request_that_is_cancelled_before_it_reads_its_base_response_fre
         await asyncio.sleep(0)
         while worker(engine)._batch.tasks or worker(engine)._waiting:
             time.sleep(0.001)  # noqa: ASYNC251 - the event loop stands still while the worker finishes
-        assert reserved_tokens(engine), "the rows are kept for the answer"
+        assert held_tokens(engine), "the rows are kept for the answer"
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as cancelled:
             await task
-        assert reserved_tokens(engine) == 0
+        assert held_tokens(engine) == 0
         assert cancelled.value.__traceback__, "which keeps the request alive"
 
 

@@ -13,7 +13,7 @@ from sda_engine.decoding.scheduler import Scheduler, _loop_sink
 from sda_engine.evaluators import FixedScore
 from sda_engine.testing import tiny_engine, tiny_model
 from tests.conftest import user
-from tests.sda_engine.decoding.company import reserved_tokens
+from tests.sda_engine.decoding.company import held_tokens
 from tests.sda_engine.decoding.greedy import Greedy, make_prompt
 
 
@@ -58,11 +58,11 @@ async def test_a_request_that_is_cancelled_while_it_is_rated_keeps_no_rows():
         steering = Steering(evaluator=Hanging(asked))
         request = asyncio.create_task(engine.agenerate(user("who?"), "be kind", steering=steering))
         await asked.wait()
-        assert reserved_tokens(engine) > 0
+        assert held_tokens(engine) > 0
         request.cancel()
         with pytest.raises(asyncio.CancelledError) as kept:
             await request
-        assert reserved_tokens(engine) == 0
+        assert held_tokens(engine) == 0
         assert kept.value.__traceback__ is not None, "the exception knows the frames in which the rows were"
 
 
@@ -71,7 +71,7 @@ def test_a_request_that_is_interrupted_while_it_is_rated_keeps_no_rows():
         with pytest.raises(KeyboardInterrupt) as kept:
             engine.generate(user("who?"), "be kind", steering=Steering(evaluator=Hanging()))
         gc.collect()
-        assert reserved_tokens(engine) == 0
+        assert held_tokens(engine) == 0
         assert kept.value.__traceback__ is not None
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import logits_of, logits_together, rows_of
 
@@ -29,24 +29,29 @@ def test_rows_of_any_lengths_in_any_pieces_get_the_logits_that_transformers_give
         torch.testing.assert_close(together, logits_of(model, row), **CLOSE)
 
 
+TAILS = pytest.mark.parametrize("tail", [2, 8, 22, 256])
+
+
+@TAILS
 @ARCHITECTURES
-def test_a_row_that_was_forked_cut_back_or_outgrown_goes_on_as_if_it_were_new(model):
+def test_a_row_that_was_forked_or_cut_back_goes_on_as_if_it_were_new(model, tail):
     (text,) = rows_of([40])
-    row = Row(4)  # grows
+    row = Row(RowMemory(tail))
     forward(model, Segment(row, text[:30]))
-    fork = row.fork(text[:20], capacity=40)
+    fork = row.fork(20)
     row.truncate(25)
     logits = forward(model, Segment(row, [9, 8, 7], keep=3), Segment(fork, text[20:25], keep=5))
     torch.testing.assert_close(logits[0], logits_of(model, [*text[:25], 9, 8, 7])[25:], **CLOSE)
     torch.testing.assert_close(logits[1], logits_of(model, text[:25])[20:], **CLOSE)
 
 
+@TAILS
 @ARCHITECTURES
-def test_a_fork_gets_what_it_shares_in_the_pass_in_which_its_row_does(model):
+def test_a_fork_gets_what_it_shares_in_the_pass_in_which_its_row_does(model, tail):
     (text,) = rows_of([40])
-    row = Row(40)
+    row = Row(RowMemory(tail))
     forward(model, Segment(row, text[:5]))
-    fork = row.fork(text[:20], capacity=40)
+    fork = row.fork(20, text)
     logits = forward(model, Segment(row, text[5:30]), Segment(fork, [9, 8, 7], keep=3))
     torch.testing.assert_close(logits[0][0], logits_of(model, text[:30])[-1], **CLOSE)
     torch.testing.assert_close(logits[1], logits_of(model, [*text[:20], 9, 8, 7])[20:], **CLOSE)
@@ -57,11 +62,12 @@ def test_a_fork_gets_what_it_shares_in_the_pass_in_which_its_row_does(model):
 @ARCHITECTURES
 def test_each_segment_keeps_the_logits_of_as_many_of_its_last_tokens_as_it_asks_for(model):
     rows = rows_of((6, 4, 1))
+    memory = RowMemory()
     logits = forward(
         model,
-        Segment(Row(9), rows[0], keep=2),
-        Segment(Row(9), rows[1], keep=4),
-        Segment(Row(9), rows[2]),
+        Segment(Row(memory), rows[0], keep=2),
+        Segment(Row(memory), rows[1], keep=4),
+        Segment(Row(memory), rows[2]),
     )
     assert [piece.shape for piece in logits] == [(2, 320), (4, 320), (1, 320)]
     for row, piece in zip(rows, logits, strict=True):
@@ -70,7 +76,8 @@ def test_each_segment_keeps_the_logits_of_as_many_of_its_last_tokens_as_it_asks_
 
 @ARCHITECTURES
 def test_a_pass_appends_its_tokens_to_its_rows(model):
-    rows = [Row(9), Row(9)]
+    memory = RowMemory()
+    rows = [Row(memory), Row(memory)]
     forward(model, Segment(rows[0], [3, 4]), Segment(rows[1], [5]))
     forward(model, Segment(rows[0], [6]))
     assert [row.token_ids for row in rows] == [[3, 4, 6], [5]]
@@ -80,7 +87,8 @@ def test_a_pass_appends_its_tokens_to_its_rows(model):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_pass_that_fails_leaves_its_rows_as_they_were(model, layer):
     texts = rows_of((21, 18))
-    rows = [Row(21), Row(3)]
+    memory = RowMemory(tail=16)
+    rows = [Row(memory), Row(memory)]
     forward(model, *(Segment(row, text[:15]) for row, text in zip(rows, texts, strict=True)))
 
     def fail(*_):
@@ -99,7 +107,8 @@ def test_a_pass_that_fails_leaves_its_rows_as_they_were(model, layer):
 
 @ARCHITECTURES
 def test_logits_come_from_one_transfer_and_without_a_graph(model):
-    logits = forward(model, Segment(Row(9), [3, 4]), Segment(Row(9), [5]))
+    memory = RowMemory()
+    logits = forward(model, Segment(Row(memory), [3, 4]), Segment(Row(memory), [5]))
     assert all(not piece.requires_grad for piece in logits)
     assert len({piece.untyped_storage().data_ptr() for piece in logits}) == 1
 

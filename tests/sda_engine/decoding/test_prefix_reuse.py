@@ -360,8 +360,8 @@ def stored(engine: SteeringEngine) -> int:
     return engine._scheduler._worker._batch._store.tokens
 
 
-def reserved(engine: SteeringEngine) -> int:
-    return engine._scheduler._worker._batch._held()
+def held(engine: SteeringEngine) -> int:
+    return engine._scheduler._worker._batch._memory.tokens
 
 
 def stored_nodes(engine: SteeringEngine) -> list[_Node]:
@@ -386,12 +386,12 @@ async def test_two_thousand_prompts_stay_under_a_small_cap_and_their_answers_are
             plain, _ = without.of(user(some[checked]), sampling=sampling)
             assert done[checked].token_ids == plain.token_ids
         assert stored(engine) > cache_tokens // 4, "the store is in use"
-        held = stored_nodes(engine)
-        assert sum(len(node.token_ids) for node in held) == stored(engine)
-        for node in held:  # no view of something larger
-            for keys, values in node.states:
-                assert keys.untyped_storage().nbytes() == keys.numel() * keys.element_size()
-                assert values.untyped_storage().nbytes() == values.numel() * values.element_size()
+        nodes = stored_nodes(engine)
+        assert sum(len(node.token_ids) for node in nodes) == stored(engine) == held(engine)
+        for node in nodes:  # nothing of something larger
+            assert len(node.states) == node.states.block.tokens == len(node.token_ids)
+            for state in (state for layer in node.states.block.layers for state in layer):
+                assert state.untyped_storage().nbytes() == state.numel() * state.element_size()
 
 
 def test_rows_and_stored_prefixes_together_stay_under_the_cap():
@@ -405,7 +405,7 @@ def test_rows_and_stored_prefixes_together_stay_under_the_cap():
             stream = engine.stream(messages, sampling=Sampling(temperature=2.0, seed=1, max_new_tokens=room))
             for _ in range(30):
                 next(stream)
-                most = max(most, stored(engine) + reserved(engine))
+                most = max(most, held(engine))
             stream.close()
     assert most <= cache_tokens
 
@@ -431,8 +431,8 @@ def test_closing_the_engine_frees_the_store():
     engine = SteeringEngine(tiny_model(), tiny_tokenizer())
     engine.generate(ask("who?"), KIND, sampling=GREEDY)
     assert sum(len(node.token_ids) for node in stored_nodes(engine)) == stored(engine) > 0
-    keys = [weakref.ref(node.states[0][0]) for node in stored_nodes(engine)]
+    blocks = [weakref.ref(node.states.block) for node in stored_nodes(engine)]
     engine.close()
     assert stored(engine) == 0
     gc.collect()
-    assert [each() for each in keys] == [None] * len(keys)
+    assert [each() for each in blocks] == [None] * len(blocks)

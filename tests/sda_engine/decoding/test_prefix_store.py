@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sda_engine.decoding.blocks import cut_pieces, join_pieces, make_piece
 from sda_engine.decoding.prefix_store import PrefixStore
 
 LAYERS = (  # (keys, values) of each layer as (heads, size, dtype)
@@ -29,8 +30,10 @@ def states_of(ids):
     return [(state(*keys), state(*values)) for keys, values in LAYERS]
 
 
-def insert(store, ids):
-    store.insert(ids, states_of(ids))
+def insert(store, ids, states=None):
+    """Store ids as a row would whose states are all in one block."""
+    pieces = [make_piece(states or states_of(ids), store.memory.ledger)] if ids else []
+    store.insert(ids, lambda start, stop: list(cut_pieces(pieces, start, stop)))
 
 
 def filled(max_tokens, *entries):
@@ -40,18 +43,13 @@ def filled(max_tokens, *entries):
     return store
 
 
-def joined(pieces):
-    """The pieces of a read as the states of one run of tokens."""
-    layers = zip(*pieces, strict=True)
-    return [tuple(torch.cat(part, dim=1) for part in zip(*layer, strict=True)) for layer in layers]
-
-
 def assert_reads(store, ids, length):
     pieces = store.read(ids, length)
     if length == 0:
         assert pieces == []
         return
-    for (keys, values), (right_keys, right_values) in zip(joined(pieces), states_of(ids[:length]), strict=True):
+    read = join_pieces(pieces, store.memory.ledger).block.layers
+    for (keys, values), (right_keys, right_values) in zip(read, states_of(ids[:length]), strict=True):
         assert keys.dtype == right_keys.dtype
         assert torch.equal(keys, right_keys)
         assert values.dtype == right_values.dtype
@@ -69,7 +67,10 @@ def nodes_of(store):
 def assert_accounts_are_exact(store):
     nodes = list(nodes_of(store))
     assert sum(len(node.token_ids) for node in nodes) == store.tokens
-    held = [state for node in nodes for layer in node.states for state in layer]
+    assert all(len(node.states) == len(node.token_ids) for node in nodes)
+    blocks = {node.states.block for node in nodes}
+    assert sum(block.tokens for block in blocks) == store.memory.tokens == store.tokens
+    held = [state for block in blocks for layer in block.layers for state in layer]
     assert all(state.is_contiguous() for state in held)
     storages = {state.untyped_storage().data_ptr(): state.untyped_storage().nbytes() for state in held}
     assert len(storages) == len(held)
@@ -119,45 +120,52 @@ def test_the_store_keeps_only_what_is_new_in_an_entry():
     states = states_of([1, 2, 3])
     for keys, values in states:
         keys[:, :2] = values[:, :2] = -1  # rounding may differ between two computations: the first one stays
-    store.insert([1, 2, 3], states)
+    insert(store, [1, 2, 3], states)
     assert_reads(store, [1, 2, 3], 3)
-
-
-def test_overwriting_the_buffers_after_an_insert_changes_nothing_in_the_store():
-    ids = [1, 2, 3, 4]
-    buffers = [tuple(torch.cat([state, state], dim=1) for state in layer) for layer in states_of(ids)]
-    store = PrefixStore(10)
-    store.insert(ids, [(keys[:, :4], values[:, :4]) for keys, values in buffers])
-    for keys, values in buffers:
-        keys.fill_(-1)
-        values.fill_(-1)
-    assert_reads(store, ids, 4)
-    assert_accounts_are_exact(store)
 
 
 def test_states_in_any_layout_are_stored_contiguously():
     store = PrefixStore(10)
     by_token = [tuple(state.transpose(0, 1).contiguous() for state in layer) for layer in states_of([1, 2, 3])]
-    store.insert([1, 2, 3], [(keys.transpose(0, 1), values.transpose(0, 1)) for keys, values in by_token])
+    insert(store, [1, 2, 3], [(keys.transpose(0, 1), values.transpose(0, 1)) for keys, values in by_token])
     assert_accounts_are_exact(store)
     assert_reads(store, [1, 2, 3], 3)
+
+
+def test_a_long_run_is_shared_with_whoever_has_it_and_split_without_a_copy():
+    ids = [token % 50 for token in range(1000)]
+    store = PrefixStore(3000)
+    states = [(torch.zeros(1, 1000, 1), torch.zeros(1, 1000, 1))]
+    piece = make_piece(states, store.memory.ledger)
+    store.insert(ids, lambda start, stop: [piece.cut(start, stop)])
+    assert store.memory.tokens == 1000
+    one = make_piece([(state[:, :1], state[:, :1]) for state, _ in states], store.memory.ledger)
+    store.insert([*ids[:700], 77], lambda *_: [one])
+    assert (store.tokens, store.memory.tokens) == (1001, 1001)
+    read = store.read(ids, 900)
+    assert [(part.block is piece.block, len(part)) for part in read] == [(True, 700), (True, 200)]
+
+
+def test_few_tokens_of_a_large_block_do_not_keep_it_alive():
+    store = PrefixStore(3000)
+    state = torch.zeros(1, 1000, 1)
+    piece = make_piece([(state, state)], store.memory.ledger)
+    store.insert(list(range(100)), lambda start, stop: [piece.cut(start, stop)])
+    assert store.memory.tokens == 1100
+    del piece
+    assert store.memory.tokens == 100
 
 
 def test_a_read_copies_nothing():
     store = filled(10, [1, 2, 3, 4])
     (node,) = nodes_of(store)
     (piece,) = store.read([1, 2, 3], 3)
-    assert piece[0][0].data_ptr() == node.states[0][0].data_ptr()
+    assert piece.block is node.states.block
 
 
 def test_reading_more_than_is_stored_is_refused():
     with pytest.raises(AssertionError):
         filled(10, [1, 2]).read([1, 2, 3], 3)
-
-
-def test_states_that_do_not_cover_the_tokens_are_refused():
-    with pytest.raises(AssertionError):
-        PrefixStore(10).insert([1, 2, 3], states_of([1, 2]))
 
 
 def test_the_least_recently_used_entry_goes_first():
@@ -243,22 +251,15 @@ def test_clearing_evicts_everything():
 
 def test_what_is_evicted_is_freed_at_once():
     store = filled(10, [1, 1, 2], [1, 1, 3], [4])
-    held = [weakref.ref(state) for node in nodes_of(store) for layer in node.states for state in layer]
+    held = [weakref.ref(node.states.block) for node in nodes_of(store)]
     gc.disable()
     try:
         store.resize(3)
-        assert sum(state() is not None for state in held) == 2 * 2 * len(LAYERS)  # of [1, 1] and of [4]
+        assert sum(block() is not None for block in held) == 2  # of [1, 1] and of [4]
         del store
-        assert all(state() is None for state in held)
+        assert all(block() is None for block in held)
     finally:
         gc.enable()
-
-
-def test_the_store_keeps_no_graph_of_a_gradient():
-    state = torch.ones(1, 2, 1, requires_grad=True)
-    store = PrefixStore(10)
-    store.insert([1, 2], [(state, state * 2)])
-    assert not any(part.requires_grad for part in store.read([1, 2], 2)[0][0])
 
 
 def test_a_long_chain_of_ever_longer_entries_reads_back_in_pieces():
@@ -274,7 +275,7 @@ def test_after_ten_thousand_unique_entries_the_store_is_full_and_holds_the_last(
     state = torch.zeros(1, 30, 1)
     entries = [[number % 10, number, *range(28)] for number in range(10_000)]
     for ids in entries:
-        store.insert(ids, [(state, state)])
+        insert(store, ids, [(state, state)])
         assert store.tokens <= 1_000
     assert store.match(entries[-1]) == 30
     assert store.match(entries[0]) == 1

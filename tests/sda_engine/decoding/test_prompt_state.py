@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Contexts
 from sda_engine.testing import tiny_model
-from tests.sda_engine.decoding.architectures import logits_of
+from tests.sda_engine.decoding.architectures import logits_of, states_of
 from tests.sda_engine.decoding.greedy import ROWS, make_contexts, make_prompt
 
 ENOUGH = 1000
@@ -51,7 +52,7 @@ def assert_right(prompt, model):
         assert row.token_ids == text
         torch.testing.assert_close(prompt.logits[name], logits_of(model, text)[-1], atol=1e-4, rtol=1e-4)
         fresh = Prefill(model).complete(PromptState(Contexts((), {BASE: tuple(text)}), 1)).rows([BASE])[0]
-        for layer, right in zip(row.states(), fresh.states(), strict=True):
+        for layer, right in zip(states_of(row), states_of(fresh), strict=True):
             for state, expected in zip(layer, right, strict=True):
                 torch.testing.assert_close(state, expected, atol=1e-4, rtol=1e-4)
 
@@ -155,8 +156,8 @@ def test_a_later_stage_finds_the_rows_cut_back_to_their_prompts():
     prompt = prefill.complete(make_prompt(shared=5, tails=(4, 6)))
     with torch.inference_mode():
         (base,) = prompt.rows((BASE,))
-        base.write(0, *(torch.zeros(1, 2, 1, 8) for _ in "kv"))
-        base.append([7])
+        prefill.runner.forward([Segment(base, [7])])
+    assert base.length == 10
     assert prompt.rows((BASE,))[0].length == 9
     assert_right(prompt, prefill.model)
 

@@ -3,10 +3,12 @@ import torch
 
 from sda_engine import EngineSettings
 from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.running_batch import RunningBatch
 from sda_engine.decoding.tasks import Failed, Finished, Token
+from sda_engine.prompts import BASE, Contexts
 from sda_engine.testing import tiny_model
-from tests.sda_engine.decoding.greedy import Greedy, greedy_alone, make_prompt
+from tests.sda_engine.decoding.greedy import Greedy, greedy_alone, make_contexts, make_prompt
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 
@@ -180,13 +182,13 @@ def test_no_more_is_proposed_than_the_settings_allow(proposals):
 
 def test_a_task_joins_when_there_are_rows_and_memory_for_it():
     batch = Batch(max_rows=3, cache_tokens=40)
-    two_rows = make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)  # 20 tokens
+    two_rows = make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)  # 6 tokens, and room for 10 more
     assert batch.make_room(Greedy(prompt=two_rows))
     running = Greedy(prompt=two_rows, keeps_prompt=True)
     batch.add(running)
     assert not batch.make_room(Greedy(prompt=make_prompt(shared=4, tails=(1, 1), max_new_tokens=5)))  # a fourth row
-    assert batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=10)))
-    assert not batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=11)))
+    assert batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(14,), max_new_tokens=10)))
+    assert not batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(15,), max_new_tokens=10)))
     run(batch)
     assert batch.make_room(Greedy(prompt=two_rows, continues=True))
     assert two_rows.is_ready(two_rows.contexts.tails)  # rows are kept, and need no more room
@@ -194,11 +196,85 @@ def test_a_task_joins_when_there_are_rows_and_memory_for_it():
     assert batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(10,), max_new_tokens=30)))
 
 
+def test_what_is_stored_of_a_prompt_needs_no_room_of_its_own():
+    batch = Batch(cache_tokens=2000, max_rows=100)
+    document = make_prompt(shared=800, tails=(1,), max_new_tokens=4)
+    run(batch, Greedy(prompt=document, steps=1))
+    for start in range(12):
+        task = Greedy(prompt=PromptState(Contexts(document.contexts.shared, {BASE: (start,)}), 4))
+        assert batch.make_room(task)
+        batch.add(task)
+    batch.step()
+    assert batch.stats.held_tokens < 820
+    run(batch)
+
+
+def test_prompts_that_begin_alike_and_come_together_are_read_once():
+    batch = Batch(max_rows=100)
+    document = make_contexts(shared=600).shared
+    tasks = [Greedy(prompt=PromptState(Contexts(document, {BASE: (7, start)}), 4)) for start in range(5)]
+    run(batch, *tasks)
+    assert sum(map(sum, batch.passes)) < 600 + 5 * 2 + 5 * 4
+    for task in tasks:
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, task.steps)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("prefix_cache", [True, False])
+@pytest.mark.parametrize("steps", [40, 150])
+def test_the_youngest_lets_go_of_its_rows_where_memory_runs_out_and_goes_on_as_if_it_had_not(
+    architecture, prefix_cache, steps
+):
+    batch = Batch(tiny_model(architecture=architecture), cache_tokens=3 * steps, prefix_cache=prefix_cache)
+    contexts = [make_contexts(shared=4, tails=(3, 5), start=start) for start in range(3)]
+    tasks = [Greedy(prompt=PromptState(each, steps), steps=steps) for each in contexts]
+    for task in tasks:
+        batch.add(task)  # whether there is room or not
+    while batch.tasks:
+        batch.step()
+        assert batch.stats.held_tokens <= 3 * steps
+    assert batch.stats.preemptions > 0
+    assert ("task", "begin again") not in tasks[0].log
+    assert ("task", "begin again") in tasks[2].log
+    for task in tasks:
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, steps)
+
+
+def test_nobody_joins_before_those_that_have_lent_their_memory():
+    batch = Batch(cache_tokens=100)
+    old, young = (
+        Greedy(prompt=make_prompt(shared=0, tails=(10,), start=start, max_new_tokens=70), steps=70) for start in (1, 2)
+    )
+    batch.add(old)
+    batch.add(young)
+    while not young.suspended:
+        batch.step()
+    assert not batch.make_room(Greedy(prompt=make_prompt(max_new_tokens=1)))
+    run(batch)
+    for task in (old, young):
+        assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, 70)
+
+
+def test_a_suspended_task_can_be_cancelled():
+    batch = Batch(cache_tokens=100)
+    old, young = (
+        Greedy(prompt=make_prompt(shared=0, tails=(10,), start=start, max_new_tokens=70), steps=70) for start in (1, 2)
+    )
+    batch.add(old)
+    batch.add(young)
+    while not young.suspended:
+        batch.step()
+    young.cancel()
+    batch.step()
+    assert batch.tasks == (old,)
+    assert young.prompt.released
+
+
 @ARCHITECTURES
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_requests_between_two_tasks_let_go_of_rows_that_others_need_the_youngest_first(architecture, prefix_cache):
-    batch = Batch(tiny_model(architecture=architecture), cache_tokens=100, prefix_cache=prefix_cache)
-    prompts = [make_prompt(shared=4, tails=(6, 6), start=start, max_new_tokens=5) for start in range(3)]  # 30 tokens
+    batch = Batch(tiny_model(architecture=architecture), cache_tokens=90, prefix_cache=prefix_cache)
+    prompts = [make_prompt(shared=4, tails=(6, 6), start=start, max_new_tokens=5) for start in range(3)]  # hold 22 each
     for prompt in prompts:
         run(batch, Greedy(prompt=prompt, keeps_prompt=True, steps=2))
     needs_fifty = Greedy(prompt=make_prompt(shared=0, tails=(40,), start=7, max_new_tokens=10))
@@ -217,30 +293,11 @@ def test_rows_of_what_runs_are_not_given_to_others():
     assert not batch.make_room(Greedy(prompt=make_prompt(shared=0, tails=(20,), max_new_tokens=10)))
 
 
-def held_tokens(batch):
-    """Tokens whose states are held, by the buffers of rows and by the store itself."""
-    rows = [row for prompt in batch._prompts for row in prompt._rows.values()]
-    per_token = batch._runner.bytes_per_token
-    buffers = sum(buffer.nbytes for row in rows for buffer in (*row._keys, *row._values))
-    nodes = batch._store._parents
-    stored = sum(state.nbytes for node in nodes for layer in node.states for state in layer)
-    assert stored == batch._store.tokens * per_token
-    return (buffers + stored) / per_token
-
-
 @ARCHITECTURES
 @pytest.mark.parametrize("cache_tokens", [120, 200, 400])
-def test_rows_and_stored_prefixes_never_take_more_than_they_may(monkeypatch, architecture, cache_tokens):
+def test_rows_and_stored_prefixes_never_take_more_than_they_may(architecture, cache_tokens):
     batch = Batch(tiny_model(architecture=architecture), cache_tokens=cache_tokens, prefill_chunk=8)
     most = []
-    insert = batch._store.insert
-
-    def checked_insert(*args):  # prompts complete while the rows of all are held
-        insert(*args)
-        most.append(held_tokens(batch))
-        assert batch._held() + batch._store.tokens <= cache_tokens
-
-    monkeypatch.setattr(batch._store, "insert", checked_insert)
     tasks = [
         Greedy(
             steps=1 + start % 5,
@@ -249,20 +306,23 @@ def test_rows_and_stored_prefixes_never_take_more_than_they_may(monkeypatch, arc
         for start in range(30)
     ]
     for _ in batch.run(*tasks):
-        most.append(held_tokens(batch))
-        assert batch._held() + batch._store.tokens <= cache_tokens
+        most.append(batch._memory.tokens)
+        assert batch._memory.row_tokens == batch.stats.held_tokens
     assert max(most) <= cache_tokens
     assert max(most) > cache_tokens / 2  # it makes use of it
-    assert batch._held() == 0
-    assert 0 < batch._store.tokens <= cache_tokens // 2
+    assert batch._memory.row_tokens == 0
+    assert 0 < batch._store.tokens == batch._memory.tokens <= cache_tokens // 2
 
 
-def test_stored_prefixes_make_room_for_rows_as_soon_as_a_task_joins():
+def test_stored_prefixes_make_room_for_rows_that_need_it():
     batch = Batch(cache_tokens=100)
     run(batch, Greedy(prompt=make_prompt(shared=40, tails=(8,), max_new_tokens=3)))
-    assert batch._store.tokens == 49  # the request's own 51 counted while its rows went in
+    assert batch._store.tokens == 50
     batch.add(Greedy(prompt=make_prompt(shared=60, tails=(8,), max_new_tokens=12, start=3)))
-    assert batch._store.tokens <= 20
+    batch.step()
+    assert batch._memory.tokens <= 100
+    run(batch)
+    assert batch._memory.tokens <= 100
 
 
 def test_without_a_prefix_cache_nothing_is_stored():

@@ -4,9 +4,9 @@ from torch import nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from sda_engine import SteeringEngine
-from sda_engine.decoding.attention import Segment
+from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
-from sda_engine.decoding.rows import Row
+from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model, tiny_tokenizer
 
@@ -119,10 +119,11 @@ def test_bytes_per_token_are_those_of_all_keys_and_values(architecture, dtype, s
     runner = ModelRunner(model)
     layers, heads, head_dim = 2, 2, 8
     assert runner.bytes_per_token == layers * 2 * heads * head_dim * size
-    row = Row(30)
+    row = Row(RowMemory(tail=16))
     with torch.inference_mode():
         runner.forward([Segment(row, [3] * 30)])
-    assert sum(buffer.nbytes for buffer in (*row._keys, *row._values)) == 30 * runner.bytes_per_token
+    (piece,) = row.pieces
+    assert sum(state.nbytes for layer in piece.block.layers for state in layer) == 30 * runner.bytes_per_token
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 7])

@@ -104,7 +104,7 @@ def test_a_loaded_engine_is_never_a_dead_one(tmp_path):
 
 
 def test_a_fault_between_the_passes_fails_what_is_there_and_the_thread_goes_on(engine, monkeypatch):
-    def share_memory(batch):
+    def share_memory(batch, new):
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patched:

@@ -1,0 +1,348 @@
+"""What one forward pass adds to rows, and how their queries meet keys and values: worked out once for all layers.
+
+A few new tokens of a row go into its tail, and the tails of all such rows stand side by side, padded alike: one call
+attends to them all. What these rows begin with is attended to once for all rows that share it, and the two results are
+put together by the logarithms of their sums of exponentials, which is exact. Longer segments, of prompts, go one by one.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sda_engine.decoding.blocks import Piece
+from sda_engine.decoding.rows import Row
+
+_MOST_TOGETHER = 16  # tokens of a segment that goes with others
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a forward pass adds to one row.
+
+    Attributes:
+        token_ids: at least one.
+        keep: the logits after the last so many tokens are wanted.
+    """
+
+    row: Row
+    token_ids: Sequence[int]
+    keep: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of keys and values that some queries see.
+
+    Attributes:
+        piece: where they are.
+        start: the place of the first of them in the rows.
+    """
+
+    piece: Piece
+    start: int
+
+    @property
+    def keys(self) -> Tensor:
+        """(tokens,) their places in the rows."""
+        return torch.arange(self.start, self.start + len(self.piece))
+
+
+@dataclass(frozen=True)
+class Together:
+    """The segments whose tails are attended to in one call, padded to the same number of queries.
+
+    Attributes:
+        queries: most new tokens of a segment.
+        length: keys of the longest tail, new ones included.
+        tokens: (rows * queries,) the places of their tokens in the pass, those of padding repeated; None where the
+            tokens of the pass are just these.
+        kept: (new tokens,) which of the padded ones are no padding; None where all are.
+        places: (new tokens,) where in the pass these are; None likewise.
+        positions: (rows, queries), in their rows.
+        tail_starts: (rows,) the place of each tail's first token in its row.
+        runs: what rows begin with, each with the rows that share it, (members,), or None for all rows.
+    """
+
+    rows: Sequence[Row]
+    queries: int
+    length: int
+    tokens: Tensor | None
+    kept: Tensor | None
+    places: Tensor | None
+    positions: Tensor
+    tail_starts: Tensor
+    runs: Sequence[tuple[Run, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A segment that is attended to by itself.
+
+    Attributes:
+        start, stop: its tokens in the pass.
+        position: of its first token, in the row.
+        own_start: the place in the row of the first key that the pass writes to, or that stands in the same tail.
+        runs: what comes before that.
+    """
+
+    row: Row
+    start: int
+    stop: int
+    position: int
+    own_start: int
+    runs: Sequence[Run]
+
+    @property
+    def positions(self) -> Tensor:
+        """(1, tokens), in the row."""
+        return torch.arange(self.position, self.position + self.stop - self.start).unsqueeze(0)
+
+
+class ForwardPass:
+    """The segments of one forward pass.
+
+    Args:
+        segments: of different rows of one memory; a fork's comes after that of the row it is a fork of.
+        device: where the model is.
+
+    Attributes:
+        windows: the sliding windows of the layers that it went through; None for full attention.
+        together: the segments that go in one call; None where there are none.
+        alone: the other ones.
+    """
+
+    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+        self.segments: Sequence[Segment] = segments
+        self.windows: set[int | None] = set()
+        self._device = device
+        self._memory = segments[0].row.memory
+        self._masks: dict[object, Tensor | None] = {}
+        self._visible: dict[object, tuple[int, Tensor | None] | None] = {}
+        for segment in segments:
+            segment.row.prepare(len(segment.token_ids))
+        starts = [0]
+        for segment in segments:
+            starts.append(starts[-1] + len(segment.token_ids))
+        self._starts = starts
+        few = [place for place, segment in enumerate(segments) if _goes_together(segment)]
+        many = [place for place, segment in enumerate(segments) if not _goes_together(segment)]
+        into_tails = [place for place in (*few, *many) if segments[place].row.making is None]
+        room = max((_end_of_tail(segments[place]) for place in into_tails), default=0)
+        self._memory.arrange([segments[place].row for place in into_tails], room)
+        self._write_to = self._places_to_write(into_tails)
+        self.together = self._make_together(few) if few else None
+        self.alone: Sequence[Alone] = [self._make_alone(place) for place in many]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all segments."""
+        return self._starts[-1]
+
+    @contextmanager
+    def let_go_on_failure(self) -> Iterator[None]:
+        """Around the pass: the frames of an error, which may be kept, hold it, and it shall hold no rows then."""
+        try:
+            yield
+        except BaseException:
+            self.segments, self.together, self.alone = (), None, []
+            raise
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put the states of all new tokens where their rows keep them.
+
+        Args:
+            layer: layers come in order, from 0.
+            keys, values: (heads, tokens of all segments, size).
+        """
+        self._memory.open(layer, keys, values)
+        for place, segment in enumerate(self.segments):
+            if segment.row.making is not None:
+                new = slice(self._starts[place], self._starts[place + 1])
+                segment.row.making.layers.append((keys[:, new].clone(), values[:, new].clone()))
+        if self._write_to is not None:
+            sources, slots, places = self._write_to
+            for states, new_states in zip(self._memory.slots(layer), (keys, values), strict=True):
+                states[slots, :, places] = (new_states if sources is None else new_states[:, sources]).transpose(0, 1)
+        for segment in self.segments:
+            copied = segment.row.tail_to_copy(layer)
+            if copied is not None:
+                for states, source in zip(self._memory.slots(layer), copied, strict=True):
+                    states[segment.row.slot, :, : segment.row.tail] = source
+
+    def own(self, alone: Alone, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys and values that a segment by itself has written, with what stands in the same tail, (heads, ...)."""
+        if alone.row.making is not None:
+            return alone.row.making.layers[layer]
+        stop = alone.row.tail + alone.stop - alone.start
+        keys, values = self._memory.slots(layer)
+        return keys[alone.row.slot, :, :stop], values[alone.row.slot, :, :stop]
+
+    def tails(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of the tails that are attended to together, (rows, heads, length, size)."""
+        assert self.together is not None
+        rows, length = len(self.together.rows), self.together.length
+        keys, values = self._memory.slots(layer)
+        return keys[:rows, :, :length], values[:rows, :, :length]
+
+    def tail_mask(self, groups: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """(rows, 1, groups * queries, length): 0 for keys of the tails that are seen, a very negative number for others.
+
+        Args:
+            groups: query heads per key head; their queries stand behind one another.
+        """
+        together = self.together
+        assert together is not None
+        kind = ("tails", groups, window, dtype)
+        if kind not in self._masks:
+            keys = together.tail_starts.unsqueeze(-1) + torch.arange(together.length)  # (rows, length)
+            seen = _seen(together.positions, keys, window)
+            self._masks[kind] = self._additive(seen.repeat(1, groups, 1).unsqueeze(1), dtype)
+        return self._masks[kind]
+
+    def visible(
+        self, run: Run, members: Tensor | None, groups: int, window: int | None, dtype: torch.dtype
+    ) -> tuple[int, Tensor | None] | None:
+        """What the rows that share a run see of it: from which of its keys on, and a mask for these; None for nothing.
+
+        The mask is (1, 1, members * groups * queries, keys), as for tails; None where all see all.
+        """
+        together = self.together
+        assert together is not None
+        if window is None:
+            return 0, None
+        kind = (run, groups, window, dtype)
+        if kind not in self._visible:
+            positions = together.positions if members is None else together.positions[members.cpu()]
+            seen = _seen(positions, run.keys.expand(len(positions), -1), window)
+            first = _first_seen(seen)
+            mask = self._additive(seen[..., first:].repeat(1, groups, 1).flatten(0, 1)[None, None], dtype)
+            self._visible[kind] = None if first == len(run.piece) else (first, mask)
+        return self._visible[kind]
+
+    def visible_alone(self, alone: Alone, run: Run, window: int | None) -> tuple[int, Tensor | None] | None:
+        """The same for a segment by itself; the mask is (tokens, keys) bool."""
+        if window is None:
+            return 0, None
+        kind = (alone.start, run, window)
+        if kind not in self._visible:
+            seen = _seen(alone.positions, run.keys.unsqueeze(0), window)
+            first = _first_seen(seen)
+            mask = None if bool(seen[..., first:].all()) else seen[0, :, first:].to(self._device)
+            self._visible[kind] = None if first == len(run.piece) else (first, mask)
+        return self._visible[kind]
+
+    def own_mask(self, alone: Alone, window: int | None) -> Tensor:
+        """(tokens, keys) bool: which of the keys of `own` each token sees."""
+        kind = ("own", alone.start, window)
+        if kind not in self._masks:
+            keys = torch.arange(alone.own_start, alone.position + alone.stop - alone.start)
+            self._masks[kind] = _seen(alone.positions, keys.unsqueeze(0), window)[0].to(self._device)
+        mask = self._masks[kind]
+        assert mask is not None
+        return mask
+
+    def whole_mask(self, alone: Alone, window: int | None) -> Tensor:
+        """(tokens, keys) bool: which of all keys of its row each token sees."""
+        kind = ("whole", alone.start, window)
+        if kind not in self._masks:
+            keys = torch.arange(alone.position + alone.stop - alone.start)
+            self._masks[kind] = _seen(alone.positions, keys.unsqueeze(0), window)[0].to(self._device)
+        mask = self._masks[kind]
+        assert mask is not None
+        return mask
+
+    def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
+        if bool(seen.all()):
+            return None
+        masked = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min / 2)
+        return masked.to(self._device)
+
+    def _places_to_write(self, into_tails: Sequence[int]) -> tuple[Tensor | None, Tensor, Tensor] | None:
+        """Which tokens of the pass (None for all) go into which slots, and where there."""
+        if not into_tails:
+            return None
+        sources: list[int] = []
+        slots: list[int] = []
+        places: list[int] = []
+        for place in into_tails:
+            row, new = self.segments[place].row, len(self.segments[place].token_ids)
+            assert row.slot is not None
+            sources += range(self._starts[place], self._starts[place] + new)
+            slots += [row.slot] * new
+            places += range(row.tail, row.tail + new)
+        are_all = sources == list(range(self.tokens))
+        return None if are_all else self._index(sources), self._index(slots), self._index(places)
+
+    def _make_together(self, few: Sequence[int]) -> Together:
+        segments = [self.segments[place] for place in few]
+        counts = [len(segment.token_ids) for segment in segments]
+        queries = max(counts)
+        padded = [
+            self._starts[place] + min(query, count - 1)
+            for place, count in zip(few, counts, strict=True)
+            for query in range(queries)
+        ]
+        kept = [row * queries + query for row, count in enumerate(counts) for query in range(count)]
+        places = [
+            self._starts[place] + query for place, count in zip(few, counts, strict=True) for query in range(count)
+        ]
+        first = torch.tensor([segment.row.length for segment in segments])
+        tails = torch.tensor([segment.row.tail for segment in segments])
+        shared: dict[Run, list[int]] = {}
+        for row, segment in enumerate(segments):
+            for run in _runs(segment.row):
+                shared.setdefault(run, []).append(row)
+        return Together(
+            rows=[segment.row for segment in segments],
+            queries=queries,
+            length=max(map(_end_of_tail, segments)),
+            tokens=None if padded == list(range(self.tokens)) else self._index(padded),
+            kept=None if len(kept) == len(padded) else self._index(kept),
+            places=None if places == list(range(self.tokens)) else self._index(places),
+            positions=first.unsqueeze(-1) + torch.arange(queries),
+            tail_starts=first - tails,
+            runs=[(run, None if len(rows) == len(few) else self._index(rows)) for run, rows in shared.items()],
+        )
+
+    def _make_alone(self, place: int) -> Alone:
+        row, start = self.segments[place].row, self._starts[place]
+        return Alone(row, start, self._starts[place + 1], row.length, row.length - row.tail, _runs(row))
+
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, device=self._device)
+
+
+def _goes_together(segment: Segment) -> bool:
+    return segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
+
+
+def _end_of_tail(segment: Segment) -> int:
+    return segment.row.tail + len(segment.token_ids)
+
+
+def _runs(row: Row) -> list[Run]:
+    runs, start = [], 0
+    for piece in row.pieces:
+        runs.append(Run(piece, start))
+        start += len(piece)
+    return runs
+
+
+def _seen(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """(rows, queries, keys) bool: each query sees itself and what is before it, or its window.
+
+    Args:
+        positions: (rows, queries), in their rows.
+        keys: (rows, keys), likewise.
+    """
+    seen = keys.unsqueeze(1) <= positions.unsqueeze(-1)
+    return seen if window is None else seen & (keys.unsqueeze(1) > positions.unsqueeze(-1) - window)
+
+
+def _first_seen(seen: Tensor) -> int:
+    """The first key that any query sees; as many as there are keys, where none sees one."""
+    by_any = seen.flatten(0, 1).any(0)
+    return int(by_any.int().argmax()) if bool(by_any.any()) else len(by_any)
