@@ -1,8 +1,8 @@
 """What one forward pass adds to rows, and how their queries meet keys and values: worked out once for all layers.
 
 A few new tokens of a row go into its tail, and the tails of all such rows stand side by side, padded alike: one call
-attends to them all. What these rows begin with is attended to once for all rows that share it, and the two results are
-put together by the logarithms of their sums of exponentials, which is exact. Longer segments, of prompts, go one by one.
+attends to them all. What these rows begin with is attended to once for all rows that share it. Longer segments, those
+of prompts, go one by one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -188,7 +188,7 @@ class ForwardPass:
         return keys[:rows, :, :length], values[:rows, :, :length]
 
     def tail_mask(self, groups: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """(rows, 1, groups * queries, length): 0 for keys of the tails that are seen, a very negative number for others.
+        """(rows, 1, groups * queries, length): what to add to the scores of the tails' keys; None where all are seen.
 
         Args:
             groups: query heads per key head; their queries stand behind one another.
@@ -286,9 +286,7 @@ class ForwardPass:
             for query in range(queries)
         ]
         kept = [row * queries + query for row, count in enumerate(counts) for query in range(count)]
-        places = [
-            self._starts[place] + query for place, count in zip(few, counts, strict=True) for query in range(count)
-        ]
+        places = [number for place in few for number in range(self._starts[place], self._starts[place + 1])]
         first = torch.tensor([segment.row.length for segment in segments])
         tails = torch.tensor([segment.row.tail for segment in segments])
         shared: dict[Run, list[int]] = {}

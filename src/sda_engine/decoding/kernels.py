@@ -1,8 +1,8 @@
 """Attention of one layer in one forward pass: of many tails in one call, of shared beginnings once, of long segments.
 
 A query that meets its keys in several parts gets one result and one logarithm of a sum of exponentials per part; the
-results are averaged with weights from these, which is what one softmax over all keys would give (online softmax, Milakov
-and Gimelshein 2018, arXiv 1805.02867; over shared prefixes, Juravsky et al. 2024, arXiv 2402.05099).
+results are averaged with weights from these, which is what one softmax over all keys would give (online softmax:
+Milakov and Gimelshein 2018, arXiv 1805.02867; with shared prefixes: Juravsky et al. 2024, arXiv 2402.05099).
 """
 
 import torch

@@ -149,10 +149,10 @@ def test_a_long_run_is_shared_with_whoever_has_it_and_split_without_a_copy():
 def test_few_tokens_of_a_large_block_do_not_keep_it_alive():
     store = PrefixStore(3000)
     state = torch.zeros(1, 1000, 1)
-    piece = make_piece([(state, state)], store.memory.ledger)
-    store.insert(list(range(100)), lambda start, stop: [piece.cut(start, stop)])
+    pieces = [make_piece([(state, state)], store.memory.ledger)]
+    store.insert(list(range(100)), lambda start, stop: [pieces[0].cut(start, stop)])
     assert store.memory.tokens == 1100
-    del piece
+    pieces.clear()
     assert store.memory.tokens == 100
 
 
