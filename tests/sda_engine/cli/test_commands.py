@@ -228,9 +228,9 @@ class TestOptions:
         assert request.sampling.stop == ("\n", "END")
 
     def test_avoid_joins_a_preset_or_an_instruction(self):
-        preset = make_alignment("honesty", "guesses")
+        preset = make_alignment(["honesty"], "guesses")
         assert (preset.instruction, preset.avoid) == (PRESETS["honesty"].instruction, "guesses")
-        own = make_alignment("Be calm.", "shouting")
+        own = make_alignment(["Be calm."], "shouting")
         assert (own.instruction, own.avoid) == ("Be calm.", "shouting")
 
     def test_evaluators_by_name(self):

@@ -65,7 +65,7 @@ def test_what_cannot_work_is_said_before_the_model_is_loaded(cases, loads, argum
 def test_the_advice_can_be_pasted():
     one = Estimate(0.5, None, None)
     best = TunedArm("x", Steering(policy="revise", gain=4.0, amplification=0.5), one, one, one, one, 1.0)
-    text = advice(best, "empathy")
+    text = advice(best, ["empathy"])
     assert "Steering(policy='revise', gain=4.0, amplification=0.5)" in text
     assert "sda generate --alignment 'empathy' --policy revise --gain 4.0 --amplification 0.5" in text
     assert "no option" not in text
