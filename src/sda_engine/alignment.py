@@ -141,7 +141,7 @@ class Alignment(Settings):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """How much each of `instructions` counts, in their order: numbers above 0 that sum to 1."""
+        """How much each of `instructions` counts, in their order; they sum to 1."""
         if not self.parts:
             return (1.0,) * len(self.instructions)
         largest = max(weight for _, weight in self.parts)
