@@ -56,9 +56,7 @@ def test_the_step_away_divides_by_the_avoided_ratio():
 
 def test_a_mixture_multiplies_probabilities_to_the_power_of_their_weights():
     other = torch.tensor([[0.4, 0.3, 0.1, 0.2]]).log()
-    even = mix_logits(
-        [INSTRUCTED, other], [1.0, 1.0]
-    ).exp()  # roots of 0.04, 0.09, 0.04, 0.04
+    even = mix_logits([INSTRUCTED, other], [1.0, 1.0]).exp()  # roots of 0.04, 0.09, 0.04, 0.04
     torch.testing.assert_close(even, torch.tensor([[0.2, 0.3, 0.2, 0.2]], dtype=torch.float64))
     thrice = mix_logits([torch.tensor([[1 / 16, 1.0]]).log(), torch.tensor([[1.0, 1 / 16]]).log()], [3.0, 1.0]).exp()
     torch.testing.assert_close(thrice, torch.tensor([[1 / 8, 1 / 2]], dtype=torch.float64))
@@ -80,6 +78,21 @@ def test_the_mixture_of_one_context_is_that_context_to_the_bit():
     assert torch.equal(half, INSTRUCTED.bfloat16().float())
     wide = INSTRUCTED.double()
     assert mix_logits([wide], [1.0]) is wide
+
+
+def test_a_mixture_in_float64_is_steered_in_it_and_reported_in_float32():
+    mixed = mix_logits([INSTRUCTED, BASE], [1.0, 2.0])
+    step = steered_step(BASE, mixed, strength=1.0, temperature=0.6, budget=0.1)
+    assert mixed.dtype == torch.float64
+    told = (
+        step.logprobs,
+        step.steered_logprobs,
+        step.instructed_logprobs,
+        step.divergence,
+        step.temperature,
+        step.spent,
+    )
+    assert {values.dtype for values in told} == {torch.float32}
 
 
 def test_what_is_masked_in_any_context_is_masked_in_the_mixture_and_nan_stays():
