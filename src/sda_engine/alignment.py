@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Annotated, Self, TypeGuard
+from typing import Annotated, Any, Self, TypeGuard
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from sda_engine.errors import ConfigError
 from sda_engine.prohibitions import find_prohibition
@@ -94,6 +94,12 @@ class Alignment(Settings):
         if not _are_pairs(parts):
             return parts
         return tuple((cls(**part) if isinstance(part, Mapping) else part, weight) for part, weight in parts)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plain data, which says nothing of parts where there are none: what was kept under it is found again."""
+        plain: dict[str, Any] = handler(self)
+        return plain if self.parts else {name: value for name, value in plain.items() if name != "parts"}
 
     @model_validator(mode="after")
     def _parts_stand_alone(self) -> Self:

@@ -52,6 +52,13 @@ def test_it_is_plain_data_that_comes_back_by_every_way():
     assert combined.replace(name="mine").parts == combined.parts
 
 
+def test_the_plain_data_of_other_alignments_says_nothing_of_parts():
+    for plain in (HONEST.model_dump(), HONEST.model_dump(mode="json"), json.loads(HONEST.model_dump_json())):
+        assert list(plain) == ["instruction", "rubric", "avoid", "name"]
+        assert Alignment(**plain) == HONEST
+    assert list(BOTH.model_dump()["parts"][0][0]) == ["instruction", "rubric", "avoid", "name"]
+
+
 def test_the_only_one_is_returned_as_it_is():
     assert Alignment.combine({"honesty": 0.3}) is HONEST
     assert resolve_alignment([(WARM, 7)]) is WARM

@@ -130,6 +130,8 @@ def test_mistakes_are_told_at_construction_and_warnings_once(adapter, scripted):
         adapter(alignment={"honesty": -1.0, "empathy": 1.0})
     with pytest.raises(ConfigError, match="at least one name"):
         adapter(alignment={})
+    with pytest.raises(ConfigError, match="has no field 'instruktion'"):
+        adapter(alignment={"instruktion": "Be brief."})
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model = adapter(engine=scripted, alignment={"honestly": 1, "empathy": 1})

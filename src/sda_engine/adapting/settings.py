@@ -133,12 +133,12 @@ def resolve_once(
 
 def alignment_of_field(value: object) -> object:
     """What an adapter's field holds for a value: alignments with weights are combined, and what `model_dump` wrote down
-    of an Alignment is one again. So the field's own dump is plain data that gives the same field.
+    of an Alignment, which holds no number, is one again. So the field's own dump is plain data that gives the same.
 
     Raises:
-        ConfigError: what is combined does not go together.
+        ConfigError: what is combined does not go together, or what is written down is no Alignment.
     """
-    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+    if isinstance(value, Mapping) and value and not any(isinstance(one, (int, float)) for one in value.values()):
         return Alignment.of_values(value)
     return resolve_alignment(value) if isinstance(value, (Mapping, list, tuple)) else value
 
