@@ -86,12 +86,16 @@ def mix_logits(instructed_logits: Sequence[Tensor], weights: Sequence[float] | T
     """
     if len(instructed_logits) == 1:
         return at_least_float32(instructed_logits[0])
-    rows = torch.stack([in_widest(logits) for logits in instructed_logits], dim=1)  # (batch, contexts, vocab)
-    ratios = torch.as_tensor(weights, dtype=rows.dtype, device=rows.device).expand(rows.shape[:2])
+    first = in_widest(instructed_logits[0])
+    ratios = torch.as_tensor(weights, dtype=first.dtype, device=first.device)
+    ratios = ratios.expand(len(first), len(instructed_logits))
     ratios = ratios / ratios.amax(dim=-1, keepdim=True)
-    shares = ratios / ratios.sum(dim=-1, keepdim=True)
-    shares = shares.clamp_min(torch.finfo(rows.dtype).tiny)  # 0 * -inf would be NaN
-    return (shares.unsqueeze(-1) * rows).sum(dim=1)
+    shares = ratios / ratios.sum(dim=-1, keepdim=True)  # (batch, contexts)
+    shares = shares.clamp_min(torch.finfo(first.dtype).tiny)  # 0 * -inf would be NaN
+    mixed = shares[:, :1] * first
+    for place, logits in enumerate(instructed_logits[1:], start=1):
+        mixed = torch.addcmul(mixed, shares[:, place : place + 1], in_widest(logits))
+    return mixed
 
 
 def js_divergence(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
