@@ -64,6 +64,7 @@ bench: setup
 	$(BIN)/python benchmarks/guards.py
 	$(PIP) py3langid rouge-score vadersentiment
 	$(BIN)/python benchmarks/kept_answers.py
+	$(BIN)/python benchmarks/combined.py
 
 clean:
 	rm -rf .venv .cache build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -19,6 +19,24 @@ def steered_logprobs64(base_logits, instructed_logits, strength):
     return log_softmax64(instructed + strength * (instructed - base))
 
 
+def combined_logprobs64(base_logits, instructed_logits, weights, strength):
+    """Eq. 5 by each of several contexts, added up by their weights, normalised, in float64."""
+    base = log_softmax64(base_logits)
+    steered = [
+        steered_alone + strength * (steered_alone - base) for steered_alone in map(log_softmax64, instructed_logits)
+    ]
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    return log_softmax64(sum(share * part for share, part in zip(shares, steered, strict=True)))
+
+
+def mixture64(instructed_logits, weights):
+    """The probabilities of a weighted geometric mean of distributions, in float64, in the textbook form."""
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    factors = [np.exp(log_softmax64(logits)) ** share for logits, share in zip(instructed_logits, shares, strict=True)]
+    product = np.prod(factors, axis=0)
+    return product / product.sum(axis=-1, keepdims=True)
+
+
 def js_divergence64(base_logits, instructed_logits):
     """Eq. 6 in float64, in the textbook form with probabilities."""
     p, q = np.exp(log_softmax64(base_logits)), np.exp(log_softmax64(instructed_logits))
@@ -40,12 +58,13 @@ def amplification64(score):
 
 
 @torch.inference_mode()
-def two_forward_loop(model, prompts, strengths, max_new_tokens, eos_token_ids):
-    """Greedy SDA as two (or three) separate transformers loops with a cache each; no padding, no batching.
+def two_forward_loop(model, prompts, strengths, max_new_tokens, eos_token_ids, weights=(1.0,)):
+    """Greedy SDA as two (or more) separate transformers loops with a cache each; no padding, no batching.
 
     Args:
-        prompts: row -> token ids, with "base" first; "instructed" and "avoided" where wanted.
+        prompts: row -> token ids, with "base" first; "instructed", "instructed 2", ... and "avoided" where wanted.
         strengths: (strength, avoid_strength).
+        weights: how much each instructed row counts; they sum to 1.
     """
     strength, avoid_strength = strengths
     pasts = dict.fromkeys(prompts)
@@ -58,8 +77,9 @@ def two_forward_loop(model, prompts, strengths, max_new_tokens, eos_token_ids):
             pasts[row] = output.past_key_values
             logprobs[row] = torch.log_softmax(output.logits[0, -1].double(), dim=-1)
         base = logprobs["base"]
-        instructed = logprobs.get("instructed", base)
-        steered = instructed + strength * (instructed - base)
+        instructed = [logprobs[row] for row in prompts if row.startswith("instructed")] or [base]
+        parts = [one + strength * (one - base) for one in instructed]
+        steered = sum(weight * part for weight, part in zip(weights, parts, strict=True))
         if "avoided" in logprobs:
             steered = steered - avoid_strength * (logprobs["avoided"] - base)
         tokens.append(int(steered.argmax()))

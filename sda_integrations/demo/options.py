@@ -15,9 +15,13 @@ class DemoOptions:
     question: Annotated[str, typer.Option(help="What a visitor asks the library.")] = (
         "My daughter lost her library book and I feel terrible. What do we have to pay?"
     )
-    alignment: Annotated[str, typer.Option(help="A preset (see 'sda presets') or an instruction of your own.")] = (
-        "empathy"
-    )
+    alignment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A preset (see 'sda presets') or an instruction of your own. Several are combined, with weights as in "
+            "honesty:2. Default: empathy."
+        ),
+    ] = None
     gain: Annotated[float, typer.Option(help="Constant multiplier of the amplification; 2 is the paper's.")] = 2.0
     amplification: Annotated[
         float | None, typer.Option(help="A fixed factor from 0 to 1, in place of the one that follows from a score.")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Unpack
 
-from sda_engine import Alignment, Completion, Piece, SteeringEngine
+from sda_engine import Completion, Piece, SteeringEngine
+from sda_engine.alignment import AlignmentLike
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestOptions
 
@@ -28,7 +29,7 @@ class RecordingEngine(SteeringEngine):
     def generate(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """See SteeringEngine.generate; the answer comes as one piece."""
@@ -39,7 +40,7 @@ class RecordingEngine(SteeringEngine):
     def stream(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generator[Piece, None, None]:
         """See SteeringEngine.stream."""

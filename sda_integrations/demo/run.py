@@ -8,7 +8,7 @@ from rich.console import Console
 from sda_engine import Alignment, Completion, Piece, Sampling
 from sda_engine.alignment import resolve_alignment
 from sda_engine.cli.options import ModelOptions, RequestOptions
-from sda_engine.cli.requests import make_steering, quieten_transformers, read_prompt
+from sda_engine.cli.requests import combined, make_steering, quieten_transformers, read_prompt
 from sda_engine.cli.terminal import check_page, error_console, output_console, write_page
 from sda_integrations.demo.assistants import AnswerSettings, Assistant
 from sda_integrations.demo.options import DemoOptions
@@ -16,6 +16,8 @@ from sda_integrations.demo.passages import PASSAGES
 from sda_integrations.demo.recording import RecordingEngine
 from sda_integrations.demo.steps import step
 from sda_integrations.demo.views import Answers, show_answers, show_end, show_introduction
+
+_DEFAULT_ALIGNMENT = "empathy"
 
 
 def run(model: ModelOptions, options: DemoOptions, trace_file: Path) -> None:
@@ -27,7 +29,8 @@ def run(model: ModelOptions, options: DemoOptions, trace_file: Path) -> None:
     """
     check_page(trace_file)
     output, progress = output_console(), error_console()
-    question, alignment = read_prompt(options.question), resolve_alignment(options.alignment)
+    question = read_prompt(options.question)
+    alignment = resolve_alignment(combined(options.alignment or [_DEFAULT_ALIGNMENT]))
     assert alignment is not None, "a text always means an alignment"
     settings = make_settings(options)
     with _load(model, progress) as engine:

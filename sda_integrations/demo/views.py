@@ -37,7 +37,7 @@ def show_introduction(console: Console, question: str, alignment: Alignment, eng
     lines.add_column(style="bold", no_wrap=True)
     lines.add_column()
     lines.add_row("Question", Text(question))
-    lines.add_row("Alignment", Text.assemble((alignment.name, "bold cyan"), f"\n{alignment.instruction}"))
+    lines.add_row("Alignment", Text.assemble((alignment.name, "bold cyan"), "\n" + "\n".join(alignment.instructions)))
     lines.add_row("Model", Text(f"{engine.name}, loaded once for both frameworks"))
     console.print()
     console.print(Panel(lines, title="The library's assistant", box=box.ROUNDED))

@@ -48,9 +48,10 @@ class ChatSDA(ChatSDAFields):
             share the first one's settings, and other ones are refused.
 
     Key init args, each of which a single call can override by the same name:
-        alignment: Alignment | str | None
+        alignment: Alignment | str | mapping or list of pairs with weights | None
             What answers should be like: a preset ("helpfulness", "harmlessness", "honesty", "empathy",
-            "summarization"), an instruction of your own, or an Alignment. None gives plain answers.
+            "summarization"), an instruction of your own, an Alignment, or several of these with weights, as in
+            {"honesty": 1.0, "empathy": 0.5} (see `Alignment.combine`). None gives plain answers.
         policy, evaluator, gain, amplification
             How to steer, who rates the base response, and how strongly; they change these fields of `steering`.
         steering: Steering | None
@@ -153,6 +154,7 @@ class ChatSDA(ChatSDAFields):
     Alignment per call:
         ```python
         chat.invoke(messages, alignment="empathy", gain=3.0)
+        chat.invoke(messages, alignment={"honesty": 1.0, "empathy": 0.5})  # several, by weight
         chat.invoke(messages, alignment=None)  # a plain answer
         chat.bind(alignment="empathy").bind_tools([get_weather])
         chain.invoke(question, config={"configurable": {"sda_alignment": "empathy"}})

@@ -14,6 +14,7 @@ from pydantic import (
     PrivateAttr,
     SkipValidation,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -21,12 +22,14 @@ from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
 from sda_engine.adapting import (
     OUTPUT_KEYWORDS,
     REQUEST_KEYWORDS,
+    alignment_of_field,
     combine_settings,
     describe_for_copy,
     describe_settings,
     lacks_engine,
     resolve_once,
 )
+from sda_engine.alignment import AlignmentLike
 from sda_engine.config import Policy
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
@@ -64,7 +67,7 @@ class ChatSDAFields(ReadsCallConfig):
     quantization_config: QuantizationConfig | None = Field(default=None, exclude=True, repr=False)
     engine_settings: EngineSettings | None = None
 
-    alignment: SkipValidation[Alignment | str | None] = None
+    alignment: SkipValidation[AlignmentLike | None] = None
     steering: SkipValidation[Steering | None] = Field(default=None, exclude=True, repr=False)
     policy: SkipValidation[Policy | None] = None
     evaluator: SkipValidation[Evaluator | None] = Field(default=None, exclude=True, repr=False)
@@ -101,6 +104,12 @@ class ChatSDAFields(ReadsCallConfig):
             except ValidationError as error:
                 raise wrong_field("ChatSDA", error, type(self).model_fields) from error
             self._profile_is_ours = values.get("profile") is None
+
+    @field_validator("alignment", mode="before")
+    @classmethod
+    def _one_alignment(cls, alignment: object) -> object:
+        """One of several with weights, and of what `model_dump` made of one."""
+        return alignment_of_field(alignment)
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:

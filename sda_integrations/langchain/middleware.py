@@ -5,13 +5,12 @@ from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 
-from sda_engine import Alignment
 from sda_engine.adapting import STEERING_KEYWORDS, override_settings
-from sda_engine.alignment import resolve_alignment
+from sda_engine.alignment import AlignmentLike, resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.request_settings import RequestSettings
 
-AlignmentChoice = Callable[[ModelRequest[Any]], Alignment | str | None]
+AlignmentChoice = Callable[[ModelRequest[Any]], AlignmentLike | None]
 
 
 class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -32,7 +31,7 @@ class SDAMiddleware(AgentMiddleware[Any, Any, Any]):
         ConfigError: a setting is unknown, out of range, or without effect since the alignment is None.
     """
 
-    def __init__(self, alignment: Alignment | str | AlignmentChoice | None, **settings: object) -> None:
+    def __init__(self, alignment: AlignmentLike | AlignmentChoice | None, **settings: object) -> None:
         super().__init__()
         if "alignment" in settings or "output" in settings:
             raise ConfigError("SDAMiddleware takes the alignment first, and the form of answers from the agent.")

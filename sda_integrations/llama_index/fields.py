@@ -24,6 +24,7 @@ from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
 from sda_engine.adapting import (
     OUTPUT_KEYWORDS,
     REQUEST_KEYWORDS,
+    alignment_of_field,
     combine_settings,
     describe_for_copy,
     lacks_engine,
@@ -31,6 +32,7 @@ from sda_engine.adapting import (
     restore_evaluator,
     restore_steering,
 )
+from sda_engine.alignment import AlignmentLike
 from sda_engine.config import Policy
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
@@ -86,8 +88,9 @@ class SDAFields(FunctionCallingLLM):
     )
 
     # Checked by Steering and Sampling, at construction and again with each call
-    alignment: SkipValidation[Alignment | str | None] = Field(
-        default=None, description="A preset's name, an instruction, an Alignment, or None for plain answers."
+    alignment: SkipValidation[AlignmentLike | None] = Field(
+        default=None,
+        description="A preset's name, an instruction, an Alignment, several with weights, or None for plain answers.",
     )
     policy: SkipValidation[Policy | None] = Field(
         default=None, description="How to steer: paper, budget or revise; overrides the one in `steering`."
@@ -136,8 +139,8 @@ class SDAFields(FunctionCallingLLM):
     @field_validator("alignment", mode="before")
     @classmethod
     def _alignment_from_dict(cls, alignment: object) -> object:
-        """What `to_dict` made of an Alignment, for `from_dict`."""
-        return Alignment(**alignment) if isinstance(alignment, Mapping) else alignment
+        """One of several with weights, and of what `to_dict` made of one, for `from_dict`."""
+        return alignment_of_field(alignment)
 
     @field_serializer("steering")
     def _describe_steering(self, steering: Steering | None) -> dict[str, object] | None:

@@ -83,6 +83,7 @@ class SDALLM(PredictsObjects):
     argument for them: `call_settings` sets them for a block.
 
         llm.complete("My cat died.", alignment="empathy", gain=3.0, temperature=0, seed=7)
+        llm.complete("My cat died.", alignment={"honesty": 1.0, "empathy": 0.5})  # several, by weight
         llm.complete("My cat died.", alignment=None)
         with call_settings(alignment="empathy"):
             index.as_query_engine().query("My cat died.")

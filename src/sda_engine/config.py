@@ -247,7 +247,7 @@ class Steering(Settings):
                 idle |= {name: reason for name, reason, _ in self._useless_with(self.evaluator)}
             if alignment.avoid is None:
                 idle["avoid_strength"] = "the alignment has no text to avoid"
-            elif alignment.instruction is None and self.avoid_strength is not None:
+            elif not alignment.instructions and self.avoid_strength is not None:
                 why = "the alignment has no instruction, and avoid_strength says how far to stay away"
                 idle |= dict.fromkeys(("gain", "amplification", "amplification_curve"), why)
         return {name: idle[name] for name in self._chosen() if name in idle}

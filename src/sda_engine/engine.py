@@ -15,7 +15,7 @@ from typing import Self, Unpack, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sda_engine.alignment import Alignment
+from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
 from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
@@ -203,15 +203,16 @@ class SteeringEngine(ScoresTexts):
     def generate(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """Answer a chat.
 
         Args:
             messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}.
-            alignment: a preset's name, an instruction of your own, an Alignment, or None for a plain answer of the
-                base context alone.
+            alignment: a preset's name, an instruction of your own, an Alignment, several of these with weights, e.g.
+                {"honesty": 1.0, "empathy": 0.5} (see Alignment.combine), or None for a plain answer of the base context
+                alone.
             steering: how strongly to steer, and who rates.
             sampling: how to sample, and when to stop.
             output: the form of the answer: tools that it may or must call, a JSON schema or grammar that it must fit.
@@ -236,7 +237,7 @@ class SteeringEngine(ScoresTexts):
     def stream(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generator[Piece, None, None]:
         """The same in pieces, as they are decoded; the last one carries the Completion.
@@ -249,7 +250,7 @@ class SteeringEngine(ScoresTexts):
     async def agenerate(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task stops the work."""
@@ -262,7 +263,7 @@ class SteeringEngine(ScoresTexts):
     def astream(
         self,
         messages: Sequence[Message],
-        alignment: Alignment | str | None = None,
+        alignment: AlignmentLike | None = None,
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task stops the work.

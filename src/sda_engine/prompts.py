@@ -32,11 +32,13 @@ class Contexts:
         shared: token ids that all rows begin with.
         tails: row name -> the token ids that follow; each has at least one token.
         stop: strings that end the answer, where the prompt's format needs them.
+        weights: how much each of the `instructed_rows` counts; they sum to 1.
     """
 
     shared: tuple[int, ...]
     tails: Mapping[str, tuple[int, ...]]
     stop: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def prompt_tokens(self, row: str = BASE) -> int:
         """Tokens of one row's prompt."""
@@ -46,6 +48,11 @@ class Contexts:
     def longest_prompt(self) -> int:
         """Tokens of the longest row's prompt."""
         return max(self.prompt_tokens(row) for row in self.tails)
+
+
+def instructed_rows(rows: Iterable[str]) -> list[str]:
+    """Those of some rows whose contexts hold an instruction: several where an alignment is combined of parts."""
+    return [row for row in rows if row.startswith(INSTRUCTED)]
 
 
 def make_contexts(
@@ -58,6 +65,8 @@ def make_contexts(
     context_window: int | None = None,
 ) -> Contexts:
     """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
+
+    A combined alignment has an instructed context for each of its parts: "instructed", "instructed 2", ...
 
     Args:
         messages: chat messages as plain dicts; never changed.
@@ -75,13 +84,15 @@ def make_contexts(
     tools = [tool.as_function() for tool in output.callable_tools] if tokenizer.answer_format.tools_in_template else []
     texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
-        wanted = {INSTRUCTED: alignment.instruction, AVOIDED: alignment.avoid}
-        texts |= {row: text for row, text in wanted.items() if text is not None}
+        places = enumerate(alignment.instructions, start=1)
+        texts |= {INSTRUCTED if place == 1 else f"{INSTRUCTED} {place}": text for place, text in places}
+        texts |= {} if alignment.avoid is None else {AVOIDED: alignment.avoid}
     prompts = {}
     for row, text in texts.items():
         placed = turns if text is None else place_instruction(turns, text, placement)
         prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
-    contexts = _split_shared(prompts, PLAIN_TEMPLATE_STOP if tokenizer.is_plain else ())
+    stop, weights = PLAIN_TEMPLATE_STOP if tokenizer.is_plain else (), alignment.weights if alignment else ()
+    contexts = _split_shared(prompts, stop, weights)
     if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
     return contexts
@@ -225,7 +236,7 @@ def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
     return {"role": turn["role"], "content": "\n".join(lines)}
 
 
-def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...]) -> Contexts:
+def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...], weights: tuple[float, ...]) -> Contexts:
     """The longest common prefix of all prompts, short of their last tokens, and what follows in each."""
     limit = min(map(len, prompts.values())) - 1
     columns = zip(*prompts.values(), strict=False)
@@ -236,4 +247,5 @@ def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...]) -> Co
         shared=tuple(first[:shared]),
         tails={row: tuple(ids[shared:]) for row, ids in prompts.items()},
         stop=stop,
+        weights=weights,
     )

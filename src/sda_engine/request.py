@@ -360,6 +360,7 @@ class Request:
             must_call=self.settings.output.must_call,
             critical_tokens=self.critical_tokens,
             budget=budget,
+            weights=prompt.contexts.weights,
         )
         tokens = (*prompt.contexts.shared, *prompt.contexts.tails[BASE])
         sources = [tokens] if self.base is None else [self.base.token_ids, tokens]

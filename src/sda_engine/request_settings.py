@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypedDict
 
-from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.config import NoEffectWarning, Policy, Sampling, Steering
 from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
@@ -73,7 +73,7 @@ class RequestSettings:
         object.__setattr__(self, "template_kwargs", check_template_values(self.template_kwargs))
 
     @classmethod
-    def of(cls, alignment: Alignment | str | None, options: RequestOptions, *, whole: bool) -> Self:
+    def of(cls, alignment: AlignmentLike | None, options: RequestOptions, *, whole: bool) -> Self:
         """The settings that the arguments of an engine's method mean.
 
         Args:

@@ -197,8 +197,9 @@ class Revising:
         if repeated := find_repetition(revision.token_ids):
             return f"it repeats itself: {repeated}"
         assert self.settings.alignment is not None
-        if recites(revision.text, self.settings.alignment.instruction or "", self.base.text):
-            return "it recites the instruction"
+        for instruction in self.settings.alignment.instructions:
+            if recites(revision.text, instruction, self.base.text):
+                return "it recites the instruction"
         keep = self.settings.steering.keep
         if callable(keep) and not keep(KeepCheck(self.messages, self.base.text, revision.text)):
             return "the rule for what must stay refuses it"

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 import torch
 from torch import Tensor
 
-from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.config import Placement
 from sda_engine.decoding import PromptState, Scheduler, ScoreTask
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
-from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, make_contexts
+from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts
 from sda_engine.settings import check_timeout, shown
 from sda_engine.tokens import SafeTokenizer
 
@@ -23,8 +23,8 @@ Logprobs = Mapping[str, Tensor]
 
 
 def scored_rows(contexts: Contexts) -> tuple[str, ...]:
-    """The rows under which evaluators want a response's log-probabilities: base, and instructed where there is one."""
-    return tuple(name for name in (BASE, INSTRUCTED) if name in contexts.tails)
+    """The rows under which evaluators want a response's log-probabilities: base, and instructed where there are any."""
+    return (BASE, *instructed_rows(contexts.tails))
 
 
 class TextScorer:
@@ -183,7 +183,7 @@ class ScoresTexts(ABC):
         self,
         messages: Sequence[Message],
         response: str,
-        alignment: Alignment | str,
+        alignment: AlignmentLike,
         evaluator: Evaluator,
         *,
         placement: Placement = "after_query",
@@ -210,7 +210,7 @@ class ScoresTexts(ABC):
         self,
         messages: Sequence[Message],
         response: str,
-        alignment: Alignment | str,
+        alignment: AlignmentLike,
         evaluator: Evaluator,
         *,
         placement: Placement = "after_query",
@@ -263,7 +263,7 @@ def _checked(continuations: Sequence[str]) -> Sequence[str]:
     return continuations
 
 
-def _resolved(alignment: Alignment | str) -> Alignment:
+def _resolved(alignment: AlignmentLike) -> Alignment:
     resolved = resolve_alignment(alignment)
     if resolved is None:
         raise ConfigError("A response cannot be rated for alignment=None: name what it is rated for, e.g. 'honesty'.")

@@ -28,7 +28,12 @@ pytestmark = pytest.mark.default_policy
 QUESTION = user("what is in the library?")
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
 SAMPLED = Sampling(temperature=0.8, max_new_tokens=12, seed=5)
-ALIGNMENTS = ("be kind", Alignment(avoid="rude text"), Alignment(instruction="be kind", avoid="rude text"))
+ALIGNMENTS = (
+    "be kind",
+    Alignment(avoid="rude text"),
+    Alignment(instruction="be kind", avoid="rude text"),
+    Alignment.combine({"be kind": 1.0, "answer as a poet": 0.5}, avoid="rude text"),
+)
 SOME = (
     Revision(factor=0.5, sees="answer"),
     Revision(factor=3, budget=2),
@@ -143,6 +148,13 @@ def test_a_revision_that_recites_the_instruction_is_out(engine, monkeypatch):
     assert done.text == done.base_response
     assert {attempt.lost for attempt in done.attempts} <= {"it recites the instruction", "it did not come to an end"}
     assert asked[0] == (done.attempts[0].text, "be kind", done.base_response)
+
+
+def test_a_revision_may_recite_no_part_of_a_combined_alignment(engine, monkeypatch):
+    monkeypatch.setattr("sda_engine.revising.recites", lambda answer, instruction, base: instruction == "be brief")
+    for second, lost in (("be brief", True), ("be bold", False)):
+        done = engine.generate(QUESTION, {"be kind": 1, second: 1}, steering=ANY, sampling=SAMPLED)
+        assert any(attempt.lost == "it recites the instruction" for attempt in done.attempts) is lost
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

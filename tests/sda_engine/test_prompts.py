@@ -4,7 +4,7 @@ import pytest
 
 from sda_engine.alignment import Alignment
 from sda_engine.errors import ContextLengthError, MessageError
-from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
+from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, instructed_rows, make_contexts
 from sda_engine.testing import tiny_tokenizer
 from sda_engine.tokens.tokenizer import SafeTokenizer
 from tests.conftest import user
@@ -79,6 +79,19 @@ def test_avoid_makes_a_row_of_its_own_and_can_stand_alone(tokenizer):
     assert "q\ncold words<|im_end|>" in text_of(both, AVOIDED, tokenizer)
     alone = contexts(user("q"), Alignment(avoid="cold words"), tokenizer=tokenizer)
     assert list(alone.tails) == [BASE, AVOIDED]
+
+
+def test_a_combined_alignment_has_a_row_for_each_of_its_parts(tokenizer):
+    combined = Alignment.combine({"be kind": 3, "be brief": 1}, avoid="cold words")
+    made = contexts(user("q"), combined, tokenizer=tokenizer)
+    texts = {INSTRUCTED: "be kind", "instructed 2": "be brief", AVOIDED: "cold words"}
+    assert list(made.tails) == [BASE, *texts]
+    assert instructed_rows(made.tails) == [INSTRUCTED, "instructed 2"]
+    assert made.weights == (0.75, 0.25)
+    for row, text in texts.items():
+        assert f"q\n{text}<|im_end|>" in text_of(made, row, tokenizer)
+    assert contexts(user("q"), tokenizer=tokenizer).weights == (1.0,)
+    assert contexts(user("q"), Alignment(avoid="cold words"), tokenizer=tokenizer).weights == ()
 
 
 def test_without_an_alignment_there_is_only_the_base_row(tokenizer):

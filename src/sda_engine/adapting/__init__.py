@@ -7,6 +7,7 @@ from sda_engine.adapting.recursion import at_its_root, is_recursive
 from sda_engine.adapting.settings import (
     REQUEST_KEYWORDS,
     STEERING_KEYWORDS,
+    alignment_of_field,
     combine_settings,
     describe_settings,
     override_settings,
@@ -17,6 +18,7 @@ __all__ = [
     "OUTPUT_KEYWORDS",
     "REQUEST_KEYWORDS",
     "STEERING_KEYWORDS",
+    "alignment_of_field",
     "at_its_root",
     "combine_settings",
     "describe_for_copy",

@@ -4,10 +4,11 @@ The adapters take these names as constructor fields and as keywords of a single 
 """
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import replace
 from types import MappingProxyType
 
-from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.config import Steering
 from sda_engine.models import check_template_values
 from sda_engine.output import Output
@@ -120,14 +121,26 @@ def describe_settings(settings: RequestSettings) -> dict[str, object]:
 
 
 def resolve_once(
-    given: Alignment | str | None, known: tuple[object, Alignment | None]
+    given: AlignmentLike | None, known: tuple[object, Alignment | None]
 ) -> tuple[object, Alignment | None]:
     """An alignment as it was given, and what it means: what is known of it already, so that it is warned of once.
 
     Raises:
         ConfigError: it is no alignment.
     """
-    return known if known[0] == given else (given, resolve_alignment(given))
+    return known if known[0] == given else (copy(given), resolve_alignment(given))  # the caller may change a dict
+
+
+def alignment_of_field(value: object) -> object:
+    """What an adapter's field holds for a value: alignments with weights are combined, and what `model_dump` wrote down
+    of an Alignment, which holds no number, is one again. So the field's own dump is plain data that gives the same.
+
+    Raises:
+        ConfigError: what is combined does not go together, or what is written down is no Alignment.
+    """
+    if isinstance(value, Mapping) and value and not any(isinstance(one, (int, float)) for one in value.values()):
+        return Alignment.of_values(value)
+    return resolve_alignment(value) if isinstance(value, (Mapping, list, tuple)) else value
 
 
 def _only(values: Mapping[str, object], names: Collection[str]) -> dict[str, object]:

@@ -26,8 +26,12 @@ class CheckOptions:
         ),
     ] = None
     alignment: Annotated[
-        str, typer.Option(help="A preset or an instruction: what responses are rated for, where a line does not say.")
-    ] = "honesty"
+        list[str] | None,
+        typer.Option(
+            help="A preset or an instruction: what responses are rated for, where a line does not say. Several are "
+            "combined, with weights as in honesty:2. Default: honesty."
+        ),
+    ] = None
     repeats: Annotated[int, typer.Option(help="How often each evaluator rates each pair.", min=1)] = 3
     limit: Annotated[int | None, typer.Option(help="Only the first so many pairs.", min=1)] = None
     plot: Annotated[

@@ -50,7 +50,7 @@ def _answers(request: EngineRequest) -> list[Answer]:
     base = Answer("base", replace(request, alignment=None, steering=plain))
     policy = request.steering.policy_for(whole=True)
     steered = Answer("steered", replace(request, steering=request.steering.replace(policy=policy)))
-    if request.alignment is None or request.alignment.instruction is None:  # then the instructed answer is the base one
+    if request.alignment is None or not request.alignment.instructions:  # then the instructed answer is the base one
         return [base, steered]
     without_avoid = {} if request.alignment.avoid is None else {"avoid_strength": 0.0}
     instructed = request.steering.replace(policy="paper", amplification=0.0, **without_avoid)

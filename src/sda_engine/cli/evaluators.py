@@ -12,18 +12,21 @@ from sda_engine.cli.check_options import CheckOptions
 from sda_engine.cli.evaluator_specs import make_evaluators
 from sda_engine.cli.evaluator_views import agreement_table, describe_failures, evaluator_table
 from sda_engine.cli.options import ModelOptions
-from sda_engine.cli.requests import load_engine
+from sda_engine.cli.requests import combined, load_engine
 from sda_engine.cli.terminal import check_picture, counting, error_console, output_console, tell
 from sda_engine.errors import ConfigError, SDAError
 from sda_engine.evaluation import EvaluatorReport, RatedPair, check_evaluators, read_pairs
 from sda_engine.evaluation.calibration_plot import save_calibration
+
+_DEFAULT_ALIGNMENT = "honesty"
 
 
 def run(file: Path, model: ModelOptions, options: CheckOptions, *, as_json: bool) -> None:
     """Print the tables, and draw the plot that was asked for; progress goes to standard error."""
     console = error_console()
     check_extra(options.plot)
-    pairs = read_pairs(file, options.alignment, limit=options.limit)
+    alignment = combined(options.alignment or [_DEFAULT_ALIGNMENT])
+    pairs = read_pairs(file, alignment, limit=options.limit)
     if options.plot is not None:
         check_plot(options.plot, pairs)
     evaluators = make_evaluators(options.evaluator or [], options.evaluator_url)

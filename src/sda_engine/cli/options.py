@@ -42,10 +42,10 @@ class RequestOptions:
     """What to steer towards, how strongly, and how to sample. None means the engine's default."""
 
     alignment: Annotated[
-        str | None,
+        list[str] | None,
         _steering(
-            "A preset (see 'sda presets') or an instruction of your own. Default: helpfulness; none where --avoid "
-            "is given."
+            "A preset (see 'sda presets') or an instruction of your own. Given several times, they are combined, and "
+            "':NUMBER' at an end is a weight: honesty:2. Default: helpfulness; none where --avoid is given."
         ),
     ] = None
     avoid: Annotated[str | None, _steering("Text to steer away from, described in the affirmative.")] = None

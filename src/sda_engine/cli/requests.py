@@ -1,6 +1,7 @@
 """Options -> what the engine is asked; and the loading of the engine, with a word about it on the terminal."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import transformers.utils.logging as transformers_logging
@@ -63,10 +64,26 @@ def read_prompt(prompt: str) -> str:
     return text
 
 
-def make_alignment(alignment: str | None, avoid: str | None) -> Alignment | None:
-    """The alignment that --alignment and --avoid mean together."""
+def combined(given: Sequence[str]) -> str | list[tuple[str, float]]:
+    """What --alignment means: of several each ends with its weight, as in "honesty:2", or weighs 1; one is all text."""
+    return given[0] if len(given) == 1 else [_weighted(option) for option in given]
+
+
+def _weighted(option: str) -> tuple[str, float]:
+    text, _, number = option.rpartition(":")
+    try:
+        return text, float(number)
+    except ValueError:
+        return option, 1.0
+
+
+def make_alignment(given: Sequence[str] | None, avoid: str | None) -> Alignment | None:
+    """The alignment that --alignment, as often as it was given, and --avoid mean together."""
+    alignment = combined(given) if given else None
     if avoid is None:
         return resolve_alignment(DEFAULT_ALIGNMENT if alignment is None else alignment)
+    if isinstance(alignment, list):
+        return Alignment.combine(alignment, avoid=avoid)
     if alignment is not None and (preset := PRESETS.get(alignment.strip().lower())) is not None:
         return preset.replace(avoid=avoid)
     return Alignment(instruction=alignment, avoid=avoid)
@@ -74,7 +91,7 @@ def make_alignment(alignment: str | None, avoid: str | None) -> Alignment | None
 
 def _check_plain(options: RequestOptions) -> None:
     for name in ("alignment", "avoid", "policy", "gain", "amplification", "plausibility", "evaluator", "evaluator_url"):
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in (None, []):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--plain is an answer without steering, so {option} has no effect: drop one of the two.")
 

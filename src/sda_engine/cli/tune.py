@@ -14,7 +14,7 @@ from sda_engine import Sampling
 from sda_engine.alignment import resolve_alignment
 from sda_engine.cli.evaluator_specs import check_url, make_evaluator
 from sda_engine.cli.options import ModelOptions
-from sda_engine.cli.requests import load_engine
+from sda_engine.cli.requests import combined, load_engine
 from sda_engine.cli.terminal import check_picture, counting, error_console, figures_table, output_console, tell
 from sda_engine.cli.tune_options import TuneOptions
 from sda_engine.errors import ConfigError
@@ -38,7 +38,7 @@ def run(file: Path, model: ModelOptions, options: TuneOptions, *, as_json: bool)
     console = error_console()
     if options.plot is not None:
         check_picture(options.plot)
-    alignment = resolve_alignment(options.alignment)
+    alignment = resolve_alignment(combined(options.alignment))
     assert alignment is not None, "the option is required"
     check = make_check(options)
     cases = read_cases(file, limit=options.limit)
@@ -75,23 +75,25 @@ def make_check(options: TuneOptions) -> Check:
     return matches(options.follows) if options.follows is not None else holds_words(options.word or [])
 
 
-def advice(best: TunedArm | None, alignment: str) -> str:
-    """What to paste where."""
+def advice(best: TunedArm | None, given: Sequence[str]) -> str:
+    """What to paste where, with the alignments as they were given."""
     if best is None or best.steering is None:
         return (
             "No setting does better than the instruction in the prompt: put it there (gain=0), or word it differently. "
             "A larger model may follow better."
         )
-    given = best.steering.given()
-    settings = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    flat = " ".join(f"--{name} {value}" for name, value in given.items() if name in ("policy", "gain", "amplification"))
-    more = " (its budgets have no option)" if {"budget", "reserve"} & given.keys() else ""
+    chosen = best.steering.given()
+    settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+    flat = [f"--alignment {text!r}" for text in given]
+    flat += [f"--{name} {value}" for name, value in chosen.items() if name in ("policy", "gain", "amplification")]
+    more = " (its budgets have no option)" if {"budget", "reserve"} & chosen.keys() else ""
+    alignment = combined(given)
     return (
         f"Best: {best.name}. To use it:\n"
         f"  steering = Steering({settings})\n"
         f"  ChatSDA(alignment={alignment!r}, steering=steering)\n"
         f"  SDALLM(alignment={alignment!r}, steering=steering)\n"
-        f"  sda generate --alignment {alignment!r} {flat}{more}"
+        f"  sda generate {' '.join(flat)}{more}"
     )
 
 

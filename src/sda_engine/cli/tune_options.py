@@ -13,7 +13,13 @@ from sda_engine.cli.options import LENGTH_NAMES
 class TuneOptions:
     """What to steer by, how to tell that an answer follows, and what to write beside the table."""
 
-    alignment: Annotated[str, typer.Option(help="A preset or an instruction of your own.", show_default=False)]
+    alignment: Annotated[
+        list[str],
+        typer.Option(
+            help="A preset or an instruction of your own. Several are combined, with weights as in honesty:2.",
+            show_default=False,
+        ),
+    ]
     follows: Annotated[
         str | None,
         typer.Option(help="An answer follows where this regular expression is found in it.", metavar="REGEX"),

@@ -11,6 +11,7 @@ from sda_engine.config import Sampling, Steering
 from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
+from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.recorder import Recorder
 from sda_engine.errors import NumericalError
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
@@ -37,6 +38,7 @@ class DecodeSettings:
 
     Attributes:
         rows: names of the rows that decide, the base row first.
+        weights: how much each instructed row counts, where there are several.
         strength: gain * amplification.
         avoid_strength: weight of the step away from the avoided row.
         stop: strings that end the answer.
@@ -69,6 +71,7 @@ class DecodeSettings:
     must_call: bool = False
     critical_tokens: Tensor | None = None
     budget: Budget | None = None
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class DecodedText:
     Attributes:
         finish_reason: why it ended; None for an answer that was broken off.
         row_logprobs: row -> log-probability of each chosen token in that row's context, nats; forced tokens left out.
+            INSTRUCTED means the mixture where several rows are instructed.
     """
 
     text: str
@@ -125,7 +129,7 @@ class RowGroup:
         self._critical_tokens = settings.critical_tokens
         self._purse = Purse(settings.budget) if settings.budget is not None else None
         self._token_ids: list[int] = []
-        self._row_logprobs: dict[str, list[float]] = {name: [] for name in settings.rows}
+        self._row_logprobs: dict[str, list[float]] = {name: [] for name in mixed_rows(settings.rows)}
         self._answer = Delta()
 
     @property
@@ -273,6 +277,7 @@ class RowGroup:
         steering, sampling = self._settings.steering, self._settings.sampling
         if self._critical_tokens is not None:  # it moves to where the logits are once
             self._critical_tokens = self._critical_tokens.to(logits[BASE].device)
+        logits = mix_instructed(logits, self._settings.weights)
         return steered_step(
             logits[BASE],
             logits.get(INSTRUCTED),

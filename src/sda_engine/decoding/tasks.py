@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.forward_pass import Segment
+from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
@@ -360,7 +361,10 @@ class DecodeTask(Task):
 
 
 class ScoreTask(Task):
-    """Log-probabilities of a given text under several rows of a prompt: one forward pass, or few for a long text."""
+    """Log-probabilities of a given text under several rows of a prompt: one forward pass, or few for a long text.
+
+    Those under several instructed rows are one: the log-probabilities under their mixture.
+    """
 
     def __init__(
         self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int], *, continues: bool = True
@@ -377,8 +381,9 @@ class ScoreTask(Task):
         """
         if self._scored < len(self._token_ids):
             raise EngineClosedError("The engine was closed while a text was scored.")
-        scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(self.row_names), 0))
-        return {name: scored[place] for place, name in enumerate(self.row_names)}
+        names = mixed_rows(self.row_names)
+        scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(names), 0))
+        return {name: scored[place] for place, name in enumerate(names)}
 
     @property
     def in_bulk(self) -> bool:
@@ -413,8 +418,10 @@ class ScoreTask(Task):
     def _score(self, logits: Tensor) -> bool:
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
-        logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
-        scored = logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1)
+        rows = dict(zip(self.row_names, logits[:, : len(wanted)], strict=True))
+        scored = torch.stack(
+            [_logprobs_of(wanted, row) for row in mix_instructed(rows, self.prompt.contexts.weights).values()]
+        )
         if bool(scored.isnan().any()):
             raise NumericalError(
                 "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model "
@@ -426,6 +433,11 @@ class ScoreTask(Task):
     @property
     def _scored(self) -> int:
         return sum(logprobs.shape[1] for logprobs in self._logprobs)
+
+
+def _logprobs_of(wanted: Tensor, logits: Tensor) -> Tensor:
+    """(tokens,) float32, nats, of tokens by the logits at their places, (tokens, vocab)."""
+    return torch.log_softmax(logits.float(), dim=-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
 
 
 def split_logits(logits: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

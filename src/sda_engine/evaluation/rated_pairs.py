@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sda_engine.alignment import Alignment, resolve_alignment
+from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.errors import ConfigError
 from sda_engine.evaluation.json_lines import read_json_lines
 from sda_engine.prompts import normalise_messages
@@ -47,7 +47,9 @@ class PairLine(Settings):
     response: str = Field(description="a text")
     label: bool | None = Field(default=None, description="true or false, for acceptable or not")
     score: float | None = Field(default=None, ge=1, le=100, description="a person's rating, a number from 1 to 100")
-    alignment: str | None = Field(default=None, description="a preset's name or an instruction, as text")
+    alignment: str | dict[str, float] | None = Field(
+        default=None, description="a preset's name or an instruction, as text, or several with their weights"
+    )
 
     @model_validator(mode="after")
     def _has_one_prompt(self) -> Self:
@@ -59,11 +61,12 @@ class PairLine(Settings):
         return self
 
 
-def read_pairs(path: Path, alignment: Alignment | str, *, limit: int | None = None) -> list[RatedPair]:
+def read_pairs(path: Path, alignment: AlignmentLike, *, limit: int | None = None) -> list[RatedPair]:
     """The pairs of a file, one JSON object a line.
 
     A line is {"query": ..., "response": ...} with, optionally, "label" (true or false), "score" (1..100) and
-    "alignment"; "messages" may stand in place of "query". Blank lines are skipped.
+    "alignment" (a text, or an object of texts and weights); "messages" may stand in place of "query". Blank lines are
+    skipped.
 
     Args:
         path: the file, in UTF-8.
@@ -89,7 +92,7 @@ def _pair(record: Mapping[str, object], default: Alignment) -> RatedPair:
     )
 
 
-def _alignment(given: Alignment | str) -> Alignment:
+def _alignment(given: AlignmentLike) -> Alignment:
     alignment = resolve_alignment(given)
     if alignment is None:
         raise ConfigError("Responses cannot be rated for alignment=None: name what for, e.g. 'honesty'.")

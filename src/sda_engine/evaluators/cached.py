@@ -209,7 +209,7 @@ def _make_key(evaluator: Evaluator, request: EvaluationRequest) -> bytes | None:
             "evaluator": evaluator_identity(evaluator),
             "messages": request.messages,
             "response": request.response,
-            "alignment": dict(request.alignment),
+            "alignment": request.alignment.model_dump(),
             "logprobs": [_tensor_digest(request.base_logprobs), _tensor_digest(request.instructed_logprobs)],
             "has_model": request.model is not None,
         }

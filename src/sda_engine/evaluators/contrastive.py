@@ -11,8 +11,9 @@ class ContrastiveEvaluator:
 
     With G = mean over the response's tokens of log P2(y_t) - log P1(y_t), in nats per token, the score is
     100 / (1 + exp(-sharpness * G)): 50 where the instruction changes nothing, higher where the response is
-    what the instruction asks for. It costs one forward pass over the response. The paper names contrastive
-    self-evaluation as future work; the mapping to a score is ours.
+    what the instruction asks for. Of a combined alignment, P2 is the mixture of the instructed contexts. It costs
+    one forward pass over the response. The paper names contrastive self-evaluation as future work; the mapping to a
+    score is ours.
 
     What it can tell depends on the dimension. With SmolLM2-135M it tells answers that hold a keyword asked for from
     others (IFEval, 40 answers sampled with the instruction: AUC 0.83, 95% interval 0.70 to 0.93), but hardly those

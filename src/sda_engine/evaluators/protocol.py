@@ -94,7 +94,8 @@ class EvaluationRequest:
         alignment: what the response is rated for.
         base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context;
             None unless the evaluator's `needs_logprobs` is true.
-        instructed_logprobs: the same in the instructed context; None also where the alignment has no instruction.
+        instructed_logprobs: the same in the instructed context, of a combined alignment in the mixture of these; None
+            also where the alignment has no instruction.
         model: the model that gave the response, where an engine asks.
     """
 

@@ -19,6 +19,7 @@ from sda_engine.steering.mathematics import (
     apply_plausibility,
     entropy,
     js_divergence,
+    mix_logits,
     steer,
     steering_vector,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "js_divergence",
     "linear_amplification",
     "make_generator",
+    "mix_logits",
     "path_logprobs",
     "reciprocal_amplification",
     "sample",

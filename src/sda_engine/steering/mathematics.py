@@ -6,11 +6,12 @@ and masked tokens stay masked. A NaN stays in its own row.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sda_engine.steering.precision import at_least_float32, per_row
+from sda_engine.steering.precision import at_least_float32, in_widest, per_row
 
 LOG_2 = math.log(2.0)
 NEGATIVE_INFINITY = float("-inf")
@@ -65,6 +66,36 @@ def steer(
         away = steering_vector(base_logprobs, avoided_logprobs)
         steered = torch.addcmul(steered, per_row(avoid_strength, instructed), away, value=-1)
     return steered
+
+
+def mix_logits(instructed_logits: Sequence[Tensor], weights: Sequence[float] | Tensor) -> Tensor:
+    """The logits of one instructed distribution for several: log P2 = sum of w_i log P_i, up to a constant per row.
+
+    A weighted geometric mixture (logarithmic opinion pool): a token is likely where all contexts accept it, and one
+    that is masked in any of them is masked. A deviation from the paper, which has one instruction. Steering by each
+    context with the same strength and adding up by weights is steering by the mixture:
+    sum of w_i (log P_i + strength * (log P_i - log P1)) = log P2 + strength * (log P2 - log P1).
+
+    Args:
+        instructed_logits: (batch, vocab) of each context, logits or log-probabilities.
+        weights: (contexts,) or (batch, contexts), numbers above 0; only their ratios matter.
+
+    Returns:
+        (batch, vocab), float64 (float32 on a device that has no float64), not normalised; the logits of a single
+        context as they are, in float32 at least.
+    """
+    if len(instructed_logits) == 1:
+        return at_least_float32(instructed_logits[0])
+    first = in_widest(instructed_logits[0])
+    ratios = torch.as_tensor(weights, dtype=first.dtype, device=first.device)
+    ratios = ratios.expand(len(first), len(instructed_logits))
+    ratios = ratios / ratios.amax(dim=-1, keepdim=True)
+    shares = ratios / ratios.sum(dim=-1, keepdim=True)  # (batch, contexts)
+    shares = shares.clamp_min(torch.finfo(first.dtype).tiny)  # 0 * -inf would be NaN
+    mixed = shares[:, :1] * first
+    for place, logits in enumerate(instructed_logits[1:], start=1):
+        mixed = torch.addcmul(mixed, shares[:, place : place + 1], in_widest(logits))
+    return mixed
 
 
 def js_divergence(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:

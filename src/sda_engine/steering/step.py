@@ -93,7 +93,8 @@ def steered_step(
         ConfigError: a schedule of the user's returned no temperature.
     """
     base = torch.log_softmax(at_least_float32(base_logits), dim=-1)
-    instructed = base if instructed_logits is None else torch.log_softmax(at_least_float32(instructed_logits), dim=-1)
+    # a mixture of several contexts comes in float64; what is reported stays in one precision
+    instructed = base if instructed_logits is None else torch.log_softmax(instructed_logits.to(base.dtype), dim=-1)
     avoided = None if avoided_logits is None else torch.log_softmax(at_least_float32(avoided_logits), dim=-1)
     other = avoided if instructed_logits is None and avoided is not None else instructed
 

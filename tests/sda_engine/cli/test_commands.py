@@ -13,7 +13,7 @@ from sda_engine import PRESETS, Sampling, Steering, SteeringEngine
 from sda_engine.cli import COMMAND_GROUP, make_app
 from sda_engine.cli.evaluator_specs import make_evaluator
 from sda_engine.cli.options import RequestOptions
-from sda_engine.cli.requests import make_alignment, make_request
+from sda_engine.cli.requests import combined, make_alignment, make_request
 from sda_engine.errors import ConfigError, ModelLoadError, SDAError
 from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator, SelfRatingEvaluator
 from tests.conftest import user
@@ -117,6 +117,34 @@ class TestGenerate:
         result = sda("generate", "hello", "--trace", str(tmp_path / "trace.html"), *SHORT)
         assert result.exit_code == 2
         assert "Permission denied. Choose another file." in result.stderr
+
+
+class TestSeveralAlignments:
+    BOTH = ("--alignment", "honesty:2", "--alignment", "Answer as a poet.")
+
+    def test_generate_combines_them_by_their_weights(self, engine):
+        told = json.loads(sda("generate", "hello", *self.BOTH, "--json", *SHORT).stdout)
+        assert told["alignment"] == "honesty+custom"
+        assert told["text"] == expected(engine, "hello", {"honesty": 2, "Answer as a poet.": 1}).text
+
+    def test_compare_shows_their_mixture_with_and_without_steering(self, engine):
+        told = json.loads(sda("compare", "hello", *self.BOTH, "--avoid", "rude text", "--json", *SHORT).stdout)
+        assert list(told["answers"]) == ["base", "instructed", "steered"]
+        assert [weight for _, weight in told["alignment"]["parts"]] == [2.0, 1.0]
+        assert told["alignment"]["avoid"] == "rude text"
+        mixture = expected(engine, "hello", {"honesty": 2, "Answer as a poet.": 1}, amplification=0.0)
+        assert told["answers"]["instructed"]["text"] == mixture.text
+
+    def test_one_alone_is_all_text_and_several_end_with_their_weights(self):
+        assert combined(["Mix them 3:1"]) == "Mix them 3:1"
+        assert combined(["honesty", "Mix them 3:1:0.5"]) == [("honesty", 1.0), ("Mix them 3:1", 0.5)]
+        assert combined(["Say this: hello", "empathy: 2"]) == [("Say this: hello", 1.0), ("empathy", 2.0)]
+
+    def test_mistakes_are_told(self, loads):
+        wrong = sda("generate", "hi", "--alignment", "honesty:-1", "--alignment", "empathy")
+        assert_refused(wrong, "The weight of 'honesty' cannot be -1.0", "finite number above 0")
+        assert_refused(sda("generate", "hi", "--plain", "--alignment", "honesty"), "--alignment has no effect")
+        assert not loads
 
 
 class TestCompare:
@@ -228,9 +256,9 @@ class TestOptions:
         assert request.sampling.stop == ("\n", "END")
 
     def test_avoid_joins_a_preset_or_an_instruction(self):
-        preset = make_alignment("honesty", "guesses")
+        preset = make_alignment(["honesty"], "guesses")
         assert (preset.instruction, preset.avoid) == (PRESETS["honesty"].instruction, "guesses")
-        own = make_alignment("Be calm.", "shouting")
+        own = make_alignment(["Be calm."], "shouting")
         assert (own.instruction, own.avoid) == ("Be calm.", "shouting")
 
     def test_evaluators_by_name(self):

@@ -89,6 +89,15 @@ class TestCheck:
         assert figures["mean"] == pytest.approx(expected.value, abs=SCORE)
         assert figures["pairs"] == 1
 
+    def test_rates_for_several_alignments_together(self, pairs, engine):
+        several = ("--alignment", "Be calm.", "--alignment", "honesty:3")
+        (figures,) = json.loads(check(pairs, "--evaluator", "contrastive", *several, "--limit", 1, "--json").stdout)[
+            "evaluators"
+        ]
+        messages = [{"role": "user", "content": "is it so"}]
+        expected = engine.rate(messages, "yes", {"Be calm.": 1, "honesty": 3}, ContrastiveEvaluator())
+        assert figures["mean"] == pytest.approx(expected.value, abs=SCORE)
+
     def test_a_failing_evaluator_is_told_and_not_fatal(self, tmp_path):
         path = tmp_path / "empty.jsonl"
         path.write_text('{"query": "hi", "response": ""}')

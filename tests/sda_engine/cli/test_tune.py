@@ -65,7 +65,16 @@ def test_what_cannot_work_is_said_before_the_model_is_loaded(cases, loads, argum
 def test_the_advice_can_be_pasted():
     one = Estimate(0.5, None, None)
     best = TunedArm("x", Steering(policy="revise", gain=4.0, amplification=0.5), one, one, one, one, 1.0)
-    text = advice(best, "empathy")
+    text = advice(best, ["empathy"])
     assert "Steering(policy='revise', gain=4.0, amplification=0.5)" in text
     assert "sda generate --alignment 'empathy' --policy revise --gain 4.0 --amplification 0.5" in text
     assert "no option" not in text
+    text = advice(best, ["empathy:2", "Be brief."])
+    assert "ChatSDA(alignment=[('empathy', 2.0), ('Be brief.', 1.0)], steering=steering)" in text
+    assert "sda generate --alignment 'empathy:2' --alignment 'Be brief.' --policy revise" in text
+
+
+def test_several_alignments_are_tuned_together(cases):
+    result = tune(cases, *FEW, "--alignment", "honesty:0.5", "--limit", "1")
+    assert result.exit_code == 0, result.output
+    assert "plain" in result.stdout

@@ -30,6 +30,8 @@ ALIGNMENTS = (
     Alignment(instruction="answer as a poet", name="poet"),
     Alignment(instruction="be polite", avoid="be rude and loud", name="polite"),
     Alignment(avoid="be rude", name="not rude"),
+    Alignment.combine({"be kind": 2.0, "answer as a poet": 1.0}),
+    Alignment.combine({"be kind": 1.0, "honesty": 1.0, "be brief": 0.5}, avoid="be rude and loud"),
 )
 
 

@@ -15,7 +15,8 @@ WORDS = "The reading room opens at nine and the archive keeps letters, maps and 
 def expected_tokens(engine, messages, alignment, strengths, max_new_tokens):
     contexts = make_contexts(messages, alignment, engine._tokenizer, context_window=engine.context_window)
     prompts = {row: list(contexts.shared + tail) for row, tail in contexts.tails.items()}
-    return two_forward_loop(engine.model, prompts, strengths, max_new_tokens, engine._loaded_model.eos_token_ids)
+    ends, weights = engine._loaded_model.eos_token_ids, alignment.weights if alignment else ()
+    return two_forward_loop(engine.model, prompts, strengths, max_new_tokens, ends, weights or (1.0,))
 
 
 def decoded_tokens(engine, messages, alignment, max_new_tokens, **steering):
@@ -38,8 +39,20 @@ def decoded_tokens(engine, messages, alignment, max_new_tokens, **steering):
         (Alignment(instruction="be kind and answer in many words"), 0.7, None),
         (Alignment(instruction="be kind", avoid="cold words and a long list of cold things"), 0.5, 0.8),
         (Alignment(avoid="cold words"), 0.5, None),
+        (Alignment.combine({"be kind": 1.0, "answer in many words": 1.0}), 0.0, None),
+        (Alignment.combine({"be kind": 1.0, "answer in many words": 0.5, "sing of the fox": 3.0}), 0.7, None),
+        (Alignment.combine({"be kind": 1.0, "answer in many words": 0.5}, avoid="cold words"), 0.5, 0.8),
     ],
-    ids=["plain", "instructed", "steered", "steered and avoided", "avoided alone"],
+    ids=[
+        "plain",
+        "instructed",
+        "steered",
+        "steered and avoided",
+        "avoided alone",
+        "two, instructed",
+        "three, steered",
+        "two, steered and avoided",
+    ],
 )
 def test_tiny_models_give_the_tokens_of_the_two_forward_loop(
     architecture, words, alignment, amplification, avoid_strength
@@ -67,8 +80,9 @@ def test_the_real_model_gives_the_tokens_of_the_two_forward_loop(smollm2_float32
     messages = user(engine.tokenizer.decode(ids) + "\nWhat does the archive keep?" if length > 10 else "Hi")
     alignment = Alignment(instruction="Answer warmly, in one short sentence.", avoid="A list of prices.")
     without_avoid = Alignment(instruction=alignment.instruction)
+    combined = Alignment.combine([(without_avoid, 2.0), ("Answer at length, in many sentences.", 1.0)])
     # A long prompt takes its time
-    for chosen in (alignment,) if length > size(1000, 10) else (alignment, without_avoid):
+    for chosen in (combined,) if length > size(1000, 10) else (alignment, without_avoid, combined):
         expected = expected_tokens(engine, messages, chosen, (1.2, 0.5), new_tokens)
         assert decoded_tokens(engine, messages, chosen, new_tokens, amplification=0.6, avoid_strength=0.5) == expected
     assert abs(engine.count_prompt_tokens(messages) - length) <= 40

@@ -40,12 +40,14 @@ def test_messages_may_stand_in_place_of_a_query(read):
 
 
 def test_a_line_may_name_its_own_alignment(read):
-    own, named = read(
+    own, named, several = read(
         '{"query": "a", "response": "b", "alignment": "Be calm."}',
         '{"query": "a", "response": "b", "alignment": "empathy"}',
+        '{"query": "a", "response": "b", "alignment": {"empathy": 2, "Be calm.": 0.5}}',
     )
     assert own.alignment == Alignment(instruction="Be calm.")
     assert named.alignment == PRESETS["empathy"]
+    assert several.alignment == Alignment.combine({"empathy": 2, "Be calm.": 0.5})
 
 
 def test_blank_lines_are_skipped_and_a_limit_ends_the_reading(read):

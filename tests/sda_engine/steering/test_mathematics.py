@@ -17,6 +17,7 @@ from sda_engine.steering import (
     divergence_temperature,
     entropy,
     js_divergence,
+    mix_logits,
     steer,
     steered_step,
     steering_vector,
@@ -51,6 +52,82 @@ def test_the_step_away_divides_by_the_avoided_ratio():
     torch.testing.assert_close(
         steer(BASE, INSTRUCTED, 1.0, avoided_logprobs=avoided, avoid_strength=1.0).exp(), expected
     )
+
+
+def test_a_mixture_multiplies_probabilities_to_the_power_of_their_weights():
+    other = torch.tensor([[0.4, 0.3, 0.1, 0.2]]).log()
+    even = mix_logits([INSTRUCTED, other], [1.0, 1.0]).exp()  # roots of 0.04, 0.09, 0.04, 0.04
+    torch.testing.assert_close(even, torch.tensor([[0.2, 0.3, 0.2, 0.2]], dtype=torch.float64))
+    thrice = mix_logits([torch.tensor([[1 / 16, 1.0]]).log(), torch.tensor([[1.0, 1 / 16]]).log()], [3.0, 1.0]).exp()
+    torch.testing.assert_close(thrice, torch.tensor([[1 / 8, 1 / 2]], dtype=torch.float64))
+
+
+def test_each_row_of_a_batch_may_have_weights_of_its_own():
+    first, second = INSTRUCTED.repeat(3, 1), BASE.repeat(3, 1)
+    weights = torch.tensor([[1.0, 1.0], [3.0, 1.0], [1e-300, 1e300]], dtype=torch.float64)
+    mixed = mix_logits([first, second], weights)
+    for row, pair in enumerate(weights.tolist()):
+        torch.testing.assert_close(mixed[row : row + 1], mix_logits([INSTRUCTED, BASE], pair))
+    torch.testing.assert_close(mixed[2:], BASE.double())
+
+
+def test_the_mixture_of_one_context_is_that_context_to_the_bit():
+    assert torch.equal(mix_logits([INSTRUCTED], [0.3]), INSTRUCTED)
+    half = mix_logits([INSTRUCTED.bfloat16()], torch.tensor([[7.0]]))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, INSTRUCTED.bfloat16().float())
+    wide = INSTRUCTED.double()
+    assert mix_logits([wide], [1.0]) is wide
+
+
+def test_a_mixture_in_float64_is_steered_in_it_and_reported_in_float32():
+    mixed = mix_logits([INSTRUCTED, BASE], [1.0, 2.0])
+    step = steered_step(BASE, mixed, strength=1.0, temperature=0.6, budget=0.1)
+    assert mixed.dtype == torch.float64
+    told = (
+        step.logprobs,
+        step.steered_logprobs,
+        step.instructed_logprobs,
+        step.divergence,
+        step.temperature,
+        step.spent,
+    )
+    assert {values.dtype for values in told} == {torch.float32}
+
+
+def test_what_is_masked_in_any_context_is_masked_in_the_mixture_and_nan_stays():
+    masked, broken = INSTRUCTED.clone(), BASE.clone()
+    masked[0, 1], broken[0, 3] = -INF, math.nan
+    for weights in ([1.0, 1.0], [1e-200, 1e200]):  # the share of the first is 0 in float64
+        mixed = mix_logits([masked, broken], weights)
+        assert mixed[0, 1] == -INF
+        assert mixed[0, 3].isnan()
+        assert mixed[0, [0, 2]].isfinite().all()
+
+
+@given(logits, logits, logits, st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3), st.floats(1e-3, 1e3))
+def test_a_mixture_depends_on_the_ratios_of_weights_and_on_no_order(first, second, third, weights, scale):
+    contexts = [rows(values) for values in (first, second, third)]
+    mixed = mix_logits(contexts, weights)
+    torch.testing.assert_close(mix_logits(contexts, [scale * weight for weight in weights]), mixed)
+    torch.testing.assert_close(mix_logits(contexts[::-1], weights[::-1]), mixed)
+
+
+@given(logits, logits, st.floats(0.01, 0.99))
+def test_a_mixture_lies_between_its_contexts_up_to_what_normalises_it(first, second, share):
+    one, other = rows(first).log_softmax(-1), rows(second).log_softmax(-1)
+    mixed = mix_logits([one, other], [share, 1 - share])
+    low, high = torch.minimum(one, other).double(), torch.maximum(one, other).double()
+    assert bool(((mixed >= low - 1e-9) & (mixed <= high + 1e-9)).all())
+    assert bool((mixed.logsumexp(-1) <= 1e-5).all())  # by Hölder's inequality: the more they disagree, the less
+
+
+@given(logits, logits, logits, st.floats(0, 8), st.floats(0.1, 10))
+def test_steering_by_a_mixture_is_the_weighted_sum_of_steering_by_each(base, first, second, strength, ratio):
+    base, first, second = (rows(values).double().log_softmax(-1) for values in (base, first, second))
+    apart = (ratio * steer(base, first, strength) + steer(base, second, strength)) / (ratio + 1)
+    together = steer(base, mix_logits([first, second], [ratio, 1.0]), strength)
+    torch.testing.assert_close(together, apart)
 
 
 def test_divergence_of_disjoint_distributions_is_the_logarithm_of_two():

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sda_engine.steering import LOG_2, js_divergence, steered_step
-from tests.oracles import js_divergence64, log_softmax64, steered_logprobs64, temperature64
+from sda_engine.steering import LOG_2, js_divergence, mix_logits, steered_step
+from tests.oracles import (
+    combined_logprobs64,
+    js_divergence64,
+    log_softmax64,
+    mixture64,
+    steered_logprobs64,
+    temperature64,
+)
 from tests.sizes import size
 
 ROWS, VOCAB, BATCH = size(1000, 150), 50_000, 50
@@ -54,3 +61,26 @@ def test_divergence_agrees_with_float64_from_equal_to_disjoint_distributions():
     np.testing.assert_allclose(divergence, js_divergence64(base, instructed), atol=TOLERANCE, rtol=0)
     assert divergence.max() > 0.9 * LOG_2
     assert divergence.min() < 1e-6
+
+
+@pytest.mark.parametrize("contexts", [1, 2, 3, 5])
+@pytest.mark.parametrize("part", range(size(4, 1)))
+def test_several_contexts_agree_with_float64_on_a_real_vocabulary(contexts, part):
+    random = np.random.default_rng(100 * contexts + part)
+    base = random.normal(0, 4, (BATCH, VOCAB)).astype(np.float32)
+    several = [(base + random.normal(0, 1.5, (BATCH, VOCAB))).astype(np.float32) for _ in range(contexts)]
+    weights = random.uniform(0.1, 3, contexts)
+    strength = random.uniform(0, 4, BATCH).astype(np.float32)
+
+    mixed = mix_logits([torch.from_numpy(logits) for logits in several], weights.tolist())
+    step = steered_step(torch.from_numpy(base), mixed, strength=torch.from_numpy(strength), temperature=0.8)
+
+    mixture = mixture64(several, weights)
+    steered = combined_logprobs64(base, several, weights, strength[:, None].astype(np.float64))
+    np.testing.assert_allclose(step.steered_logprobs, steered, atol=TOLERANCE, rtol=0)
+    # of one context alone, this is a log-softmax in float32
+    np.testing.assert_allclose(step.instructed_logprobs, np.log(mixture), atol=3 * TOLERANCE, rtol=0)
+    divergence = js_divergence64(base, np.log(mixture))
+    np.testing.assert_allclose(step.divergence, divergence, atol=TOLERANCE, rtol=0)
+    used = temperature64(divergence, 0.8, 2 * np.log(2), 0.0)
+    np.testing.assert_allclose(step.temperature, used, atol=TOLERANCE, rtol=TOLERANCE)
