@@ -133,6 +133,12 @@ class ForwardPass:
         room = max((_end_of_tail(segments[place]) for place in into_tails), default=0)
         self._memory.arrange([segments[place].row for place in into_tails], room)
         self._write_to = self._places_to_write(into_tails)
+        self._beginning = [segment.row for segment in segments if segment.row.begins_with_a_copy]
+        self._blocks = [
+            (segment.row.making, slice(starts[place], starts[place + 1]))
+            for place, segment in enumerate(segments)
+            if segment.row.making is not None
+        ]
         self.together = self._make_together(few) if few else None
         self.alone: Sequence[Alone] = [self._make_alone(place) for place in many]
 
@@ -147,7 +153,7 @@ class ForwardPass:
         try:
             yield
         except BaseException:
-            self.segments, self.together, self.alone = (), None, []
+            self.segments, self.together, self.alone, self._beginning, self._blocks = (), None, [], [], []
             raise
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -158,19 +164,15 @@ class ForwardPass:
             keys, values: (heads, tokens of all segments, size).
         """
         self._memory.open(layer, keys, values)
-        for place, segment in enumerate(self.segments):
-            if segment.row.making is not None:
-                new = slice(self._starts[place], self._starts[place + 1])
-                segment.row.making.layers.append((keys[:, new].clone(), values[:, new].clone()))
+        for block, new in self._blocks:
+            block.layers.append((keys[:, new].clone(), values[:, new].clone()))
         if self._write_to is not None:
             sources, slots, places = self._write_to
             for states, new_states in zip(self._memory.slots(layer), (keys, values), strict=True):
                 states[slots, :, places] = (new_states if sources is None else new_states[:, sources]).transpose(0, 1)
-        for segment in self.segments:
-            copied = segment.row.tail_to_copy(layer)
-            if copied is not None:
-                for states, source in zip(self._memory.slots(layer), copied, strict=True):
-                    states[segment.row.slot, :, : segment.row.tail] = source
+        for row in self._beginning:
+            for states, source in zip(self._memory.slots(layer), row.beginning_of_tail(layer), strict=True):
+                states[row.slot, :, : row.tail] = source
 
     def own(self, alone: Alone, layer: int) -> tuple[Tensor, Tensor]:
         """The keys and values that a segment by itself has written, with what stands in the same tail, (heads, ...)."""

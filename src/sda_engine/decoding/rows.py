@@ -201,19 +201,22 @@ class Row:
         """The block that the states of the next pass go into; None where they go into the tail."""
         return self._making
 
-    def tail_to_copy(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values, (heads, tail, size), that the next pass has to begin the tail with; None where it has them.
+    @property
+    def begins_with_a_copy(self) -> bool:
+        """Whether the next pass has to copy what its tail begins with: a fork's, or what was loaded."""
+        return self.tail > 0 and (self._loaded is not None or self._source is not None)
+
+    def beginning_of_tail(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, (heads, tail, size), to begin the tail with.
 
         The row that this one is a fork of has written its own by then.
         """
-        if self.tail == 0:
-            return None
         if self._loaded is not None:
             return self._loaded.layer(layer)
-        if self._source is not None:
-            keys, values = self._memory.slots(layer)
-            return keys[self._source.slot, :, : self.tail], values[self._source.slot, :, : self.tail]
-        return None
+        assert self._source is not None
+        assert self._source.slot is not None
+        keys, values = self._memory.slots(layer)
+        return keys[self._source.slot, :, : self.tail], values[self._source.slot, :, : self.tail]
 
     def prepare(self, new: int) -> None:
         """Decide where so many new tokens go: into the tail, or else into a block of their own.
