@@ -38,7 +38,16 @@ ARMS: Mapping[str, Steering | None] = {
     "text": Steering(policy="paper", scope="text"),
 }
 PRESETS = ("honesty", "empathy", "helpfulness", "harmlessness")
-RESTAURANTS = ("Marlow", "The Copper Pan", "Da Vito", "Lakeside", "Three Oaks", "Saffron House", "Petit Jardin", "Kestrel")
+RESTAURANTS = (
+    "Marlow",
+    "The Copper Pan",
+    "Da Vito",
+    "Lakeside",
+    "Three Oaks",
+    "Saffron House",
+    "Petit Jardin",
+    "Kestrel",
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 BOOKINGS = (
     "Could you reserve a table for {guests} at {restaurant} on {day}?",
@@ -60,7 +69,16 @@ BOOK = {
         "additionalProperties": False,
     },
 }
-CUSTOMERS = ("Ada Moreau", "Tom Becker", "Lena Ortiz", "Samir Khan", "Julia Novak", "Peter Lund", "Rosa Conti", "Ben Adler")
+CUSTOMERS = (
+    "Ada Moreau",
+    "Tom Becker",
+    "Lena Ortiz",
+    "Samir Khan",
+    "Julia Novak",
+    "Peter Lund",
+    "Rosa Conti",
+    "Ben Adler",
+)
 MESSAGES = (
     "My parcel has been on its way for three weeks.",
     "The lamp that I bought does not light up.",
@@ -158,7 +176,8 @@ def measure_objects(engine: SteeringEngine, arms: Mapping[str, Steering | None],
     rng = random.Random(seed + 1)  # noqa: S311 - no secret
     names = [rng.choice(CUSTOMERS) for _ in range(count)]
     texts = [
-        LETTERS[place % len(LETTERS)].format(name=name, message=rng.choice(MESSAGES)) for place, name in enumerate(names)
+        LETTERS[place % len(LETTERS)].format(name=name, message=rng.choice(MESSAGES))
+        for place, name in enumerate(names)
     ]
     output = Output(constraint=LETTER)
     judged = []

@@ -73,7 +73,8 @@ class Steering(Settings):
             budgets at once, and the best of these revisions that keeps what must stay is the answer; where there is
             none, the base response. See docs/concepts.md.
         scope: where in an answer steering acts; elsewhere the base context decides alone, and nothing is spent of a
-            budget. TODO
+            budget. "answer": TODO; "text": what is said alone; "thought": what is
+            thought alone; "calls": tool calls and JSON by a schema alone; "all": everything.
         gain: k, the constant multiplier.
         amplification: a fixed amplification factor that replaces evaluator and curve; None means from the score.
         evaluator: rates the base response.

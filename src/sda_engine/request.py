@@ -88,7 +88,10 @@ class Request:
 
     @property
     def revises(self) -> bool:
-        """Whether the answer is chosen among revisions: not where it may call tools, nor where its text is not steered."""
+        """Whether the answer is chosen among revisions.
+
+        Not where it may call tools, which keep what they call with, nor where steering leaves its text alone.
+        """
         if self.settings.policy != "revise" or self.settings.output.callable_tools:
             return False
         return self.settings.steering.acts_in(self.text_region)
@@ -154,9 +157,7 @@ class Request:
                 return  # evaluation_request() says why
             if needs_logprobs(self.settings.steering.evaluator):
                 rows = scored_rows(self.prompt.contexts)
-                scoring = ScoreTask(
-                    self.prompt, rows, self._answer_tokens(self.base), first=self.base.answer_start
-                )
+                scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base), first=self.base.answer_start)
                 yield scoring
                 logprobs = scoring.result()
         self._evaluation = EvaluationRequest(
