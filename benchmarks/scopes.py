@@ -1,9 +1,10 @@
 """Whether calls and JSON are better steered or not: arguments of forced calls, and objects with a free text in them.
 
-    python benchmarks/scopes.py [--requests 40] [--parts calls,objects] [--seed 0] [--arms ...] [--out FILE] [--quick]
+    python benchmarks/scopes.py [--requests 40] [--parts calls,people,objects] [--seed 0] [--arms ARMS] [--quick]
 
 Parts, each a table with 95% intervals (a bootstrap over requests):
     calls    a forced call that books a table, under four presets: are restaurant, guests and day right?
+    people   an object of a person's name, age and town, under two presets and a tone: is each of them right?
     objects  an object of a customer's name and a reply, with two instructions for the reply: is the name right and free
              of the instruction, and does the reply follow?
 
@@ -97,6 +98,23 @@ LETTER = Constraint.json_schema(
         "required": ["name", "reply"],
     }
 )
+TOWNS = ("Lisbon", "Graz", "Oslo", "Verona", "Lyon", "Krakow", "Ghent", "Porto")
+PORTRAITS = (
+    "{name} is {age} years old and lives in {town}.",
+    "My neighbour {name}, who comes from {town}, has just turned {age}.",
+    "In {town} I met {name}. We talked about getting old: at {age} that is a topic.",
+)
+PERSON = Constraint.json_schema(
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 60},
+            "age": {"type": "integer"},
+            "town": {"type": "string", "maxLength": 40},
+        },
+        "required": ["name", "age", "town"],
+    }
+)
 WARM = re.compile(
     r"\b(?:sorry|apologi[sz]e|apologies|understand|thank|thanks|appreciate|glad|happy|hope|dear|please|care|here for "
     r"you|frustrating|worry)\b",
@@ -124,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument("--parts", default="calls,objects")
+    parser.add_argument("--parts", default="calls,people,objects")
     parser.add_argument("--arms", default="|".join(ARMS), help=f"some of {'|'.join(ARMS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a file for all answers, a JSON object a line")
@@ -138,6 +156,8 @@ def main() -> None:
         judged: list[Judged] = []
         if "calls" in arguments.parts:
             judged += measure_calls(engine, arms, count, arguments.seed)
+        if "people" in arguments.parts:
+            judged += measure_people(engine, arms, count, arguments.seed)
         if "objects" in arguments.parts:
             judged += measure_objects(engine, arms, count, arguments.seed)
     if arguments.out is not None:
@@ -167,6 +187,32 @@ def measure_calls(engine: SteeringEngine, arms: Mapping[str, Steering | None], c
     columns = ["all three", "restaurant", "guests", "day"]
     print_shares(f"Forced calls, {count} requests, four presets", columns, judged, lambda one: "")
     print_shares("By preset", columns, [one for one in judged if one.arm != PLAIN], lambda one: one.kind)
+    print_differences(columns, judged)
+    return judged
+
+
+def measure_people(engine: SteeringEngine, arms: Mapping[str, Steering | None], count: int, seed: int) -> list[Judged]:
+    """Objects of facts alone, in which no instruction has anything to say."""
+    rng = random.Random(seed + 2)  # noqa: S311 - no secret
+    wanted = [
+        {"name": rng.choice(CUSTOMERS), "age": rng.randint(18, 90), "town": rng.choice(TOWNS)} for _ in range(count)
+    ]
+    texts = [PORTRAITS[place % len(PORTRAITS)].format(**person) for place, person in enumerate(wanted)]
+    judged = []
+    for arm, steering in arms.items():
+        for tone in ("honesty", "empathy", next(iter(TONES))) if steering is not None else (PLAIN,):
+            alignment = None if steering is None else tone
+            done = ask(engine, f"{arm}: {tone}", texts, alignment, steering, Output(constraint=PERSON))
+            for text, person, one in zip(texts, wanted, done, strict=True):
+                try:
+                    given = json.loads(one.text)
+                except ValueError:  # cut off
+                    given = {}
+                right = tuple(given.get(name) == value for name, value in person.items())
+                judged.append(Judged(arm, tone, text, one.text, (all(right), *right)))
+    columns = ["all three", "name", "age", "town"]
+    print_shares(f"Facts in objects, {count} requests, three alignments", columns, judged, lambda one: "")
+    print_shares("By alignment", columns, [one for one in judged if one.arm != PLAIN], lambda one: one.kind)
     print_differences(columns, judged)
     return judged
 

@@ -27,7 +27,7 @@ TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
 Policy = Literal["auto", "paper", "budget", "revise"]
 Region = Literal["thought", "text", "call", "structured"]
-"""A part of an answer: what the model thinks, says, calls tools with, or writes as JSON by a schema."""
+"""A part of an answer: what the model thinks, says, calls tools with, or writes as JSON by a schema in place of text."""
 Scope = Literal["answer", "text", "thought", "calls", "all"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
@@ -43,7 +43,7 @@ _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("revisions", "keep", "chooser"), "revise"),
 }
 SCOPES: Mapping[Scope, frozenset[Region]] = {  # where steering acts
-    "answer": frozenset({"thought", "text"}),
+    "answer": frozenset({"thought", "text", "structured"}),
     "text": frozenset({"text"}),
     "thought": frozenset({"thought"}),
     "calls": frozenset({"call", "structured"}),
@@ -73,8 +73,8 @@ class Steering(Settings):
             budgets at once, and the best of these revisions that keeps what must stay is the answer; where there is
             none, the base response. See docs/concepts.md.
         scope: where in an answer steering acts; elsewhere the base context decides alone, and nothing is spent of a
-            budget. "answer": TODO; "text": what is said alone; "thought": what is
-            thought alone; "calls": tool calls and JSON by a schema alone; "all": everything.
+            budget. "answer": all but tool calls; "text": what is said; "thought": what is thought; "calls": tool calls,
+            and JSON by a schema; "all": everything. See docs/concepts.md.
         gain: k, the constant multiplier.
         amplification: a fixed amplification factor that replaces evaluator and curve; None means from the score.
         evaluator: rates the base response.

@@ -112,7 +112,7 @@ def test_a_request_that_cannot_leave_its_scope_is_decoded_as_if_it_had_none():
     with SteeringEngine(tiny_model(), tiny_tokenizer(), settings=settings) as engine:
         everywhere = engine.generate(user("hello"), KIND, steering=Steering(scope="all"), sampling=sampling)
         assert {token.position for token in everywhere.trace.tokens} == {None}
-        for scope in ("text", "answer"):
+        for scope in ("text", "answer"):  # free text, and all but calls
             text = engine.generate(user("hello"), KIND, steering=Steering(scope=scope), sampling=sampling)
             assert text.trace.tokens == everywhere.trace.tokens
             assert text.logprobs == everywhere.logprobs
@@ -152,7 +152,7 @@ async def test_a_scope_holds_in_company_and_with_proposals(scope):
 
 
 @pytest.mark.default_policy
-@pytest.mark.parametrize(("scope", "revised"), [("all", True), ("calls", True), ("text", False), ("thought", False)])
+@pytest.mark.parametrize(("scope", "revised"), [("answer", True), ("calls", True), ("text", False), ("thought", False)])
 def test_json_is_revised_where_it_is_steered_and_else_the_plain_answer(engine, scope, revised):
     sampling = Sampling(temperature=0, max_new_tokens=20)
     output = Output(constraint=Constraint.json_schema({"enum": ["yes", "no", "perhaps"]}))
