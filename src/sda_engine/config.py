@@ -27,7 +27,7 @@ TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
 Policy = Literal["auto", "paper", "budget", "revise"]
 Region = Literal["thought", "text", "call", "structured"]
-"""A part of an answer: what the model thinks, says, calls tools with, or writes as JSON by a schema in place of text."""
+"""A part of an answer: what the model thinks, says or calls tools with; JSON by a schema stands in place of text."""
 Scope = Literal["answer", "text", "thought", "calls", "all"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not

@@ -46,7 +46,7 @@ class TraceToken:
         steered: those of the steered distribution, before temperature and truncation.
         strength: the strength of steering in force when it was decoded; 0 outside `Steering.scope`.
         position: how far it went from the base distribution (0) to the steered one (1); 0 is where the base context
-            decided alone; None where neither a budget nor `Steering.scope` can keep a token of the answer from full steering.
+            decided alone; None in an answer that neither a budget nor `Steering.scope` can keep from full steering.
         spent: what that took of the budget, nats; None likewise.
     """
 
