@@ -106,6 +106,18 @@ def test_a_budget_is_spent_inside_the_scope_alone(layout):
     assert sum(token.spent or 0 for token in everywhere.trace.tokens[: behind + 1]) > 0
 
 
+def test_no_reserve_opens_where_the_text_that_ends_is_not_steered(engine):
+    for seed in range(20):  # half of them come to an end
+        sampling = Sampling(temperature=1.0, max_new_tokens=200, seed=seed)
+        plain = engine.generate(user("hello"), sampling=sampling)
+        if plain.finish_reason == "stop":
+            break
+    reserved = Steering(policy="budget", budget=0.0, reserve=30.0, gain=8.0, amplification=1.0)
+    steered = engine.generate(user("hello"), KIND, steering=reserved, sampling=sampling)
+    left = engine.generate(user("hello"), KIND, steering=reserved.replace(scope="thought"), sampling=sampling)
+    assert left.token_ids == plain.token_ids != steered.token_ids
+
+
 def test_a_request_that_cannot_leave_its_scope_is_decoded_as_if_it_had_none():
     sampling = Sampling(temperature=0.7, seed=3, max_new_tokens=12, logprobs=3)
     settings = EngineSettings(prefix_cache=False)  # or a later request reads less, which changes the last bits
