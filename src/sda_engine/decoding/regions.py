@@ -10,7 +10,8 @@ _FIELDS: Mapping[str, Region] = {  # of a response template
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "thought"),
     "tool_calls": "call",
 }
-_MOST_KEPT = 256  # characters in which a marker that is being written is looked for; none is as long
+_LONGEST = 256  # characters of a marker at most
+_MORE = "\0"  # stands for the rest of the answer, so that no pattern takes what there is for all of it
 
 
 class Regions:
@@ -32,7 +33,8 @@ class Regions:
         self._closings = {name: field.close_re for name, field in fields.items()}
         self._outside = outside
         self._field: str | None = None  # the one that is open
-        self._tail = ""  # the end of the text, behind the last marker
+        self._text = ""
+        self._behind = 0  # where the next marker is looked for: not before the end of the last one
         self.push(prefix)
 
     @property
@@ -49,20 +51,22 @@ class Regions:
         """Take more of the answer's text, as the response parser gets it."""
         if not self._openings:
             return
-        self._tail += text
+        self._text += text
         while (found := self._next_marker()) is not None:
-            self._field, self._tail = found
-        self._tail = self._tail[-_MOST_KEPT:]
+            self._field, self._behind = found
+        self._behind = max(self._behind, len(self._text) - _LONGEST)
 
-    def _next_marker(self) -> tuple[str | None, str] | None:
-        """The field that the first marker opens, None where it closes one, and the text behind it."""
+    def _next_marker(self) -> tuple[str | None, int] | None:
+        """The field that the first whole marker opens, None where it closes one, and where it ends."""
         watched = self._openings if self._field is None else {None: self._closings[self._field]}
+        text, whole = self._text + _MORE, len(self._text)
         matches = [
-            (match.start(), name, self._tail[match.end() :])
+            (match.start(), name, match.end())
             for name, pattern in watched.items()
-            if pattern is not None and (match := pattern.search(self._tail)) is not None and match.end() > match.start()
+            if pattern is not None and (match := pattern.search(text, self._behind)) is not None
+            if match.start() < match.end() <= whole
         ]
         if not matches:
             return None
-        _, name, rest = min(matches, key=lambda match: match[0])
-        return name, rest
+        _, name, end = min(matches, key=lambda match: match[0])
+        return name, end

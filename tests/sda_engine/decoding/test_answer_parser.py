@@ -306,6 +306,19 @@ def test_text_is_what_it_was_said_to_be_where_nothing_else_can_be():
     assert regions_of(["<tool_call>", "\n"], text_region="call") == ["call"] * 3
 
 
+def test_a_pattern_that_looks_for_the_end_of_the_answer_or_its_beginning_finds_no_other():
+    fields = {
+        "reasoning_content": {"open_pattern": r"^<think>", "close_pattern": r"\s*(?:</think>|$)", "content": "text"},
+        "content": {"content": "text"},
+    }
+    parser = AnswerParser({"start_anchor": "\0", "fields": fields}, "", StopChecker(()))
+    regions = []
+    for piece in ["<think>", "so ", "\n", "</think>", "<think>", "a" * 300, "<think>", "b"]:
+        regions.append(parser.region)
+        parser.push(piece)
+    assert [*regions, parser.region] == ["text", "thought", "thought", "thought", *["text"] * 5]
+
+
 def test_what_follows_an_invalid_call_is_text():
     assert regions_of(["<tool_call>", "[1]", "</tool_call>", "a"]) == ["text", "call", "call", "text", "text"]
 
