@@ -62,6 +62,7 @@ bench: setup
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/guards.py
+	$(BIN)/python benchmarks/scopes.py
 	$(PIP) py3langid rouge-score vadersentiment
 	$(BIN)/python benchmarks/kept_answers.py
 	$(BIN)/python benchmarks/combined.py

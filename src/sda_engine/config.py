@@ -26,6 +26,9 @@ EvaluatorFallback = Literal["raise", "instruct_only", "fixed"]
 TokenCategory = Literal["numbers", "negations", "named_entities"]
 GuardAction = Literal["off", "report", "relax"]
 Policy = Literal["auto", "paper", "budget", "revise"]
+Region = Literal["thought", "text", "call", "structured"]
+"""A part of an answer: what the model thinks, says or calls tools with; JSON by a schema stands in place of text."""
+Scope = Literal["answer", "text", "thought", "calls", "all"]
 
 _BLIND_SCHEDULES = ("divergence", "constant")  # they treat all tokens alike, critical or not
 _BY_SCORE = ("evaluator", "amplification_curve", "accept_score", "on_evaluator_error")
@@ -39,7 +42,14 @@ _BY_POLICY = {  # the one policy that looks at it
     **dict.fromkeys(("budget", "reserve", "quiet_divergence"), "budget"),
     **dict.fromkeys(("revisions", "keep", "chooser"), "revise"),
 }
-_BY_ALIGNMENT = (*_BY_POLICY, "gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
+SCOPES: Mapping[Scope, frozenset[Region]] = {  # where steering acts
+    "answer": frozenset({"thought", "text", "structured"}),
+    "text": frozenset({"text"}),
+    "thought": frozenset({"thought"}),
+    "calls": frozenset({"call", "structured"}),
+    "all": frozenset(get_args(Region)),
+}
+_BY_ALIGNMENT = (*_BY_POLICY, "scope", "gain", "amplification", *_BY_SCORE, "avoid_strength", "placement")
 
 
 class NoEffectWarning(UserWarning):
@@ -62,6 +72,9 @@ class Steering(Settings):
             context decides alone. "revise": the base response comes first, is decoded again with several strengths and
             budgets at once, and the best of these revisions that keeps what must stay is the answer; where there is
             none, the base response. See docs/concepts.md.
+        scope: where in an answer steering acts; elsewhere the base context decides alone, and nothing is spent of a
+            budget. "answer": all but tool calls; "text": what is said; "thought": what is thought; "calls": tool calls,
+            and JSON by a schema; "all": everything. See docs/concepts.md.
         gain: k, the constant multiplier.
         amplification: a fixed amplification factor that replaces evaluator and curve; None means from the score.
         evaluator: rates the base response.
@@ -100,6 +113,7 @@ class Steering(Settings):
     """
 
     policy: Policy = Field(default="auto", description="'auto', 'paper', 'budget' or 'revise'")
+    scope: Scope = Field(default="answer", description=f"one of {', '.join(SCOPES)}")
     gain: float = Field(default=2.0, ge=0, description="a number of at least 0")
     amplification: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
     evaluator: SkipValidation[Evaluator] = Field(
@@ -225,6 +239,10 @@ class Steering(Settings):
     def policy_for(self, *, whole: bool) -> Policy:
         """The policy; in place of "auto", "revise" where an answer is wanted as a whole, else "budget"."""
         return _AUTO[whole] if self.policy == "auto" else self.policy
+
+    def acts_in(self, region: Region) -> bool:
+        """Whether steering acts in a part of an answer."""
+        return region in SCOPES[self.scope]
 
     def without(self, names: Collection[str]) -> Self:
         """A copy with some settings back at their defaults."""

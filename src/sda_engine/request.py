@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sda_engine.answers import held_against, rated_text, whole_piece
 from sda_engine.choosing import values_to_keep
+from sda_engine.config import Region
 from sda_engine.decoding import (
     DecodedText,
     DecodeSettings,
@@ -87,8 +88,21 @@ class Request:
 
     @property
     def revises(self) -> bool:
-        """Whether the answer is chosen among revisions: not where it may call tools, which keep what they call with."""
-        return self.settings.policy == "revise" and not self.settings.output.callable_tools
+        """Whether the answer is chosen among revisions.
+
+        Not where it may call tools, which keep what they call with, nor where steering leaves its text alone.
+        """
+        if self.settings.policy != "revise" or self.settings.output.callable_tools:
+            return False
+        return self.settings.steering.acts_in(self.text_region)
+
+    @property
+    def text_region(self) -> Region:
+        """What the text of the answer counts as: part of a call where it has to be one, and JSON by a schema apart."""
+        output = self.settings.output
+        if output.must_call:
+            return "call"
+        return "structured" if output.constraint is not None and output.constraint.kind == "json_schema" else "text"
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -143,7 +157,7 @@ class Request:
                 return  # evaluation_request() says why
             if needs_logprobs(self.settings.steering.evaluator):
                 rows = scored_rows(self.prompt.contexts)
-                scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base))
+                scoring = ScoreTask(self.prompt, rows, self._answer_tokens(self.base), first=self.base.answer_start)
                 yield scoring
                 logprobs = scoring.result()
         self._evaluation = EvaluationRequest(
@@ -358,6 +372,7 @@ class Request:
             if self.response_template
             else frozenset(),
             must_call=self.settings.output.must_call,
+            text_region=self.text_region,
             critical_tokens=self.critical_tokens,
             budget=budget,
             weights=prompt.contexts.weights,

@@ -23,6 +23,7 @@ def test_the_defaults_are_those_of_the_design():
         "after_query",
     )
     assert (steering.amplification_curve, steering.avoid_strength) == ("sigmoid", None)
+    assert (steering.policy, steering.scope) == ("auto", "answer")
     assert (steering.accept_score, steering.on_evaluator_error) == (None, "raise")
     assert (steering.critical_divergence, steering.critical_categories, steering.guard) == (0.05, (), "off")
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.6, 0.95, None, None)
@@ -52,6 +53,7 @@ def test_the_defaults_are_those_of_the_design():
         (Steering, "guard", "on"),
         (Steering, "plausibility", 1.5),
         (Steering, "placement", "before"),
+        (Steering, "scope", "words"),
         (Steering, "accept_score", 0),
         (Steering, "on_evaluator_error", "ignore"),
         (Sampling, "temperature", -0.1),
@@ -156,6 +158,7 @@ def test_a_description_of_steering_is_json_and_tells_evaluators_and_callables_ap
             {"amplification_curve": lambda score: score / 300},
             {"temperature_schedule": "critical_tokens", "critical_categories": ["numbers"]},
             {"guard": "relax"},
+            {"scope": "text"},
             {"evaluator": nameless[0]},
             {"evaluator": nameless[1]},
         )

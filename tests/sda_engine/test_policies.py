@@ -351,6 +351,7 @@ def test_revisions_fit_a_schema_too(engine):
     output = Output(constraint=Constraint.json_schema({"enum": ["yes", "no"]}))
     done = engine.generate(QUESTION, "be kind", steering=ANY, sampling=SAMPLED, output=output)
     assert done.text in ('"yes"', '"no"')
+    assert done.attempts
     assert {attempt.text for attempt in done.attempts} <= {'"yes"', '"no"'}
 
 

@@ -53,6 +53,10 @@ class RequestOptions:
         str | None,
         _steering("paper: the published formulas; budget: steering that ends; revise: the best of several revisions."),
     ] = None
+    scope: Annotated[
+        str | None,
+        _steering("Where steering acts: answer, text, thought, calls or all. Default: answer."),
+    ] = None
     gain: Annotated[float | None, _steering("Constant multiplier of the amplification. Default: 2.")] = None
     amplification: Annotated[
         float | None, _steering("A fixed factor from 0 to 1, in place of the one that follows from a score.")

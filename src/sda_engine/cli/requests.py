@@ -15,6 +15,17 @@ from sda_engine.errors import ConfigError
 from sda_engine.prompts import Message
 
 DEFAULT_ALIGNMENT = "helpfulness"
+_ALIGNED = (
+    "alignment",
+    "avoid",
+    "policy",
+    "scope",
+    "gain",
+    "amplification",
+    "plausibility",
+    "evaluator",
+    "evaluator_url",
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def make_alignment(given: Sequence[str] | None, avoid: str | None) -> Alignment 
 
 
 def _check_plain(options: RequestOptions) -> None:
-    for name in ("alignment", "avoid", "policy", "gain", "amplification", "plausibility", "evaluator", "evaluator_url"):
+    for name in _ALIGNED:
         if getattr(options, name) not in (None, []):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--plain is an answer without steering, so {option} has no effect: drop one of the two.")
@@ -108,6 +119,7 @@ def make_steering(options: RequestOptions) -> Steering:
         check_url(options.evaluator_url, ())
     return Steering().replace_given(
         policy=options.policy,
+        scope=options.scope,
         gain=options.gain,
         amplification=options.amplification,
         plausibility=options.plausibility,

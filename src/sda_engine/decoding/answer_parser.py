@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from transformers.utils.chat_parsing import ResponseParser
 
+from sda_engine.config import Region
 from sda_engine.decoding.detokenizer import StopChecker
+from sda_engine.decoding.regions import Regions
 from sda_engine.output import FunctionCall, InvalidToolCall, ToolCall, new_call_id
 from sda_engine.results import Delta, ToolCallDelta
 
@@ -53,6 +55,7 @@ class AnswerParser:
         stop: strings that end the answer when they appear in its content.
         call_end: the marker after a call.
         must_call: whether the answer has to be a call.
+        text_region: what its text counts as.
     """
 
     def __init__(
@@ -63,11 +66,14 @@ class AnswerParser:
         *,
         call_end: str = "",
         must_call: bool = False,
+        text_region: Region = "text",
     ) -> None:
         self._parser = None if response_template is None else ResponseParser(dict(response_template), prefix=prefix)
         self._stop = stop
         self._marker = call_end[:1]
         self._must_call = must_call
+        self._regions = Regions(response_template, prefix, text_region)
+        self._text_region = text_region
         self._call: _OpenCall | None = None
         self.tool_calls: list[ToolCall] = []
         self.invalid_tool_calls: list[InvalidToolCall] = []
@@ -77,18 +83,31 @@ class AnswerParser:
         """Whether a stop string has been found."""
         return self._stop.stopped
 
+    @property
+    def region(self) -> Region:
+        """What the next token belongs to. A marker belongs to the region in which it begins."""
+        return self._regions.here if self._parser is not None else self._text_region
+
+    @property
+    def regions(self) -> frozenset[Region]:
+        """All regions that this answer may have."""
+        return self._regions.possible
+
     def push(self, text: str) -> Delta:
         """What became certain with a text."""
         if self._parser is None:
             return Delta(text=self._stop.push(text))
-        delta = Delta()
+        delta, fed = Delta(), ""
         for char in text:  # one at a time, since a marker inside the JSON of a call is no marker
             if self._parser is None:
                 break
+            char = self._call.escape(char) if self._call is not None else char
+            fed += char
             try:
-                delta += self._read(self._parser.feed(self._call.escape(char) if self._call is not None else char))
+                delta += self._read(self._parser.feed(char))
             except ValueError as error:
                 delta += self._give_up(error)
+        self._regions.push(fed)
         return delta
 
     def flush(self) -> Delta:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sda_engine.config import Sampling, Steering
+from sda_engine.config import SCOPES, Region, Sampling, Steering
 from sda_engine.decoding.answer_parser import AnswerParser
 from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
@@ -51,6 +51,7 @@ class DecodeSettings:
         answer_prefix: what the prompt has already written of the answer.
         markers: special tokens that the response template looks for.
         must_call: whether the answer has to be a tool call.
+        text_region: what the text of the answer counts as for `Steering.scope`.
         critical_tokens: (vocab,) bool: tokens at which the temperature schedule is to be careful; None for none.
         budget: how far the answer may go from the base distribution; None, the paper, for no limit.
     """
@@ -69,6 +70,7 @@ class DecodeSettings:
     answer_prefix: str = ""
     markers: frozenset[int] = frozenset()
     must_call: bool = False
+    text_region: Region = "text"
     critical_tokens: Tensor | None = None
     budget: Budget | None = None
     weights: tuple[float, ...] = ()
@@ -90,8 +92,9 @@ class DecodedText:
 
     Attributes:
         finish_reason: why it ended; None for an answer that was broken off.
-        row_logprobs: row -> log-probability of each chosen token in that row's context, nats; forced tokens left out.
-            INSTRUCTED means the mixture where several rows are instructed.
+        row_logprobs: row -> log-probability of each chosen token in that row's context, nats; forced tokens
+            left out, and a thought before the answer. INSTRUCTED means the mixture where several rows are instructed.
+        answer_start: index of the first token behind such a thought; 0 where there is none.
     """
 
     text: str
@@ -104,6 +107,7 @@ class DecodedText:
     reasoning: str = ""
     warnings: tuple[TraceWarning, ...] = ()
     row_logprobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    answer_start: int = 0
 
 
 class RowGroup:
@@ -119,6 +123,7 @@ class RowGroup:
             StopChecker(settings.stop, settings.text_form.copy().is_whole_with if settings.text_form else None),
             call_end=tokenizer.answer_format.call_end.strip(),
             must_call=settings.must_call,
+            text_region=settings.text_region,
         )
         self._recorder = Recorder(_with_special_tokens(tokenizer), settings.sampling.logprobs)
         self._constraint = settings.constraint.copy() if settings.constraint is not None else None
@@ -127,7 +132,12 @@ class RowGroup:
         self._relaxation = 1.0  # what a guard has left of the strength
         self._warnings: list[TraceWarning] = []
         self._critical_tokens = settings.critical_tokens
-        self._purse = Purse(settings.budget) if settings.budget is not None else None
+        self._scope = SCOPES[settings.steering.scope]
+        leaves_scope = len(settings.rows) > 1 and not self._parser.regions <= self._scope
+        budget = settings.budget or (Budget() if leaves_scope else None)
+        self._purse = Purse(budget) if budget is not None else None
+        self._was_steered = True  # whether the last token is in the scope
+        self._answer_start = 0
         self._token_ids: list[int] = []
         self._row_logprobs: dict[str, list[float]] = {name: [] for name in mixed_rows(settings.rows)}
         self._answer = Delta()
@@ -181,19 +191,24 @@ class RowGroup:
             reasoning=self._answer.reasoning,
             warnings=tuple(self._warnings),
             row_logprobs={name: tuple(values) for name, values in self._row_logprobs.items()},
+            answer_start=self._answer_start,
         )
 
     def _append(self, token_id: int, step: SteeredStep | None) -> DecodedToken:
         """Take a token into the answer: one that was chosen in a step, or one that was forced."""
         self._token_ids.append(token_id)
+        region, self._was_steered = self._parser.region, self._is_steered
+        strength = self._strength if self._was_steered else 0.0
         ended = token_id in self._settings.eos_token_ids
         decoded = "" if ended else self._detokenizer.push(token_id)
         if step is None:
             temperature = self._settings.sampling.temperature
-            self._recorder.add_forced(token_id, decoded, temperature, strength=self._strength)
+            self._recorder.add_forced(token_id, decoded, temperature, strength=strength)
         else:
-            self._recorder.add(step, 0, token_id, decoded, strength=self._strength)
+            self._recorder.add(step, 0, token_id, decoded, strength=strength)
             self._note_logprobs(step, token_id)
+        if region == "thought" and not self._answer.text.strip() and not self._parser.tool_calls:
+            self._begin_answer()
         delta = self._parser.push(decoded)
         complete = False
         if self._constraint is not None and not ended:
@@ -216,6 +231,17 @@ class RowGroup:
         return self._settings.max_new_tokens - len(self._token_ids)
 
     @property
+    def _is_steered(self) -> bool:
+        """Whether the next token is in the scope of steering."""
+        return self._parser.region in self._scope
+
+    def _begin_answer(self) -> None:
+        """What comes after the tokens so far is the answer, and they are a thought before it."""
+        self._answer_start = len(self._token_ids)
+        for values in self._row_logprobs.values():
+            values.clear()
+
+    @property
     def _strength(self) -> float:
         return self._settings.strength * self._relaxation
 
@@ -235,10 +261,10 @@ class RowGroup:
         finding = guard.watch(token_id, step)
         if finding is None:
             return
-        before = self._strength
-        if self._relaxes:
+        before, relaxes = self._strength, self._relaxes and self._was_steered
+        if relaxes:
             self._relaxation *= _RELAXATION
-        after = self._strength if self._relaxes else None
+        after = self._strength if relaxes else None
         self._warnings.append(TraceWarning(finding.kind, len(self._token_ids) - 1, finding.detail, before, after))
 
     def _final(self, reason: FinishReason) -> FinishReason:
@@ -256,7 +282,7 @@ class RowGroup:
         token_id = self._draw(step, uniform)
         if self._purse is None:
             return step, token_id
-        if token_id in self._settings.eos_token_ids and self._purse.open_reserve():
+        if token_id in self._settings.eos_token_ids and self._is_steered and self._purse.open_reserve():
             step = self._steer(self._without_end(logits))
             token_id = self._draw(step, uniform)
         assert step.spent is not None, "there is a budget"
@@ -291,7 +317,7 @@ class RowGroup:
             schedule=_schedule(steering),
             critical_divergence=steering.critical_divergence,
             critical_tokens=self._critical_tokens,
-            budget=None if self._purse is None else self._purse.left,
+            budget=None if self._purse is None else self._purse.left if self._is_steered else 0.0,
             quiet_divergence=0.0 if self._purse is None else self._purse.quiet_divergence,
         )
 

@@ -364,17 +364,31 @@ class ScoreTask(Task):
     """Log-probabilities of a given text under several rows of a prompt: one forward pass, or few for a long text.
 
     Those under several instructed rows are one: the log-probabilities under their mixture.
+
+    Args:
+        prompt: where the rows come from.
+        row_names: the rows, the base row first.
+        token_ids: the text.
+        first: which of its tokens is the first that counts; those before it, a thought say, are only read.
+        continues: see Task.
     """
 
     def __init__(
-        self, prompt: PromptState, row_names: Sequence[str], token_ids: Sequence[int], *, continues: bool = True
+        self,
+        prompt: PromptState,
+        row_names: Sequence[str],
+        token_ids: Sequence[int],
+        *,
+        first: int = 0,
+        continues: bool = True,
     ) -> None:
         super().__init__(prompt, row_names, continues=continues)
         self._token_ids = tuple(token_ids)
+        self._first = first
         self._logprobs: list[Tensor] = []  # (rows, tokens) each
 
     def result(self) -> Mapping[str, Tensor]:
-        """Row -> (tokens,) float32, nats, after the Finished event.
+        """Row -> (tokens that count,) float32, nats, after the Finished event.
 
         Raises:
             EngineClosedError: the engine was closed before the text was scored.
@@ -383,7 +397,7 @@ class ScoreTask(Task):
             raise EngineClosedError("The engine was closed while a text was scored.")
         names = mixed_rows(self.row_names)
         scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(names), 0))
-        return {name: scored[place] for place, name in enumerate(names)}
+        return {name: scored[place, self._first :] for place, name in enumerate(names)}
 
     @property
     def in_bulk(self) -> bool:

@@ -92,8 +92,8 @@ class EvaluationRequest:
         messages: the chat messages, as the user wrote them.
         response: the text of the base response; "" for evaluators that need none.
         alignment: what the response is rated for.
-        base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context;
-            None unless the evaluator's `needs_logprobs` is true.
+        base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context,
+            behind the thought that may come before it; None unless the evaluator's `needs_logprobs` is true.
         instructed_logprobs: the same in the instructed context, of a combined alignment in the mixture of these; None
             also where the alignment has no instruction.
         model: the model that gave the response, where an engine asks.

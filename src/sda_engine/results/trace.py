@@ -44,9 +44,9 @@ class TraceToken:
         base: the most likely tokens of the base context, best first.
         instructed: those of the instructed context.
         steered: those of the steered distribution, before temperature and truncation.
-        strength: the strength of steering in force when it was decoded.
+        strength: the strength of steering in force when it was decoded; 0 outside `Steering.scope`.
         position: how far it went from the base distribution (0) to the steered one (1); 0 is where the base context
-            decided alone; None under the policy "paper", which always goes the whole way.
+            decided alone; None in an answer that neither a budget nor `Steering.scope` can keep from full steering.
         spent: what that took of the budget, nats; None likewise.
     """
 
@@ -119,7 +119,7 @@ class Trace:
 
     @property
     def spent(self) -> float | None:
-        """What the answer spent of its budget, nats; None under the policy "paper"."""
+        """What the answer spent of its budget, nats; None where neither a budget nor a scope limited it."""
         spent = [token.spent for token in self.tokens if token.spent is not None]
         return sum(spent) if spent else None
 

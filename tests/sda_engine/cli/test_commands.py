@@ -83,6 +83,12 @@ class TestGenerate:
         assert result.stdout == answer.text + "\n"
         assert loads == [("other", {"device": "cpu", "dtype": "float32"})]
 
+    def test_a_scope_that_leaves_out_the_text_gives_the_plain_one(self, engine):
+        result = sda("generate", "hello", "--scope", "thought", *SHORT)
+        assert result.stdout == expected(engine, "hello", None).text + "\n"
+        result = sda("generate", "hello", "--scope", "text", *SHORT)
+        assert result.stdout == expected(engine, "hello").text + "\n"
+
     def test_plain_answers_from_the_base_context_alone(self, engine):
         result = sda("generate", "hello", "--plain", *SHORT)
         assert result.stdout == expected(engine, "hello", None).text + "\n"
@@ -186,6 +192,11 @@ class TestErrors:
             (("generate", "hi", "--alignment", " "), ("blank",)),
             (("generate", "hi", "--plain", "--gain", "1"), ("--plain", "--gain")),
             (("generate", "hi", "--plain", "--avoid", "x"), ("--plain", "--avoid")),
+            (("generate", "hi", "--plain", "--scope", "text"), ("--plain", "--scope")),
+            (
+                ("generate", "hi", "--scope", "words"),
+                ("Steering.scope", "'words'", "answer, text, thought, calls, all"),
+            ),
             (("generate", "hi", "--amplification", "1", "--evaluator", "fixed"), ("one of the two",)),
             (("generate", "hi", "--evaluator", "gpt-4.1"), ("'gpt-4.1'", "openai:gpt-4.1")),
             (("generate", "hi", "--evaluator", "fixed:0"), ("'fixed:0'", "above 0")),

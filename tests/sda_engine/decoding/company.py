@@ -104,7 +104,8 @@ def make_ask(rng: random.Random, *, max_words: int, max_new_tokens: int) -> Ask:
         )
     if kind < 0.42:
         output = Output(constraint=Constraint.json_schema(SCHEMA), schema_in_prompt=False)
-        return Ask(text, alignment, lambda: plain_steering, sampling, output)
+        scoped = plain_steering.replace(scope=rng.choice(["answer", "calls"]))
+        return Ask(text, alignment, lambda: scoped, sampling, output)
     return Ask(text, alignment, lambda: plain_steering, sampling)
 
 

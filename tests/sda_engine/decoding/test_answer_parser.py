@@ -253,3 +253,98 @@ def test_stop_strings_are_found_in_content_only(answer, stopped, text, size):
     parser, delta = parse(chunks, kind="thinks", stop=("END",))
     assert (parser.stopped, delta.text) == (stopped, text)
     assert len(parser.tool_calls) == ("tool_call" in answer)
+
+
+# --- regions
+
+
+def regions_of(chunks, *, kind="documented", prefix="", with_tools=True, **settings):
+    """The region of each piece, told before it comes, and the one after the last."""
+    template = FORMATS[kind].template(with_tools=with_tools)
+    end = FORMATS[kind].call_end.strip()
+    parser = AnswerParser(template, prefix, StopChecker(()), call_end=end, **settings)
+    regions = []
+    for chunk in chunks:
+        regions.append(parser.region)
+        parser.push(chunk)
+    return [*regions, parser.region]
+
+
+@pytest.mark.parametrize("kind", ["thinks", "shipped"])
+@pytest.mark.parametrize("opening", [["<think>"], ["<th", "ink", ">"], list("<think>")])
+@pytest.mark.parametrize("closing", [["</think>"], ["</", "think>"], list("</think>")])
+def test_a_marker_is_in_the_region_in_which_it_begins(kind, opening, closing):
+    regions = regions_of([*opening, "hm", *closing, "Yes", "."], kind=kind)
+    expected = ["text"] * len(opening) + ["thought"] * (1 + len(closing)) + ["text"] * 3
+    assert regions == expected
+
+
+@pytest.mark.parametrize("kind", ["thinks", "shipped"])
+@pytest.mark.parametrize("region", ["text", "structured"])
+def test_a_thought_that_the_prompt_has_opened_is_one_from_the_first_token(kind, region):
+    regions = regions_of(["hm", "</think>", "\n\n", "Yes"], kind=kind, prefix="<think>", text_region=region)
+    assert regions == ["thought", "thought", region, region, region]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("marker", [["<tool_call>"], ["\n<tool", "_call>"]])
+def test_a_call_reaches_from_its_marker_to_its_end(kind, marker):
+    body = ['\n{"name": "say", "arguments": {"t": "', "</tool_call>", "<think>", '"}}', "\n</tool", "_call>"]
+    regions = regions_of(["Hm.", *marker, *body, "\n", "Done"], kind=kind)
+    assert regions == ["text"] * (1 + len(marker)) + ["call"] * len(body) + ["text"] * 3
+
+
+def test_a_thought_inside_a_call_and_a_call_inside_a_thought_are_none():
+    chunks = ["<think>", "<tool_call>", "x", "</think>", "<tool_call>", '{"name": "<think>', '"}', "</tool_call>"]
+    thought = ["text", "thought", "thought", "thought"]
+    assert regions_of(chunks, kind="thinks") == [*thought, "text", "call", "call", "call", "text"]
+
+
+def test_text_is_what_it_was_said_to_be_where_nothing_else_can_be():
+    assert regions_of(["<think>", "a"], with_tools=False) == ["text"] * 3
+    assert regions_of(["<think>", "a"], with_tools=False, text_region="structured") == ["structured"] * 3
+    assert regions_of(["<tool_call>", "\n"], text_region="call") == ["call"] * 3
+
+
+def test_a_pattern_that_looks_for_the_end_of_the_answer_or_its_beginning_finds_no_other():
+    fields = {
+        "reasoning_content": {"open_pattern": r"^<think>", "close_pattern": r"\s*(?:</think>|$)", "content": "text"},
+        "content": {"content": "text"},
+    }
+    parser = AnswerParser({"start_anchor": "\0", "fields": fields}, "", StopChecker(()))
+    regions = []
+    for piece in ["<think>", "so ", "\n", "</think>", "<think>", "a" * 300, "<think>", "b"]:
+        regions.append(parser.region)
+        parser.push(piece)
+    assert [*regions, parser.region] == ["text", "thought", "thought", "thought", *["text"] * 5]
+
+
+def test_what_follows_an_invalid_call_is_text():
+    assert regions_of(["<tool_call>", "[1]", "</tool_call>", "a"]) == ["text", "call", "call", "text", "text"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "with_tools", "regions"),
+    [
+        ("documented", False, {"text"}),
+        ("documented", True, {"text", "call"}),
+        ("thinks", False, {"text", "thought"}),
+        ("shipped", True, {"text", "thought", "call"}),
+    ],
+)
+def test_an_answer_has_the_regions_of_its_template(kind, with_tools, regions):
+    parser = AnswerParser(FORMATS[kind].template(with_tools=with_tools), "", StopChecker(()))
+    assert parser.regions == regions
+
+
+@given(answer=pieces_of_text, places=st.lists(st.integers(min_value=0, max_value=50), max_size=8))
+def test_regions_are_those_that_the_text_is_sorted_into(answer, places):
+    """Whatever is given out with a piece, all of it belongs to regions that were open while it came."""
+    template = FORMATS["thinks"].template(with_tools=True)
+    parser = AnswerParser(template, "", StopChecker(()), call_end="</tool_call>")
+    for chunk in cut(answer, places):
+        for char in chunk:
+            before = parser.region
+            delta = parser.push(char)
+            if delta.reasoning:
+                assert "thought" in (before, parser.region)

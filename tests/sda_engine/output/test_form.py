@@ -5,7 +5,7 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
-from sda_engine import Alignment, Constraint, Output, Sampling, SteeringEngine
+from sda_engine import Alignment, Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.decoding.row_group import RowGroup
 from sda_engine.errors import ConfigError, MessageError
 from sda_engine.prompts import BASE, INSTRUCTED, make_contexts
@@ -41,7 +41,8 @@ def sampled(seed, max_new_tokens=ROOM):
 
 
 def ask(engine, output, sampling, messages=None):
-    return engine.generate(messages or user("x"), "honesty", output=output, sampling=sampling)
+    steering = Steering(scope="all")
+    return engine.generate(messages or user("x"), "honesty", steering=steering, output=output, sampling=sampling)
 
 
 def prompt_text(tokenizer, output, messages=None, row=BASE):
