@@ -58,6 +58,7 @@ bench: setup
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
+	$(BIN)/python benchmarks/documents.py
 	$(BIN)/python benchmarks/instructions.py
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py

@@ -16,8 +16,11 @@ class EngineSettings(Settings):
         max_requests: requests that may run, wait or be rated; one more is refused with QueueFullError. None: however
             many there are, each waits for its turn, for as long as its timeout allows.
         cache_tokens: tokens whose keys and values the engine may hold, those of waiting scores and of stored prefixes
-            included. None: what fits in half of the memory that is free when the engine is made. A request counts with
-            its prompts and its `max_new_tokens`. One whose evaluator works lends its share to others that need it.
+            included; what several begin with counts once. None: what fits in half of the memory that is free when the
+            engine is made. A request takes part as soon as there is room for its prompts and a little more. Where
+            memory runs out, stored prefixes go first, then the rows of requests whose evaluators work, then those of
+            the youngest request: they are computed again later. One that alone might need more, with its
+            `max_new_tokens`, is refused with CapacityError.
         prefix_cache: whether keys and values of prompts and answers are kept for prompts that begin alike. They take
             at most half of `cache_tokens`, and the least recently used go first.
         proposals: how many tokens at most are proposed from the prompt and verified in one forward pass; 0 for none.
