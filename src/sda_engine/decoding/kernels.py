@@ -109,17 +109,16 @@ class Kernel:
     def _attend_joined(self, alone: Alone, query: Tensor) -> Tensor:
         """The same where no kernel gives weights along: over one copy of all keys."""
         parts = [run.piece.layer(self._layer) for run in alone.runs] + [self._pass.own(alone, self._layer)]
-        keys = torch.cat([keys for keys, _ in parts], dim=1).unsqueeze(0)
-        values = torch.cat([values for _, values in parts], dim=1).unsqueeze(0)
+        groups = query.shape[0] // parts[0][0].shape[0]
+        # each query head with keys of its own: with a mask, the fast kernels of accelerators know no other form
+        keys, values = (
+            torch.cat(part, dim=1).repeat_interleave(groups, dim=0).unsqueeze(0) for part in zip(*parts, strict=True)
+        )
         queries = query.unsqueeze(0)
         mask = self._pass.whole_mask(alone, self._window)
         if self._softcap is None:
-            output = scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=self._scale, enable_gqa=queries.shape[1] != keys.shape[1]
-            )
+            output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self._scale)
         else:
-            groups = queries.shape[1] // keys.shape[1]
-            keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
             output, _ = self._softmax(queries, keys, values, _additive(mask, query.dtype))
         return output[0].transpose(0, 1).to(query.dtype)
 

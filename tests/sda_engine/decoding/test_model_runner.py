@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sda_engine.decoding.forward_pass import Segment
+from sda_engine.decoding.kernels import Kernel
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.testing import tiny_model
@@ -30,6 +31,36 @@ def test_rows_of_any_lengths_in_any_pieces_get_the_logits_that_transformers_give
 
 
 TAILS = pytest.mark.parametrize("tail", [2, 8, 22, 256])
+
+
+@TAILS
+@ARCHITECTURES
+@pytest.mark.parametrize("sizes", [(50,), (3, 1, 4, 7, 2), (16, 1), (25, 17)])
+def test_the_kernel_of_other_devices_gives_the_same(model, sizes, tail, monkeypatch):
+    monkeypatch.setattr(Kernel, "_is_flash", lambda *_: False)
+    rows = rows_of((1, 5, 40, 17, 16, 33))
+    for row, together in zip(rows, logits_together(model, rows, sizes, tail), strict=True):
+        torch.testing.assert_close(together, logits_of(model, row), **CLOSE)
+
+
+@TAILS
+@ARCHITECTURES
+def test_rows_that_share_their_beginning_attend_to_it_as_if_each_had_its_own(model, tail):
+    text, *ends = rows_of([40, 3, 9, 1, 5])
+    row = Row(RowMemory(tail))
+    forward(model, Segment(row, text))
+    forks = [row.fork(30 + place) for place in range(len(ends))]
+    other = Row(row.memory)
+    logits = forward(
+        model,
+        Segment(other, text[:7]),
+        *(Segment(fork, end, keep=len(end)) for fork, end in zip(forks, ends, strict=True)),
+    )
+    for fork, end, own in zip(forks, ends, logits[1:], strict=True):
+        torch.testing.assert_close(own, logits_of(model, fork.token_ids)[-len(end) :], **CLOSE)
+    again = forward(model, *(Segment(fork, [9]) for fork in reversed(forks)), Segment(other, [8, 7]))
+    for fork, own in zip((*reversed(forks), other), again, strict=True):
+        torch.testing.assert_close(own[-1], logits_of(model, fork.token_ids)[-1], **CLOSE)
 
 
 @TAILS
