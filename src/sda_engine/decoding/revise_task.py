@@ -8,7 +8,7 @@ from sda_engine.decoding.attention import Segment
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedText
-from sda_engine.decoding.tasks import DecodeTask, PassLimits, Task, split_logits
+from sda_engine.decoding.tasks import Choosing, DecodeTask, PassLimits, Task, split_logits, together
 
 
 class ReviseTask(Task):
@@ -45,13 +45,17 @@ class ReviseTask(Task):
             member.finish(store)
         self.let_go()
 
-    def _begin(self) -> bool:
+    def _begin(self) -> Choosing:
+        choosing = []
         for prompt in self.prompts:
             members = [member for member in self._members if member.prompt is prompt]
             rows = [prompt.rows(self.row_names), *(prompt.copied_rows(self.row_names) for _ in members[1:])]
-            for member, own in zip(members, rows, strict=True):
-                if member.join(own, prompt.last_logits(self.row_names)):
-                    self._running.remove(member)
+            logits = prompt.last_logits(self.row_names)
+            choosing += [(member, member.join(own, logits)) for member, own in zip(members, rows, strict=True)]
+        ended = yield from together([own for _, own in choosing])
+        for (member, _), over in zip(choosing, ended, strict=True):
+            if over:
+                self._running.remove(member)
         return not self._running
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
@@ -59,7 +63,8 @@ class ReviseTask(Task):
         self._planned = [len(segments) for segments in planned]
         return [segment for segments in planned for segment in segments]
 
-    def _take(self, logits: Sequence[Tensor]) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> Choosing:
         parts = split_logits(logits, self._planned)
-        self._running = [member for member, part in zip(self._running, parts, strict=True) if not member._take(part)]
+        ended = yield from together([member._take(part) for member, part in zip(self._running, parts, strict=True)])
+        self._running = [member for member, over in zip(self._running, ended, strict=True) if not over]
         return not self._running

@@ -23,8 +23,8 @@ from sda_engine.steering.mathematics import (
     steering_vector,
 )
 from sda_engine.steering.path import divergence_from_base, furthest_position, path_logprobs
-from sda_engine.steering.sampling import make_generator, sample, top_tokens
-from sda_engine.steering.step import SteeredStep, steered_step
+from sda_engine.steering.sampling import best_token, candidate_counts, draw, make_generator, sample, top_tokens
+from sda_engine.steering.step import Context, SteeredStep, steered_step
 from sda_engine.steering.temperature import (
     TEMPERATURE_SCHEDULES,
     TemperatureSchedule,
@@ -42,6 +42,7 @@ __all__ = [
     "TEMPERATURE_SCHEDULES",
     "AmplificationCurve",
     "Budget",
+    "Context",
     "Purse",
     "SteeredStep",
     "TemperatureSchedule",
@@ -49,6 +50,8 @@ __all__ = [
     "amplification_factor",
     "apply_plausibility",
     "apply_temperature",
+    "best_token",
+    "candidate_counts",
     "check_score",
     "constant_schedule",
     "cosine_amplification",
@@ -57,6 +60,7 @@ __all__ = [
     "divergence_from_base",
     "divergence_schedule",
     "divergence_temperature",
+    "draw",
     "entropy",
     "exponential_amplification",
     "furthest_position",

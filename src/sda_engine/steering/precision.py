@@ -6,9 +6,19 @@ from torch import Tensor
 _WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64; float32 on a device that has no float64, which is Apple's GPU. Both hold any token id exactly."""
+    return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
+
+
 def in_widest(values: Tensor) -> Tensor:
-    """Values in float64; in float32 on a device that has no float64, which is Apple's GPU."""
-    return values.to(torch.float32 if values.device.type in _WITHOUT_FLOAT64 else torch.float64)
+    """Values in the widest type of their device."""
+    return values.to(widest(values.device))
+
+
+def can_look(values: Tensor) -> bool:
+    """Whether a value can be looked at for nothing, as on a CPU. Elsewhere everything would wait for the device."""
+    return values.device.type == "cpu"
 
 
 def at_least_float32(values: Tensor) -> Tensor:
