@@ -253,7 +253,7 @@ class RowGroup:
             sampling=self._settings.sampling,
             strength=self._strength,
             avoid_strength=self._settings.avoid_strength * self._relaxation,
-            uniform=torch.rand(1, generator=self._generator, dtype=torch.float64).item(),
+            uniform=torch.rand(1, generator=self._generator, dtype=torch.float64).tolist()[0],
             critical_tokens=self._critical_tokens,
             masked=self._masked,
             watched=self._guard is not None,

@@ -3,8 +3,8 @@
 Answers of one kind (the same rows, the same temperature schedule and so on) are steered and drawn from together, where
 their logits are. All that is worth knowing of all of them comes to the CPU in one transfer, so that nothing else waits
 for an accelerator. Two things are known only after it, and the answers concerned go through once more: that a row holds
-masked tokens which nobody had told of and, where one cannot look before, that a token was drawn from too few of the most
-likely ones.
+masked tokens which nobody had told of and, where one cannot look before, that a token was drawn from too few of the
+most likely ones.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -275,7 +275,10 @@ def _drawn(
     vocab = step.steered.shape[-1]
     ks = [one.sampling.top_k for one in asked if one.sampling.top_k is not None]
     most = max(ks) if ks else None
-    for size in candidate_counts(vocab, most)[asked[0].tried :]:
+    sizes = candidate_counts(vocab, most)
+    if not precision.can_look(step.steered):  # who has to wait to know tries more at once
+        sizes = sizes[1:] or sizes
+    for size in sizes[asked[0].tried :]:
         best, ids = top_tokens(step.steered, max(size, counted))
         place, enough = draw(
             step.drawn_logprobs(best),

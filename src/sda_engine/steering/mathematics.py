@@ -88,16 +88,22 @@ def js_divergence(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
     return divergence_of(base.exp(), base, instructed.exp(), instructed)
 
 
-def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor) -> Tensor:
+def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor, *, masked: bool = True) -> Tensor:
     """`js_divergence` of two distributions whose probabilities are known too.
 
     Args:
         p1, p2: (batch, vocab), float32 or float64.
         logprobs1, logprobs2: (batch, vocab), nats.
+        masked: whether a token may have probability 0. Where none has, looking for it is saved; a row in which one has
+            it all the same is NaN.
     """
-    mixture = torch.lerp(p1, p2, 0.5).clamp_min(torch.finfo(p1.dtype).tiny).log()  # 0 is multiplied with a number
-    terms = (logprobs1.clamp_min(_LOWEST) - mixture) * p1
-    return (torch.addcmul(terms, logprobs2.clamp_min(_LOWEST) - mixture, p2).sum(dim=-1) / 2).clamp(0.0, LOG_2)
+    mixture = torch.lerp(p1, p2, 0.5)
+    if masked:  # so that 0 is multiplied with a number
+        mixture = mixture.clamp_min(torch.finfo(p1.dtype).tiny)
+        logprobs1, logprobs2 = logprobs1.clamp_min(_LOWEST), logprobs2.clamp_min(_LOWEST)
+    mixture = mixture.log()
+    terms = torch.addcmul((logprobs1 - mixture) * p1, logprobs2 - mixture, p2)
+    return (terms.sum(dim=-1) / 2).clamp(0.0, LOG_2)
 
 
 def apply_plausibility(steered_logprobs: Tensor, instructed_logprobs: Tensor, plausibility: float | Tensor) -> Tensor:

@@ -190,8 +190,9 @@ def steered_step(
             None, the paper: no limit.
         quiet_divergence: at least 0, nats; float or (batch,): with a budget, nothing is spent where contexts diverge
             less than that.
-        masked: whether a token may be masked in any of the contexts. Where it is not, looking for them is saved; a row
-            in which there is one all the same has a `log_total` of NaN, unless the step is right.
+        masked: whether a token may be masked in any of the contexts, or have no probability that float32 can tell from
+            0. Where none has, looking for it is saved; a row in which one has it all the same has NaN for `divergence`
+            or `log_total`, unless the step is right.
 
     Raises:
         ConfigError: a schedule of the user's returned no temperature.
@@ -205,7 +206,7 @@ def steered_step(
         instructed, other_p, other_logprobs = _context(instructed_logits)
     divergence = base.log_total.squeeze(-1) * 0  # of a row with NaN it is NaN
     if other_p is not base_p:
-        divergence = divergence_of(base_p, base_logprobs, other_p, other_logprobs)
+        divergence = divergence_of(base_p, base_logprobs, other_p, other_logprobs, masked=masked)
     # steering multiplies rounding errors, so it starts from the logits again, in float64; the constants by which logits
     # and log-probabilities differ change no distribution
     start = in_widest(base_logits)
