@@ -22,16 +22,16 @@ from sda_engine.steering import (
     Context,
     SteeredStep,
     TemperatureSchedule,
-    best_token,
     candidate_counts,
     draw,
     precision,
     steered_step,
     top_tokens,
 )
-from sda_engine.steering.precision import in_widest, widest
+from sda_engine.steering.precision import widest
 
 SHOWN = 3  # most likely tokens that a trace shows of each distribution
+_TIED = 8  # most likely tokens that are looked at, so that of equals the first is taken
 # Bytes of one distribution of all answers that are steered at once, in float64: on a CPU they are to stay in its cache,
 # elsewhere not to fill its memory.
 _AT_ONCE_ON_CPU, _AT_ONCE = 2**21, 2**24
@@ -225,7 +225,8 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     asked = list(wanted.values())
     first = asked[0]
     given = _Parameters(asked)
-    logits = {name: torch.stack([one.logits[name] for one in asked]) for name in first.logits}
+    stacked = torch.stack([one.logits[name] for name in first.logits for one in asked])  # row by row of all answers
+    logits = dict(zip(first.logits, stacked.split(len(asked)), strict=True))
     step = steered_step(
         logits[BASE],
         logits.get(INSTRUCTED),
@@ -244,7 +245,7 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
         masked=first.careful,
     )
     vocab = step.steered.shape[-1]
-    counted = min(vocab, max(SHOWN, *(one.sampling.logprobs or 0 for one in asked)))
+    counted = min(vocab, max(_TIED, *(one.sampling.logprobs or 0 for one in asked)))
     token_ids, enough, best_ids = _drawn(step, asked, given, counted)
     token_ids = torch.where(given.token_ids >= 0, given.token_ids.long(), token_ids)
     columns = [token_ids, _broken(step), enough, step.divergence, step.temperature]
@@ -258,11 +259,12 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     contexts = _contexts(step, first.logits)
     blocks = [*(column.unsqueeze(-1) for column in columns), step.steered.gather(-1, here) - step.log_total]
     blocks += [context.logprobs_of(here) for context in contexts.values()]
-    for context in (contexts[name] for name in (BASE, INSTRUCTED) if name in contexts):
-        best, ids = top_tokens(context.logits, min(SHOWN, vocab))
-        blocks += [ids, best - context.log_total]
+    told = [contexts[name] for name in (BASE, INSTRUCTED) if name in contexts]  # the first rows
+    best = top_tokens(stacked[: len(told) * len(asked)], min(SHOWN, vocab))
+    for context, values, ids in zip(told, *(part.split(len(asked)) for part in best), strict=True):
+        blocks += [ids, values - context.log_total]
     blocks += [best_ids, step.steered.gather(-1, best_ids) - step.log_total]
-    return _Table(tuple(wanted), min(SHOWN, vocab), counted, torch.cat([in_widest(block) for block in blocks], dim=-1))
+    return _Table(tuple(wanted), min(SHOWN, vocab), counted, torch.cat(blocks, dim=-1))  # in the widest type of them
 
 
 def _drawn(
@@ -270,8 +272,8 @@ def _drawn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each row's token, whether enough of the most likely tokens were drawn from, and the `counted` likeliest ones."""
     if asked[0].greedy:
-        token_ids = best_token(step.steered)
-        return token_ids, torch.ones_like(token_ids), top_tokens(step.steered, counted)[1]
+        best, ids = top_tokens(step.steered, counted)
+        return _first_of_best(best, ids), torch.ones_like(ids[:, 0]), ids
     vocab = step.steered.shape[-1]
     ks = [one.sampling.top_k for one in asked if one.sampling.top_k is not None]
     most = max(ks) if ks else None
@@ -291,8 +293,13 @@ def _drawn(
         enough = enough | (step.temperature == 0) | (size >= min(most or vocab, vocab))
         if not precision.can_look(enough) or bool(enough.all()):
             break
-    place = torch.where(step.temperature.unsqueeze(-1) == 0, 0, place)
-    return ids.gather(-1, place).squeeze(-1), enough, ids[:, :counted]
+    drawn = ids.gather(-1, place).squeeze(-1)
+    return torch.where(step.temperature == 0, _first_of_best(best, ids), drawn), enough, ids[:, :counted]
+
+
+def _first_of_best(best: Tensor, ids: Tensor) -> Tensor:
+    """(batch,): of the most likely tokens, best first, that with the smallest id of those as likely as the first."""
+    return ids.masked_fill(best < best[:, :1], torch.iinfo(ids.dtype).max).amin(dim=-1)
 
 
 def _broken(step: SteeredStep) -> Tensor:
@@ -353,36 +360,25 @@ class _Parameters:
             (
                 one.strength,
                 one.avoid_strength,
+                0.0 if one.budget is None else one.budget,
+                one.uniform,
+                1.0 if one.sampling.top_p is None else one.sampling.top_p,
+                one.sampling.min_p or 0.0,
                 one.sampling.temperature,
                 one.steering.temperature_sensitivity,
                 one.steering.min_temperature,
                 one.steering.plausibility,
                 one.steering.critical_divergence,
-                0.0 if one.budget is None else one.budget,
                 one.quiet_divergence,
-                one.uniform,
                 -1.0 if one.given is None else float(one.given),
                 float(one.sampling.top_k or 0),
-                1.0 if one.sampling.top_p is None else one.sampling.top_p,
-                one.sampling.min_p or 0.0,
             )
             for one in asked
         ]
         device = asked[0].logits[BASE].device
-        columns = torch.tensor(list(zip(*rows, strict=True)), dtype=widest(device)).to(device)  # in one transfer
-        (
-            self.strength,
-            self.avoid_strength,
-            self.temperature,
-            self.sensitivity,
-            self.min_temperature,
-            self.plausibility,
-            self.critical_divergence,
-            self.budget,
-            self.quiet_divergence,
-            self.uniform,
-            self.token_ids,
-            self.top_k,
-            self.top_p,
-            self.min_p,
-        ) = columns.unbind()
+        wide = torch.tensor(list(zip(*rows, strict=True)), dtype=widest(device)).to(device)  # in one transfer
+        narrow = wide.float()
+        self.strength, self.avoid_strength, self.budget, self.uniform, self.top_p, self.min_p = wide[:6]
+        self.temperature, self.sensitivity, self.min_temperature, self.plausibility = narrow[6:10]
+        self.critical_divergence, self.quiet_divergence = narrow[10:12]
+        self.token_ids, self.top_k = wide[12:]

@@ -357,7 +357,7 @@ class ScoreTask(Task):
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
         logprobs = torch.log_softmax(logits[:, : len(wanted)].float(), dim=-1)
-        scored = logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1)
+        scored = logprobs.gather(-1, wanted.expand(len(logprobs), -1).unsqueeze(-1)).squeeze(-1).cpu()
         if bool(scored.isnan().any()):
             raise NumericalError(
                 "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model "

@@ -23,7 +23,7 @@ from sda_engine.steering.mathematics import (
     steering_vector,
 )
 from sda_engine.steering.path import divergence_from_base, furthest_position, path_logprobs
-from sda_engine.steering.sampling import best_token, candidate_counts, draw, make_generator, sample, top_tokens
+from sda_engine.steering.sampling import candidate_counts, draw, make_generator, sample, top_tokens
 from sda_engine.steering.step import Context, SteeredStep, steered_step
 from sda_engine.steering.temperature import (
     TEMPERATURE_SCHEDULES,
@@ -50,7 +50,6 @@ __all__ = [
     "amplification_factor",
     "apply_plausibility",
     "apply_temperature",
-    "best_token",
     "candidate_counts",
     "check_score",
     "constant_schedule",

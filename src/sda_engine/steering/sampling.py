@@ -125,8 +125,9 @@ def top_tokens(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     chosen = in_blocks.amax(dim=-1).topk(count, dim=-1).indices  # (batch, count)
     places = torch.arange(_BLOCK, device=logprobs.device)
     token_ids = (chosen.unsqueeze(-1) * _BLOCK + places).flatten(1)  # (batch, count * _BLOCK)
-    rest = torch.arange(blocks * _BLOCK, vocab, device=logprobs.device).expand(len(logprobs), -1)
-    token_ids = torch.cat([token_ids, rest], dim=-1)
+    if blocks * _BLOCK < vocab:
+        rest = torch.arange(blocks * _BLOCK, vocab, device=logprobs.device).expand(len(logprobs), -1)
+        token_ids = torch.cat([token_ids, rest], dim=-1)
     best = logprobs.gather(-1, token_ids).topk(count, dim=-1)
     return best.values, token_ids.gather(-1, best.indices)
 
