@@ -226,7 +226,7 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     first = asked[0]
     given = _Parameters(asked)
     stacked = torch.stack([one.logits[name] for name in first.logits for one in asked])  # row by row of all answers
-    logits = dict(zip(first.logits, stacked.split(len(asked)), strict=True))
+    logits = dict(zip(first.logits, torch.split(stacked, len(asked)), strict=True))
     step = steered_step(
         logits[BASE],
         logits.get(INSTRUCTED),
@@ -261,7 +261,7 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     blocks += [context.logprobs_of(here) for context in contexts.values()]
     told = [contexts[name] for name in (BASE, INSTRUCTED) if name in contexts]  # the first rows
     best = top_tokens(stacked[: len(told) * len(asked)], min(SHOWN, vocab))
-    for context, values, ids in zip(told, *(part.split(len(asked)) for part in best), strict=True):
+    for context, values, ids in zip(told, *(torch.split(part, len(asked)) for part in best), strict=True):
         blocks += [ids, values - context.log_total]
     blocks += [best_ids, step.steered.gather(-1, best_ids) - step.log_total]
     return _Table(tuple(wanted), min(SHOWN, vocab), counted, torch.cat(blocks, dim=-1))  # in the widest type of them

@@ -28,6 +28,8 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def as_vector(value: float | Tensor, like: Tensor) -> Tensor:
     """A (batch,) tensor of a parameter, in the dtype and on the device of `like`, whose first axis is the batch."""
+    if isinstance(value, Tensor) and value.dtype == like.dtype and value.shape == like.shape[:1]:
+        return value.to(like.device)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(like.shape[0])
 
 

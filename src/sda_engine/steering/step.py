@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sda_engine.steering.mathematics import LOG_2, apply_plausibility, divergence_of, entropy, steer
 from sda_engine.steering.path import on_path, walk
-from sda_engine.steering.precision import as_vector, at_least_float32, in_widest
+from sda_engine.steering.precision import as_vector, at_least_float32, in_widest, per_row
 from sda_engine.steering.sampling import best_token
 from sda_engine.steering.temperature import (
     TemperatureSchedule,
@@ -59,7 +59,7 @@ class SteeredStep:
         instructed: the instructed one; the base context where there is no instruction.
         divergence: (batch,), nats, 0..ln 2.
         temperature: (batch,).
-        unsteered: (batch,) bool: where `steered` is the instructed distribution, or at position 0 the base one.
+        changes: numbers, float or (batch,) each, of which one at least is above 0 where steering changes anything.
         position: (batch,), in [0, 1]: how far the step went on the path from the base distribution (0) to the steered
             one (1); None where there is no budget.
         avoided: the avoided context; None where nothing is avoided.
@@ -71,7 +71,7 @@ class SteeredStep:
     instructed: Context
     divergence: Tensor
     temperature: Tensor
-    unsteered: Tensor
+    changes: tuple[float | Tensor, ...]
     position: Tensor | None = None
     spent: Tensor | None = None
     avoided: Context | None = None
@@ -91,10 +91,11 @@ class SteeredStep:
         With strength 0, and nothing avoided or dropped, it is the instructed distribution to the bit.
         """
         steered = torch.log_softmax(self.steered, dim=-1).float()
+        unchanged = torch.stack([per_row(change, self.divergence) == 0 for change in self.changes]).all(dim=0)
         if self.position is None:
-            return torch.where(self.unsteered.unsqueeze(-1), self.instructed_logprobs.float(), steered)
+            return torch.where(unchanged, self.instructed_logprobs.float(), steered)
         s = self.position.unsqueeze(-1)
-        whole = torch.where(self.unsteered.unsqueeze(-1) & (s >= 1), self.instructed_logprobs.float(), steered)
+        whole = torch.where(unchanged & (s >= 1), self.instructed_logprobs.float(), steered)
         return torch.where(s <= 0, self.base_logprobs.float(), whole)
 
     @property
@@ -204,8 +205,9 @@ def steered_step(
         avoided, other_p, other_logprobs = _context(avoided_logits)
     if instructed_logits is not None:
         instructed, other_p, other_logprobs = _context(instructed_logits)
-    divergence = base.log_total.squeeze(-1) * 0  # of a row with NaN it is NaN
-    if other_p is not base_p:
+    if other_p is base_p:
+        divergence = base.log_total.squeeze(-1) * 0  # of a row with NaN it is NaN
+    else:
         divergence = divergence_of(base_p, base_logprobs, other_p, other_logprobs, masked=masked)
     # steering multiplies rounding errors, so it starts from the logits again, in float64; the constants by which logits
     # and log-probabilities differ change no distribution
@@ -220,10 +222,7 @@ def steered_step(
     )
     if not isinstance(plausibility, (int, float)) or plausibility > 0:
         steered = apply_plausibility(steered, instructed.logits, plausibility)
-    unsteered = as_vector(strength, divergence) == 0
-    unsteered = unsteered & (as_vector(plausibility, divergence) == 0)
-    if avoided is not None:
-        unsteered = unsteered & (as_vector(avoid_strength, divergence) == 0)
+    changes = (strength, plausibility) if avoided is None else (strength, plausibility, avoid_strength)
     position = spent = None
     if budget is not None:
         allowed = as_vector(budget, start).masked_fill(divergence < as_vector(quiet_divergence, divergence), 0.0)
@@ -244,7 +243,7 @@ def steered_step(
     used = checked_temperature(schedule(signals), schedule, divergence)
     if position is not None:
         used = torch.lerp(signals.temperature, used, position.to(used.dtype))  # T0 where nothing is steered
-    return SteeredStep(steered, base, instructed, divergence, used, unsteered, position, spent, avoided)
+    return SteeredStep(steered, base, instructed, divergence, used, changes, position, spent, avoided)
 
 
 def _context(logits: Tensor) -> tuple[Context, Tensor, Tensor]:
