@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from sda_engine.steering.precision import at_least_float32, per_row
+from sda_engine.steering.precision import at_least_float32, per_row, row_sums
 
 LOG_2 = math.log(2.0)
 NEGATIVE_INFINITY = float("-inf")
@@ -103,7 +103,7 @@ def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor, 
         logprobs1, logprobs2 = logprobs1.clamp_min(_LOWEST), logprobs2.clamp_min(_LOWEST)
     mixture = mixture.log()
     terms = torch.addcmul((logprobs1 - mixture) * p1, logprobs2 - mixture, p2)
-    return (terms.sum(dim=-1) / 2).clamp(0.0, LOG_2)
+    return (row_sums(terms) / 2).clamp(0.0, LOG_2)
 
 
 def apply_plausibility(steered_logprobs: Tensor, instructed_logprobs: Tensor, plausibility: float | Tensor) -> Tensor:
@@ -132,4 +132,4 @@ def entropy(logprobs: Tensor) -> Tensor:
     Returns:
         (batch,), nats.
     """
-    return (logprobs.exp() * logprobs.clamp_min(_LOWEST)).sum(dim=-1).abs()  # no term is above 0, but for rounding
+    return row_sums(logprobs.exp() * logprobs.clamp_min(_LOWEST)).abs()  # no term is above 0, but for rounding

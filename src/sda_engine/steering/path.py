@@ -140,10 +140,10 @@ def _spent(base: Tensor, steered: Tensor, total: Tensor, s: Tensor) -> tuple[Ten
     mixed = torch.lerp(base, steered, s.unsqueeze(-1))
     best = mixed.amax(dim=-1, keepdim=True)
     weights = (mixed - best).exp()
-    sums = weights.sum(dim=-1)
+    sums = precision.row_sums(weights)
     vector = steered - base
     first = weights * vector
-    mean = first.sum(dim=-1) / sums
-    variance = (first * vector).sum(dim=-1) / sums - mean * mean
+    mean = precision.row_sums(first) / sums
+    variance = precision.row_sums(first * vector) / sums - mean * mean
     spent = s * mean - (sums.log() + best.squeeze(-1)) + total
     return spent.clamp_min(0.0), s * variance

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+_PARTS = 64  # of a row, whose sums are added up
 _WITHOUT_FLOAT64 = ("mps",)  # kinds of devices
 
 
@@ -36,3 +37,16 @@ def as_vector(value: float | Tensor, like: Tensor) -> Tensor:
 def per_row(value: float | Tensor, like: Tensor) -> Tensor:
     """A (batch, 1) tensor of a parameter, to multiply (batch, vocab) with."""
     return as_vector(value, like).unsqueeze(-1)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """(batch,): the sum of each row, (batch, vocab), to the bit what it is in a batch of any other size.
+
+    torch shares a single long sum out between threads, and several not, so each row is summed up in parts first.
+    """
+    vocab = values.shape[-1]
+    rest = vocab % _PARTS if vocab >= _PARTS else vocab
+    if rest == vocab:
+        return values.sum(dim=-1)
+    sums = values[:, : vocab - rest].reshape(len(values), _PARTS, -1).sum(dim=-1).sum(dim=-1)
+    return sums + values[:, vocab - rest :].sum(dim=-1) if rest else sums

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sda_engine.steering.mathematics import LOG_2, apply_plausibility, divergence_of, entropy, steer
 from sda_engine.steering.path import on_path, walk
-from sda_engine.steering.precision import as_vector, at_least_float32, in_widest, per_row
+from sda_engine.steering.precision import as_vector, at_least_float32, in_widest, per_row, row_sums
 from sda_engine.steering.sampling import best_token
 from sda_engine.steering.temperature import (
     TemperatureSchedule,
@@ -126,14 +126,14 @@ class SteeredStep:
     @cached_property
     def log_total(self) -> Tensor:
         """(batch, 1): what `steered` has in excess of log-probabilities, nats; NaN where there is no distribution."""
-        return self.best + self.centred.exp().sum(dim=-1, keepdim=True).log()
+        return self.best + row_sums(self.centred.exp()).log().unsqueeze(-1)
 
     @cached_property
     def _scaled(self) -> tuple[Tensor, Tensor]:
         """(batch, vocab): `centred` at the temperature; and (batch, 1), what it has in excess. Greedy rows are at 1."""
         temperature = self.temperature.unsqueeze(-1).float()
         scaled = self.centred / torch.where(temperature == 0, 1.0, temperature)
-        return scaled, scaled.exp().sum(dim=-1, keepdim=True).log()
+        return scaled, row_sums(scaled.exp()).log().unsqueeze(-1)
 
     def drawn_logprobs(self, values: Tensor) -> Tensor:
         """The log-probabilities, at the temperature, of tokens by their values in `steered`, (batch, tokens).
