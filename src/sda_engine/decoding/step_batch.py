@@ -34,7 +34,7 @@ SHOWN = 3  # most likely tokens that a trace shows of each distribution
 _TIED = 8  # most likely tokens that are looked at, so that of equals the first is taken
 # Bytes of one distribution of all answers that are steered at once, in float64: on a CPU they are to stay in its cache,
 # elsewhere not to fill its memory.
-_AT_ONCE_ON_CPU, _AT_ONCE = 2**21, 2**24
+_AT_ONCE_ON_CPU, _AT_ONCE = 5 * 2**19, 2**24
 
 Likely = Sequence[tuple[int, float]]
 """Token ids with their log-probabilities, nats, the most likely one first; masked ones are left out."""

@@ -94,15 +94,17 @@ def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor, 
     Args:
         p1, p2: (batch, vocab), float32 or float64.
         logprobs1, logprobs2: (batch, vocab), nats.
-        masked: whether a token may have probability 0. Where none has, looking for it is saved; a row in which one has
-            it all the same is NaN.
+        masked: whether a token may have probability 0, or the result be differentiated. Where not, time is saved; a row
+            in which one has probability 0 all the same is NaN.
     """
     mixture = torch.lerp(p1, p2, 0.5)
     if masked:  # so that 0 is multiplied with a number
-        mixture = mixture.clamp_min(torch.finfo(p1.dtype).tiny)
-        logprobs1, logprobs2 = logprobs1.clamp_min(_LOWEST), logprobs2.clamp_min(_LOWEST)
-    mixture = mixture.log()
-    terms = torch.addcmul((logprobs1 - mixture) * p1, logprobs2 - mixture, p2)
+        mixture = mixture.clamp_min(torch.finfo(p1.dtype).tiny).log()
+        left, right = (logprobs.clamp_min(_LOWEST) - mixture for logprobs in (logprobs1, logprobs2))
+        terms = torch.addcmul(left * p1, right, p2)
+    else:  # in place, for the sake of the cache
+        mixture.log_()
+        terms = (logprobs1 - mixture).mul_(p1).addcmul_(torch.sub(logprobs2, mixture, out=mixture), p2)
     return (row_sums(terms) / 2).clamp(0.0, LOG_2)
 
 
