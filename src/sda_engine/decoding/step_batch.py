@@ -34,7 +34,7 @@ SHOWN = 3  # most likely tokens that a trace shows of each distribution
 _TIED = 8  # most likely tokens that are looked at, so that of equals the first is taken
 # Bytes of one distribution of all answers that are steered at once, in float64: on a CPU they are to stay in its cache,
 # elsewhere not to fill its memory.
-_AT_ONCE_ON_CPU, _AT_ONCE = 5 * 2**19, 2**24
+_AT_ONCE_ON_CPU, _AT_ONCE = 2**21, 2**24
 
 Likely = Sequence[tuple[int, float]]
 """Token ids with their log-probabilities, nats, the most likely one first; masked ones are left out."""
@@ -84,6 +84,11 @@ class Wanted:
         return self.sampling.temperature == 0 and isinstance(self.steering.temperature_schedule, str)
 
     @property
+    def unlimited(self) -> bool:
+        """Whether top-p and min-p cut nothing off."""
+        return self.sampling.top_p in (None, 1) and not self.sampling.min_p
+
+    @property
     def careful(self) -> bool:
         """Whether masked tokens are to be looked for: a schedule of the user's is to see no NaN that is not there."""
         return self.masked or not isinstance(self.steering.temperature_schedule, str)
@@ -101,6 +106,7 @@ class Wanted:
             self.masked,
             self.steering.plausibility > 0,
             self.sampling.top_k is None,
+            self.unlimited,
             self.tried,
         )
 
@@ -247,7 +253,8 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     vocab = step.steered.shape[-1]
     counted = min(vocab, max(_TIED, *(one.sampling.logprobs or 0 for one in asked)))
     token_ids, enough, best_ids = _drawn(step, asked, given, counted)
-    token_ids = torch.where(given.token_ids >= 0, given.token_ids.long(), token_ids)
+    if any(one.given is not None for one in asked):
+        token_ids = torch.where(given.token_ids >= 0, given.token_ids.long(), token_ids)
     columns = [token_ids, _broken(step), enough, step.divergence, step.temperature]
     if step.position is not None and step.spent is not None:
         columns += [step.position, step.spent]
@@ -286,15 +293,15 @@ def _drawn(
             step.drawn_logprobs(best),
             given.uniform,
             top_k=given.top_k if ks else None,
-            top_p=given.top_p,
-            min_p=given.min_p,
+            top_p=None if asked[0].unlimited else given.top_p,
+            min_p=given.min_p if any(one.sampling.min_p for one in asked) else None,
             all_tokens=best.shape[-1] == vocab,
         )
-        enough = enough | (step.temperature == 0) | (size >= min(most or vocab, vocab))
+        enough = torch.ones_like(enough) if size >= min(most or vocab, vocab) else enough | step.is_greedy
         if not precision.can_look(enough) or bool(enough.all()):
             break
     drawn = ids.gather(-1, place).squeeze(-1)
-    return torch.where(step.temperature == 0, _first_of_best(best, ids), drawn), enough, ids[:, :counted]
+    return torch.where(step.is_greedy, _first_of_best(best, ids), drawn), enough, ids[:, :counted]
 
 
 def _first_of_best(best: Tensor, ids: Tensor) -> Tensor:
@@ -304,7 +311,7 @@ def _first_of_best(best: Tensor, ids: Tensor) -> Tensor:
 
 def _broken(step: SteeredStep) -> Tensor:
     """(batch,) bool: whether there is no distribution."""
-    return step.log_total.squeeze(-1).isnan() | step.divergence.isnan() | step.temperature.isnan()
+    return (step.log_total.squeeze(-1) + step.divergence + step.temperature).isnan()
 
 
 def _contexts(step: SteeredStep, names: Mapping[str, Tensor]) -> dict[str, Context]:

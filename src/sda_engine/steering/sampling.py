@@ -86,21 +86,13 @@ def draw(
     kept = _kept(probabilities, top_k=top_k, top_p=top_p, min_p=min_p)
     cumulative = torch.where(kept, probabilities, 0.0).cumsum(dim=-1)
     mass, enough = cumulative[:, -1], ~kept[:, -1]
-    if not all_tokens and top_k is None:  # where nothing is cut off, the mass of all of them is known
-        whole = _is_nothing_cut_off(mass, top_p=top_p, min_p=min_p)
-        enough = enough | (whole & (uniform.to(mass) < mass))
-        mass = torch.where(whole, 1.0, mass)
-    place = torch.searchsorted(cumulative, (uniform.to(mass) * mass).unsqueeze(-1), right=True)
+    threshold = uniform.to(mass) * mass
+    if top_k is top_p is min_p is None and not all_tokens:  # nothing is cut off, so the mass of all of them is known
+        threshold = uniform.to(mass)
+        enough = threshold < mass
+    place = torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True)
     # rounding must not pass the last kept token
     return torch.minimum(place, kept.sum(dim=-1, keepdim=True) - 1).clamp_min(0), enough
-
-
-def _is_nothing_cut_off(like: Tensor, *, top_p: Tensor | None, min_p: Tensor | None) -> Tensor:
-    """(batch,) bool: whether top-p and min-p leave all tokens."""
-    whole = torch.ones_like(like, dtype=torch.bool)
-    if top_p is not None:
-        whole = whole & (top_p >= 1)
-    return whole if min_p is None else whole & (min_p <= 0)
 
 
 def top_tokens(logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:

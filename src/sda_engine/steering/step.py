@@ -129,10 +129,19 @@ class SteeredStep:
         return self.best + row_sums(self.centred.exp()).log().unsqueeze(-1)
 
     @cached_property
+    def is_greedy(self) -> Tensor:
+        """(batch,) bool: whether the temperature is 0."""
+        return self.temperature == 0
+
+    @cached_property
+    def _divisor(self) -> Tensor:
+        """(batch, 1): the temperature, but for greedy rows 1, in the widest type."""
+        return torch.where(self.is_greedy, 1.0, self.temperature).unsqueeze(-1).to(self.steered.dtype)
+
+    @cached_property
     def _scaled(self) -> tuple[Tensor, Tensor]:
         """(batch, vocab): `centred` at the temperature; and (batch, 1), what it has in excess. Greedy rows are at 1."""
-        temperature = self.temperature.unsqueeze(-1).float()
-        scaled = self.centred / torch.where(temperature == 0, 1.0, temperature)
+        scaled = self.centred / self._divisor.float()
         return scaled, row_sums(scaled.exp()).log().unsqueeze(-1)
 
     def drawn_logprobs(self, values: Tensor) -> Tensor:
@@ -140,8 +149,7 @@ class SteeredStep:
 
         A greedy row (temperature 0) has those of temperature 1.
         """
-        temperature = self.temperature.unsqueeze(-1).to(values.dtype)
-        return (values - self.best) / torch.where(temperature == 0, 1.0, temperature) - self._scaled[1]
+        return (values - self.best) / self._divisor - self._scaled[1]
 
     @property
     def drawn_entropy(self) -> Tensor:
