@@ -56,6 +56,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/documents.py

@@ -179,7 +179,7 @@ def test_strength_0_is_the_instructed_distribution_to_the_bit(seed, spread):
 def test_a_request_of_strength_0_draws_from_the_instructed_distribution_to_the_bit(engine, sampling, monkeypatch):
     steps = []
     monkeypatch.setattr(
-        "sda_engine.decoding.row_group.steered_step",
+        "sda_engine.decoding.step_batch.steered_step",
         lambda *given, **settings: steps.append((given, steered_step(*given, **settings))) or steps[-1][1],
     )
     steering = Steering(amplification=0.0, temperature_schedule="constant")

@@ -15,6 +15,7 @@ from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from sda_engine.tokens.answer_format import make_answer_format
 from tests.conftest import user
 from tests.floats import LOGPROB
+from tests.sda_engine.decoding.steps import advance
 from tests.sda_engine.laid_out import SPECIAL, THINK_JSON, THINK_SAY_CALL, LaidOutEngine
 
 KIND = Alignment(instruction="be kind")
@@ -88,7 +89,10 @@ def test_the_trace_says_where_nothing_was_steered_and_how_far_the_contexts_diver
         assert token.divergence > 0
         if region != "thought":
             assert token.spent == 0
-            assert token.steered == token.base
+            assert [candidate.text for candidate in token.steered] == [candidate.text for candidate in token.base]
+            assert [candidate.probability for candidate in token.steered] == pytest.approx(
+                [candidate.probability for candidate in token.base]
+            )
     assert done.trace.strength == STRENGTH
 
 
@@ -192,7 +196,7 @@ def test_a_loop_in_what_is_not_steered_is_reported_and_lowers_no_strength(tokeni
     for _ in range(MIN_LOOP + 2):
         logits = torch.zeros(2, 320)
         logits[:, 60] = 5.0
-        group.advance(logits)
+        advance(group, logits)
     done = group.result("length")
     (warning,) = done.warnings
     assert (warning.strength, warning.new_strength) == (2.0, None if scope == "text" else 1.0)

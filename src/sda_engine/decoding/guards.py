@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sda_engine.results import WarningKind
-from sda_engine.steering import SteeredStep, entropy
 
 MAX_PERIOD = 64  # tokens of the longest sequence whose repetition is recognised as a loop
 MIN_REPEATS = 3
@@ -48,13 +47,18 @@ class Guard:
     def __init__(self) -> None:
         self._start()
 
-    def watch(self, token_id: int, step: SteeredStep) -> Finding | None:
-        """Look at the token that was chosen in a step of one row.
+    def watch(self, token_id: int, entropies: tuple[float, float] | None) -> Finding | None:
+        """Look at the token that was chosen.
+
+        Args:
+            token_id: the token.
+            entropies: nats, of the distribution that it was drawn from and of the base context; None for a token that
+                is the most likely one by intention (temperature 0), which leaves nothing to chance.
 
         Returns:
             What there is to say about the answer up to and including this token; None for nothing.
         """
-        finding = self._look(token_id, step)
+        finding = self._look(token_id, entropies)
         if finding is not None:
             self._start()
         return finding
@@ -62,13 +66,13 @@ class Guard:
     def _start(self) -> None:
         self._loop, self._grams, self._collapse = LoopDetector(), GramDetector(), CollapseDetector()
 
-    def _look(self, token_id: int, step: SteeredStep) -> Finding | None:
+    def _look(self, token_id: int, entropies: tuple[float, float] | None) -> Finding | None:
         loop, grams = self._loop.push(token_id), self._grams.push(token_id)
         if repetition := loop or grams:
             return Finding("repetition", repetition)
-        if float(step.temperature) == 0:  # greedy: nothing is meant to be left to chance
+        if entropies is None:
             return None
-        collapse = self._collapse.push(float(entropy(step.logprobs)), float(entropy(step.base_logprobs)))
+        collapse = self._collapse.push(*entropies)
         return None if collapse is None else Finding("collapse", collapse)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sda_engine.prompts import INSTRUCTED, instructed_rows
 from sda_engine.steering import mix_logits
+from sda_engine.steering.precision import at_least_float32
 
 
 def mixed_rows(rows: Iterable[str]) -> tuple[str, ...]:
@@ -16,13 +17,18 @@ def mixed_rows(rows: Iterable[str]) -> tuple[str, ...]:
 
 
 def mix_instructed(logits: Mapping[str, Tensor], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Logits by row, (batch, vocab) each, with the mixture of all instructed rows as INSTRUCTED.
+    """Logits by row, (batch, vocab) or (vocab,) each, with the mixture of all instructed rows as INSTRUCTED.
+
+    Where rows are mixed, all come in float32 at least.
 
     Args:
         logits: those of every row. Where at most one is instructed they come back as they are.
         weights: how much each of the instructed rows counts.
     """
     mixed = {name: logits[name] for name in mixed_rows(logits)}
-    if len(mixed) < len(logits):
-        mixed[INSTRUCTED] = mix_logits([logits[name] for name in instructed_rows(logits)], weights)
-    return mixed
+    if len(mixed) == len(logits):
+        return mixed
+    wide = {name: at_least_float32(values) for name, values in mixed.items()}
+    parts = [logits[name] for name in instructed_rows(logits)]
+    mixture = mix_logits([part.reshape(-1, part.shape[-1]) for part in parts], weights)
+    return {**wide, INSTRUCTED: mixture.reshape(parts[0].shape).to(wide[INSTRUCTED].dtype)}

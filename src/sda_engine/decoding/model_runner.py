@@ -89,7 +89,7 @@ class ModelRunner:
             segments: of different rows.
 
         Returns:
-            Per segment (keep, vocab), on the CPU: the logits of what follows each of its last `keep` tokens.
+            Per segment (keep, vocab), where the model is: the logits of what follows each of its last `keep` tokens.
         """
         return self._run(ForwardPass(segments, self.model.device))
 
@@ -112,8 +112,7 @@ class ModelRunner:
             )
         for segment in segments:
             segment.row.append(segment.token_ids)
-        # one transfer for all rows: from here on nothing waits for an accelerator, however many values are looked at
-        logits = cast(Tensor, output.logits)[0].cpu()  # (kept tokens of all segments, vocab)
+        logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
         return list(torch.split(logits, [segment.keep for segment in segments]))
 
 

@@ -4,12 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from torch import Tensor
-
+from sda_engine.decoding.step_batch import SHOWN, Chosen, Likely
 from sda_engine.results import Candidate, GeneratedTokenLogprobs, TokenLogprob, TraceToken
-from sda_engine.steering import SteeredStep, top_tokens
-
-_SHOWN = 3  # candidates per distribution in a trace
 
 
 class Recorder:
@@ -26,36 +22,32 @@ class Recorder:
         self.tokens: list[TraceToken] = []
         self.generated: list[GeneratedTokenLogprobs] = []
 
-    def add(self, step: SteeredStep, row: int, token_id: int, text: str, *, strength: float = 0.0) -> None:
-        """Record the token chosen in one row of a step, with the text that became complete with it."""
-        logprob = float(step.steered_logprobs[row, token_id])
-        top = self._top(step.steered_logprobs[row], max(_SHOWN, self._logprobs or 0))
-        base = self._top(step.base_logprobs[row], _SHOWN)
-        plain = step.instructed_logprobs is step.base_logprobs
-        instructed = base if plain else self._top(step.instructed_logprobs[row], _SHOWN)
+    def add(self, chosen: Chosen, text: str, *, strength: float = 0.0) -> None:
+        """Record what a step chose, with the text that became complete with it."""
+        base = self._candidates(chosen.base)
         self.tokens.append(
             TraceToken(
-                token_id=token_id,
+                token_id=chosen.token_id,
                 text=text,
-                divergence=float(step.divergence[row]),
-                temperature=float(step.temperature[row]),
-                logprob=logprob,
-                base=_candidates(base),
-                instructed=_candidates(instructed),
-                steered=_candidates(top[:_SHOWN]),
+                divergence=chosen.divergence,
+                temperature=chosen.temperature,
+                logprob=chosen.logprob,
+                base=base,
+                instructed=base if chosen.instructed is chosen.base else self._candidates(chosen.instructed),
+                steered=self._candidates(chosen.steered),
                 strength=strength,
-                position=None if step.position is None else float(step.position[row]),
-                spent=None if step.spent is None else float(step.spent[row]),
+                position=chosen.position,
+                spent=chosen.spent,
             )
         )
         if self._logprobs is not None:
-            chosen = TokenLogprob(token_id, self._text_of(token_id), logprob)
-            self.generated.append(GeneratedTokenLogprobs(chosen, tuple(top[: self._logprobs])))
+            top = tuple(self._entry(token_id, logprob) for token_id, logprob in chosen.steered[: self._logprobs])
+            self.generated.append(GeneratedTokenLogprobs(self._entry(chosen.token_id, chosen.logprob), top))
 
     def add_forced(self, token_id: int, text: str, temperature: float, *, strength: float = 0.0) -> None:
         """Record a token that a grammar forced: it has probability 1 in every context, so nothing diverges."""
-        only = TokenLogprob(token_id, self._text_of(token_id), 0.0)
-        candidates = _candidates([only])
+        only = self._entry(token_id, 0.0)
+        candidates = self._candidates([(token_id, 0.0)])
         self.tokens.append(
             TraceToken(
                 token_id,
@@ -72,15 +64,10 @@ class Recorder:
         if self._logprobs is not None:
             self.generated.append(GeneratedTokenLogprobs(only, (only,) * bool(self._logprobs)))
 
-    def _top(self, logprobs: Tensor, count: int) -> list[TokenLogprob]:
-        """The most likely tokens, best first; masked ones are left out."""
-        values, token_ids = top_tokens(logprobs.unsqueeze(0), min(count, len(logprobs)))
-        return [
-            TokenLogprob(token_id, self._text_of(token_id), value)
-            for value, token_id in zip(values[0].tolist(), token_ids[0].tolist(), strict=True)
-            if value > float("-inf")
-        ]
+    def _entry(self, token_id: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(token_id, self._text_of(token_id), logprob)
 
-
-def _candidates(top: Sequence[TokenLogprob]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(entry.text, min(1.0, math.exp(entry.logprob))) for entry in top)
+    def _candidates(self, likely: Likely) -> tuple[Candidate, ...]:
+        return tuple(
+            Candidate(self._text_of(token_id), min(1.0, math.exp(logprob))) for token_id, logprob in likely[:SHOWN]
+        )

@@ -9,7 +9,7 @@ from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedText
 from sda_engine.decoding.rows import Row
-from sda_engine.decoding.tasks import DecodeTask, PassLimits, Task, split_logits
+from sda_engine.decoding.tasks import Choosing, DecodeTask, PassLimits, Task, split_logits, together
 
 
 class ReviseTask(Task):
@@ -67,9 +67,12 @@ class ReviseTask(Task):
         for member in self._running:
             member.drop_rows()
 
-    def _begin(self) -> bool:
-        for member, rows in self._own_rows():
-            if member.join(rows, member.prompt.last_logits(self.row_names)):
+    def _begin(self) -> Choosing:
+        members = self._own_rows()
+        choosing = [member.join(rows, member.prompt.last_logits(self.row_names)) for member, rows in members]
+        ended = yield from together(choosing)
+        for (member, _), over in zip(members, ended, strict=True):
+            if over:
                 self._running.remove(member)
         return not self._running
 
@@ -92,7 +95,8 @@ class ReviseTask(Task):
         self._planned = [len(segments) for segments in planned]
         return [segment for segments in planned for segment in segments]
 
-    def _take(self, logits: Sequence[Tensor]) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> Choosing:
         parts = split_logits(logits, self._planned)
-        self._running = [member for member, part in zip(self._running, parts, strict=True) if not member._take(part)]
+        ended = yield from together([member._take(part) for member, part in zip(self._running, parts, strict=True)])
+        self._running = [member for member, over in zip(self._running, ended, strict=True) if not over]
         return not self._running

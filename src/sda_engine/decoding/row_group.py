@@ -1,8 +1,9 @@
 """The rows of one request while they are decoded: logits of all rows in, one token for all rows out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -13,20 +14,12 @@ from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.recorder import Recorder
+from sda_engine.decoding.step_batch import Chosen, Wanted
 from sda_engine.errors import NumericalError
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
-from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
+from sda_engine.prompts import BASE
 from sda_engine.results import Delta, FinishReason, GeneratedTokenLogprobs, TraceToken, TraceWarning
-from sda_engine.steering import (
-    TEMPERATURE_SCHEDULES,
-    Budget,
-    Purse,
-    SteeredStep,
-    TemperatureSchedule,
-    make_generator,
-    sample,
-    steered_step,
-)
+from sda_engine.steering import Budget, Purse, make_generator
 from sda_engine.tokens import SafeTokenizer
 
 _RELAXATION = 0.5  # what is left of the strength after a finding of the guard
@@ -74,6 +67,13 @@ class DecodeSettings:
     critical_tokens: Tensor | None = None
     budget: Budget | None = None
     weights: tuple[float, ...] = ()
+
+
+class _Allowance(TypedDict):
+    """What one token may spend, as `Wanted` has it."""
+
+    budget: float | None
+    quiet_divergence: float
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class RowGroup:
         self._purse = Purse(budget) if budget is not None else None
         self._was_steered = True  # whether the last token is in the scope
         self._answer_start = 0
+        self._masked = settings.constraint is not None
         self._token_ids: list[int] = []
         self._row_logprobs: dict[str, list[float]] = {name: [] for name in mixed_rows(settings.rows)}
         self._answer = Delta()
@@ -147,24 +148,38 @@ class RowGroup:
         """The tokens of the answer so far."""
         return self._token_ids
 
-    def advance(self, logits: Tensor) -> DecodedToken:
-        """Choose the next token.
+    def advance(self, logits: Sequence[Tensor]) -> Generator[Sequence[Wanted], Sequence[Chosen], DecodedToken]:
+        """Choose the next token: yields what the step is to be, one of it, and is sent what came of it.
+
+        It asks more than once where the answer would end and a reserve opens first, and where the constraint puts
+        another token in place of the one that was drawn.
 
         Args:
-            logits: (rows, vocab), in the order of the settings' rows.
+            logits: (vocab,) each, in the order of the settings' rows.
 
         Raises:
             NumericalError: there is no distribution to sample from.
             ConstraintError: the constraint allows nothing more.
         """
         if self._constraint is not None:
-            logits = self._constraint.apply_mask(logits)
-        step, token_id = self._choose(dict(zip(self._settings.rows, logits.unsqueeze(1), strict=True)))
-        if self._constraint is not None and token_id not in self._settings.eos_token_ids:
-            token_id = self._constraint.choose(token_id, self.remaining - 1)
-        decoded = self._append(token_id, step)
-        if self._guard is not None and self._was_a_choice(step):
-            self._watch(self._guard, token_id, step)
+            logits = self._constraint.apply_mask(torch.stack(list(logits))).unbind()
+        wanted = self._wanted(
+            mix_instructed(dict(zip(self._settings.rows, logits, strict=True)), self._settings.weights)
+        )
+        chosen = yield from self._step(wanted)
+        if chosen.token_id in self._settings.eos_token_ids and self._opens_reserve():
+            wanted = self._without_end(replace(wanted, **self._allowance()))
+            chosen = yield from self._step(wanted)
+        if self._purse is not None:
+            assert chosen.spent is not None, "there is a budget"
+            self._purse.spend(chosen.spent)
+        if self._constraint is not None and chosen.token_id not in self._settings.eos_token_ids:
+            token_id = self._constraint.choose(chosen.token_id, self.remaining - 1)
+            if token_id != chosen.token_id:
+                chosen = yield from self._step(replace(wanted, given=token_id))
+        decoded = self._append(chosen.token_id, chosen)
+        if self._guard is not None and (chosen.choices is None or chosen.choices > 1):
+            self._watch(self._guard, chosen)
         return decoded
 
     def forced(self) -> list[DecodedToken]:
@@ -194,19 +209,20 @@ class RowGroup:
             answer_start=self._answer_start,
         )
 
-    def _append(self, token_id: int, step: SteeredStep | None) -> DecodedToken:
+    def _append(self, token_id: int, chosen: Chosen | None) -> DecodedToken:
         """Take a token into the answer: one that was chosen in a step, or one that was forced."""
         self._token_ids.append(token_id)
         region, self._was_steered = self._parser.region, self._is_steered
         strength = self._strength if self._was_steered else 0.0
         ended = token_id in self._settings.eos_token_ids
         decoded = "" if ended else self._detokenizer.push(token_id)
-        if step is None:
+        if chosen is None:
             temperature = self._settings.sampling.temperature
             self._recorder.add_forced(token_id, decoded, temperature, strength=strength)
         else:
-            self._recorder.add(step, 0, token_id, decoded, strength=strength)
-            self._note_logprobs(step, token_id)
+            self._recorder.add(chosen, decoded, strength=strength)
+            for name, values in self._row_logprobs.items():
+                values.append(chosen.row_logprobs[name])
         if region == "thought" and not self._answer.text.strip() and not self._parser.tool_calls:
             self._begin_answer()
         delta = self._parser.push(decoded)
@@ -245,20 +261,9 @@ class RowGroup:
     def _strength(self) -> float:
         return self._settings.strength * self._relaxation
 
-    def _note_logprobs(self, step: SteeredStep, token_id: int) -> None:
-        rows = {BASE: step.base_logprobs, INSTRUCTED: step.instructed_logprobs, AVOIDED: step.avoided_logprobs}
-        for name, values in self._row_logprobs.items():
-            logprobs = rows[name]
-            assert logprobs is not None, name
-            values.append(float(logprobs[0, token_id]))
-
-    def _was_a_choice(self, step: SteeredStep) -> bool:
-        """Whether the constraint left more than one token to choose from."""
-        return self._constraint is None or int(step.base_logprobs.isfinite().sum()) > 1
-
-    def _watch(self, guard: Guard, token_id: int, step: SteeredStep) -> None:
+    def _watch(self, guard: Guard, chosen: Chosen) -> None:
         """Record what the guard has to say about the token just appended, and steer less where that is wanted."""
-        finding = guard.watch(token_id, step)
+        finding = guard.watch(chosen.token_id, chosen.entropies)
         if finding is None:
             return
         before, relaxes = self._strength, self._relaxes and self._was_steered
@@ -275,71 +280,58 @@ class RowGroup:
             return "tool_calls"
         return "stop" if self._parser.stopped else reason
 
-    def _choose(self, logits: dict[str, Tensor]) -> tuple[SteeredStep, int]:
-        """A step and the token drawn from it. Where that would end the answer, a reserve opens first."""
-        uniform = torch.rand(1, generator=self._generator, dtype=torch.float64)
-        step = self._steer(logits)
-        token_id = self._draw(step, uniform)
-        if self._purse is None:
-            return step, token_id
-        if token_id in self._settings.eos_token_ids and self._is_steered and self._purse.open_reserve():
-            step = self._steer(self._without_end(logits))
-            token_id = self._draw(step, uniform)
-        assert step.spent is not None, "there is a budget"
-        self._purse.spend(float(step.spent))
-        return step, token_id
-
-    def _without_end(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The logits of an answer that has to go on; where it has a form, that decides."""
-        if self._constraint is not None or self._settings.budget is None or not self._settings.budget.goes_on:
-            return logits
-        ends = sorted(self._settings.eos_token_ids)
-        masked = {name: values.clone() for name, values in logits.items()}
-        for values in masked.values():
-            values[:, ends] = -torch.inf
-        return masked
-
-    def _steer(self, logits: dict[str, Tensor]) -> SteeredStep:
-        steering, sampling = self._settings.steering, self._settings.sampling
+    def _wanted(self, logits: Mapping[str, Tensor]) -> Wanted:
+        """What the next step is to be, with a random number of its own."""
         if self._critical_tokens is not None:  # it moves to where the logits are once
             self._critical_tokens = self._critical_tokens.to(logits[BASE].device)
-        logits = mix_instructed(logits, self._settings.weights)
-        return steered_step(
-            logits[BASE],
-            logits.get(INSTRUCTED),
+        return Wanted(
+            logits=logits,
+            steering=self._settings.steering,
+            sampling=self._settings.sampling,
             strength=self._strength,
-            temperature=sampling.temperature,
-            sensitivity=steering.temperature_sensitivity,
-            min_temperature=steering.min_temperature,
-            plausibility=steering.plausibility,
-            avoided_logits=logits.get(AVOIDED),
             avoid_strength=self._settings.avoid_strength * self._relaxation,
-            schedule=_schedule(steering),
-            critical_divergence=steering.critical_divergence,
+            uniform=torch.rand(1, generator=self._generator, dtype=torch.float64).tolist()[0],
             critical_tokens=self._critical_tokens,
-            budget=None if self._purse is None else self._purse.left if self._is_steered else 0.0,
-            quiet_divergence=0.0 if self._purse is None else self._purse.quiet_divergence,
+            masked=self._masked,
+            watched=self._guard is not None,
+            **self._allowance(),
         )
 
-    def _draw(self, step: SteeredStep, uniform: Tensor) -> int:
-        if bool(step.logprobs.sum().isnan()):
+    def _allowance(self) -> _Allowance:
+        """What of its budget the next token may spend."""
+        if self._purse is None:
+            return {"budget": None, "quiet_divergence": 0.0}
+        left = self._purse.left if self._is_steered else 0.0
+        return {"budget": left, "quiet_divergence": self._purse.quiet_divergence}
+
+    def _opens_reserve(self) -> bool:
+        """Whether a reserve opens, where the answer would end."""
+        return self._purse is not None and self._is_steered and self._purse.open_reserve()
+
+    def _without_end(self, wanted: Wanted) -> Wanted:
+        """The same for an answer that has to go on; where it has a form, that decides."""
+        if self._constraint is not None or self._settings.budget is None or not self._settings.budget.goes_on:
+            return wanted
+        ends = sorted(self._settings.eos_token_ids)
+        logits = {name: values.clone() for name, values in wanted.logits.items()}
+        for values in logits.values():
+            values[ends] = -torch.inf
+        return replace(wanted, logits=logits, masked=True)
+
+    def _step(self, wanted: Wanted) -> Generator[Sequence[Wanted], Sequence[Chosen], Chosen]:
+        """What came of a step, if there is a distribution; whether tokens of the model are masked is remembered."""
+        (chosen,) = yield [wanted]
+        self._masked = self._masked or chosen.masked
+        if chosen.broken:
             raise NumericalError(
                 f"The model's logits hold NaN or nothing but -inf at token {len(self._token_ids)} of the answer, so "
                 f"there is nothing to sample from. Load the model with dtype='float32', and check its weights."
             )
-        sampling = self._settings.sampling
-        limits = {"top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p}
-        tensors = {name: None if limit is None else torch.tensor([limit]) for name, limit in limits.items()}
-        return int(sample(step.logprobs, uniform, **tensors))
+        return chosen
 
     def _flush(self) -> Delta:
         """What is still held back at the end; a stop string may be complete only with the last of it."""
         return self._parser.push(self._detokenizer.flush()) + self._parser.flush()
-
-
-def _schedule(steering: Steering) -> TemperatureSchedule:
-    schedule = steering.temperature_schedule
-    return TEMPERATURE_SCHEDULES[schedule] if isinstance(schedule, str) else schedule
 
 
 def _with_special_tokens(tokenizer: SafeTokenizer) -> Callable[[Sequence[int]], str]:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -12,9 +13,10 @@ from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
-from sda_engine.decoding.rows import RowMemory, held_tokens
+from sda_engine.decoding.rows import TAIL, RowMemory, held_tokens
 from sda_engine.decoding.stats import BatchStats
-from sda_engine.decoding.tasks import Failed, Finished, PassLimits, Task
+from sda_engine.decoding.step_batch import Chosen, Wanted, choose
+from sda_engine.decoding.tasks import Choosing, Failed, Finished, PassLimits, Task
 from sda_engine.engine_settings import EngineSettings
 
 _logger = logging.getLogger(__name__)
@@ -100,8 +102,10 @@ class RunningBatch:
         self._resume()
         logits = self._forward(self._fitted(self._plan()))
         self._note()
+        choosing: dict[Task, Choosing] = {}
         for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
-            self._take(task, logits.pop(task))
+            self._take(task, logits.pop(task), choosing)
+        self._choose(choosing)
         self._share_memory(0)
 
     @property
@@ -194,12 +198,44 @@ class RunningBatch:
         )
         return logits
 
-    def _take(self, task: Task, logits: Sequence[Tensor]) -> None:
+    def _take(self, task: Task, logits: Sequence[Tensor], choosing: dict[Task, Choosing]) -> None:
         try:
-            if task.take(logits, self._store):
-                self._finish(task)
+            taken = task.take(logits, self._store)
         except BaseException as error:  # noqa: BLE001 - see above
             self._fail(task, error)
+            return
+        if not isinstance(taken, bool):
+            choosing[task] = taken
+        elif taken:
+            self._finish(task)
+
+    def _choose(self, choosing: dict[Task, Choosing]) -> None:
+        """Let tasks choose their tokens, in steps that they share; each that ends or fails leaves the others to it."""
+        chosen: dict[Task, Sequence[Chosen]] = {}
+        while choosing:
+            wanted = {task: self._go_on(task, choosing, chosen.pop(task, None)) for task in list(choosing)}
+            results = iter(choose([one for asked in wanted.values() for one in asked]))
+            for task, asked in wanted.items():
+                mine = list(islice(results, len(asked)))
+                error = next((one for one in mine if isinstance(one, BaseException)), None)
+                if error is None:
+                    chosen[task] = [one for one in mine if isinstance(one, Chosen)]
+                else:
+                    choosing.pop(task).close()
+                    self._fail(task, error)
+
+    def _go_on(self, task: Task, choosing: dict[Task, Choosing], chosen: Sequence[Chosen] | None) -> Sequence[Wanted]:
+        """What a task wants of the next step, by what came of the one before it; nothing where it needs no other."""
+        try:
+            return choosing[task].send(chosen)  # type: ignore[arg-type]  # None starts it
+        except StopIteration as end:
+            del choosing[task]
+            if end.value:
+                self._finish(task)
+        except BaseException as error:  # noqa: BLE001 - see above
+            del choosing[task]
+            self._fail(task, error)
+        return ()
 
     def _finish(self, task: Task) -> None:
         if task in self._tasks:
@@ -269,7 +305,9 @@ class RunningBatch:
             return held_tokens(rows) + new
         stored = [piece for task in tasks for piece in task.stored_pieces(self._store)]
         ahead = sum(task.row_count * min(_AHEAD, task.prompt.max_new_tokens) for task in tasks)
-        return held_tokens(rows, stored) + sum(task.unread(self._store) for task in tasks) + ahead
+        shared = [piece for piece in stored if len(piece) >= TAIL]
+        copied = sum(len(piece) for piece in stored if len(piece) < TAIL)
+        return held_tokens(rows, shared) + copied + sum(task.unread(self._store) for task in tasks) + ahead
 
     def _share_memory(self, new: int) -> None:
         """Leave stored prefixes what rows do not need, now and with so many new tokens."""

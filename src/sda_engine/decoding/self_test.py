@@ -51,7 +51,7 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
         finite = expected[expected.isfinite()]  # broken weights are for the request that meets them to report
         largest = float(finite.abs().max()) if finite.numel() else 0.0
         tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
-        if not torch.allclose(last[-1].float(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
+        if not torch.allclose(last[-1].float().cpu(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
             raise unsupported_model(model, "attention that does more than its attention function")
     states = [state for piece in rows[0].cut(0, 1) for layer in range(memory.layers) for state in piece.layer(layer)]
     return sum(state.nbytes for state in states)

@@ -2,8 +2,9 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSettings, RowGroup
 from sda_engine.decoding.rows import Row
+from sda_engine.decoding.step_batch import Chosen, Wanted
 from sda_engine.errors import EngineClosedError, NumericalError
 from sda_engine.results import FinishReason
 from sda_engine.tokens import SafeTokenizer
@@ -42,6 +44,10 @@ class Failed:
 
 Event = Token | Finished | Failed
 Sink = Callable[[Event], None]
+
+Choosing = Generator[Sequence[Wanted], Sequence[Chosen], bool]
+"""A task that chooses tokens: it yields what it wants of a step, for each of its answers, and is sent what came of it,
+until it needs another pass. It returns whether it has reached its end."""
 
 
 _MOST_PENDING = 64  # tokens of an answer that are read in one pass without being a text of its own
@@ -173,11 +179,11 @@ class Task(ABC):
             segments += pieces
         return segments
 
-    def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool:
+    def take(self, logits: Sequence[Tensor], store: PrefixStore) -> bool | Choosing:
         """Go on with what the pass gave, per planned segment (keep, vocab); nothing where it did not take part.
 
         Returns:
-            Whether the task has reached its end.
+            Whether the task has reached its end; or, where tokens are to be chosen, how they are.
         """
         if not self.prefilling:
             return self._take(logits)
@@ -194,7 +200,7 @@ class Task(ABC):
         """Make the result of what there is, and free everything else; `cancelled` tells whether it is whole."""
 
     @abstractmethod
-    def _begin(self) -> bool:
+    def _begin(self) -> bool | Choosing:
         """Go on once the prompts are complete."""
 
     @abstractmethod
@@ -206,7 +212,7 @@ class Task(ABC):
         """`plan`, from then on."""
 
     @abstractmethod
-    def _take(self, logits: Sequence[Tensor]) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> bool | Choosing:
         """`take`, from then on."""
 
 
@@ -251,15 +257,11 @@ class DecodeTask(Task):
         """gain * amplification."""
         return self._strength
 
-    def join(self, rows: Sequence[Row], logits: Tensor) -> bool:
-        """Decode as a member of a larger task: rows that hold the prompt, and the logits after it, (rows, 1, vocab).
-
-        Returns:
-            Whether it has reached its end already.
-        """
+    def join(self, rows: Sequence[Row], logits: Tensor) -> Choosing:
+        """Decode as a member of a larger task: rows that hold the prompt, and the logits after it, (rows, 1, vocab)."""
         self.prefilling = False
         self._rows = list(rows)
-        return self._start(logits)
+        return self._start(logits.unbind())
 
     def drop_rows(self) -> None:
         """Let go of the rows, as a member of a larger task that is suspended."""
@@ -295,18 +297,20 @@ class DecodeTask(Task):
         if not self._keeps_prompt:
             self.let_go()
 
-    def _begin(self) -> bool:
+    def _begin(self) -> Choosing:
         self._rows = self.prompt.rows(self.row_names)
-        return self._start(self.prompt.last_logits(self.row_names))
+        return self._start(self.prompt.last_logits(self.row_names).unbind())
 
     def _begin_again(self) -> bool:
         self.rejoin(self.prompt.rows(self.row_names))
         return False
 
-    def _start(self, logits: Tensor) -> bool:
-        """Choose the first token by the logits after the prompt, (rows, 1, vocab), unless the form forces it."""
+    def _start(self, logits: Sequence[Tensor]) -> Choosing:
+        """Choose the first token by the logits after the prompt, per row (1, vocab), unless the form forces it."""
         self._pending = self._accept(self._group.forced())
-        return self._finish_reason is not None if self._pending else self._advance(logits)
+        if self._pending:
+            return self._finish_reason is not None
+        return (yield from self._advance(logits))
 
     def _plan(self, limits: PassLimits) -> list[Segment]:
         if len(self._pending) > _MOST_PENDING:
@@ -317,25 +321,25 @@ class DecodeTask(Task):
         fed = (*self._pending, *self._proposed)
         return [Segment(row, fed, keep=1 + len(self._proposed)) for row in self._rows]
 
-    def _take(self, logits: Sequence[Tensor]) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> Choosing:
         if self._again:
             self._pending, self._again = self._pending[len(self._again) :], []
             return False
-        return bool(logits) and self._advance(torch.stack(list(logits)))
+        return bool(logits) and (yield from self._advance(logits))
 
-    def _advance(self, logits: Tensor) -> bool:
+    def _advance(self, logits: Sequence[Tensor]) -> Choosing:
         """Choose a token, and go on for as long as the choice is what was proposed.
 
         A proposal is never drawn from: each token is chosen from the steered distribution, with the random number that
         it would have been chosen with anyhow, and only where it equals the proposal are the logits behind it of use.
 
         Args:
-            logits: (rows, 1 + proposed tokens, vocab).
+            logits: per row (1 + proposed tokens, vocab).
         """
         right = 0
         self._pending = []
         while not self._pending and self._finish_reason is None:
-            tokens = self._accept([self._group.advance(logits[:, right])])
+            tokens = self._accept([(yield from self._group.advance([row[right] for row in logits]))])
             if self._finish_reason is None:
                 tokens += self._accept(self._group.forced())
             same = _common(tokens, self._proposed[right:])
@@ -435,7 +439,7 @@ class ScoreTask(Task):
         rows = dict(zip(self.row_names, logits[:, : len(wanted)], strict=True))
         scored = torch.stack(
             [_logprobs_of(wanted, row) for row in mix_instructed(rows, self.prompt.contexts.weights).values()]
-        )
+        ).cpu()
         if bool(scored.isnan().any()):
             raise NumericalError(
                 "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model "
@@ -452,6 +456,29 @@ class ScoreTask(Task):
 def _logprobs_of(wanted: Tensor, logits: Tensor) -> Tensor:
     """(tokens,) float32, nats, of tokens by the logits at their places, (tokens, vocab)."""
     return torch.log_softmax(logits.float(), dim=-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+
+
+def together(
+    choosing: Sequence[Choosing],
+) -> Generator[Sequence[Wanted], Sequence[Chosen], list[bool]]:
+    """Several that choose tokens in the same steps; returns for each whether it has reached its end."""
+    waiting: dict[int, Sequence[Wanted]] = {}
+    ended: dict[int, bool] = {}
+
+    def go_on(number: int, chosen: Sequence[Chosen] | None) -> None:
+        try:
+            waiting[number] = choosing[number].send(chosen)  # type: ignore[arg-type]  # None starts it
+        except StopIteration as end:
+            waiting.pop(number, None)
+            ended[number] = end.value
+
+    for number in range(len(choosing)):
+        go_on(number, None)
+    while waiting:
+        chosen = iter((yield [one for wanted in waiting.values() for one in wanted]))
+        for number, wanted in list(waiting.items()):
+            go_on(number, list(islice(chosen, len(wanted))))
+    return [ended[number] for number in range(len(choosing))]
 
 
 def split_logits(logits: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

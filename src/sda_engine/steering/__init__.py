@@ -24,8 +24,8 @@ from sda_engine.steering.mathematics import (
     steering_vector,
 )
 from sda_engine.steering.path import divergence_from_base, furthest_position, path_logprobs
-from sda_engine.steering.sampling import make_generator, sample, top_tokens
-from sda_engine.steering.step import SteeredStep, steered_step
+from sda_engine.steering.sampling import candidate_counts, draw, make_generator, sample, top_tokens
+from sda_engine.steering.step import Context, SteeredStep, steered_step
 from sda_engine.steering.temperature import (
     TEMPERATURE_SCHEDULES,
     TemperatureSchedule,
@@ -43,6 +43,7 @@ __all__ = [
     "TEMPERATURE_SCHEDULES",
     "AmplificationCurve",
     "Budget",
+    "Context",
     "Purse",
     "SteeredStep",
     "TemperatureSchedule",
@@ -50,6 +51,7 @@ __all__ = [
     "amplification_factor",
     "apply_plausibility",
     "apply_temperature",
+    "candidate_counts",
     "check_score",
     "constant_schedule",
     "cosine_amplification",
@@ -58,6 +60,7 @@ __all__ = [
     "divergence_from_base",
     "divergence_schedule",
     "divergence_temperature",
+    "draw",
     "entropy",
     "exponential_amplification",
     "furthest_position",

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sda_engine.steering.precision import at_least_float32, in_widest, per_row
+from sda_engine.steering.precision import at_least_float32, in_widest, per_row, row_sums
 
 LOG_2 = math.log(2.0)
 NEGATIVE_INFINITY = float("-inf")
+_LOWEST = -1e30  # nats: in place of -inf where it is multiplied with a probability of 0
 
 
 def steering_vector(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
@@ -31,10 +32,7 @@ def steering_vector(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tenso
         (batch, vocab), nats, float32.
     """
     base, instructed = at_least_float32(base_logprobs), at_least_float32(instructed_logprobs)
-    vector = instructed - base
-    if not (_may_hold_masked(base) or _may_hold_masked(instructed)):
-        return vector
-    return vector.masked_fill((base == NEGATIVE_INFINITY) | (instructed == NEGATIVE_INFINITY), 0.0)
+    return (instructed - base).masked_fill((base == NEGATIVE_INFINITY) | (instructed == NEGATIVE_INFINITY), 0.0)
 
 
 def steer(
@@ -44,6 +42,7 @@ def steer(
     *,
     avoided_logprobs: Tensor | None = None,
     avoid_strength: float | Tensor = 0.0,
+    masked: bool = True,
 ) -> Tensor:
     """Steered log-probabilities, not normalised: log P2 + strength * (log P2 - log P1), paper eq. 5.
 
@@ -56,14 +55,22 @@ def steer(
         strength: gain * amplification, at least 0; float or (batch,).
         avoided_logprobs: (batch, vocab), nats, or None.
         avoid_strength: at least 0; float or (batch,).
+        masked: whether a token may be masked in any of the contexts. Where it is not, looking for them is saved; a row
+            in which there is one all the same then holds NaN or infinity, unless what it holds is right.
 
     Returns:
         (batch, vocab), float32.
     """
-    instructed = at_least_float32(instructed_logprobs)
-    steered = torch.addcmul(instructed, per_row(strength, instructed), steering_vector(base_logprobs, instructed))
+    base, instructed = at_least_float32(base_logprobs), at_least_float32(instructed_logprobs)
+    if masked:
+        steered = torch.addcmul(instructed, per_row(strength, instructed), steering_vector(base, instructed))
+    elif instructed_logprobs is base_logprobs:
+        steered = instructed
+    else:  # the same in one pass over the vocabulary
+        steered = torch.lerp(base, instructed, 1 + per_row(strength, instructed))
     if avoided_logprobs is not None:
-        away = steering_vector(base_logprobs, avoided_logprobs)
+        avoided = at_least_float32(avoided_logprobs)
+        away = steering_vector(base, avoided) if masked else avoided - base
         steered = torch.addcmul(steered, per_row(avoid_strength, instructed), away, value=-1)
     return steered
 
@@ -109,11 +116,27 @@ def js_divergence(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
         (batch,), nats, float32, clamped to [0, ln 2]: rounding can push an exact 0 slightly below.
     """
     base, instructed = at_least_float32(base_logprobs), at_least_float32(instructed_logprobs)
-    p1, p2 = base.exp(), instructed.exp()
-    smallest = torch.finfo(base.dtype).tiny  # where both are 0, so that 0 is multiplied with a number
-    mixture = ((p1 + p2) / 2).clamp_min(smallest).log()
-    terms = _kl_terms(p1, base, mixture) + _kl_terms(p2, instructed, mixture)
-    return (terms.sum(dim=-1) / 2).clamp(0.0, LOG_2)
+    return divergence_of(base.exp(), base, instructed.exp(), instructed)
+
+
+def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor, *, masked: bool = True) -> Tensor:
+    """`js_divergence` of two distributions whose probabilities are known too.
+
+    Args:
+        p1, p2: (batch, vocab), float32 or float64.
+        logprobs1, logprobs2: (batch, vocab), nats.
+        masked: whether a token may have probability 0, or the result be differentiated. Where not, time is saved; a row
+            in which one has probability 0 all the same is NaN.
+    """
+    mixture = torch.lerp(p1, p2, 0.5)
+    if masked:  # so that 0 is multiplied with a number
+        mixture = mixture.clamp_min(torch.finfo(p1.dtype).tiny).log()
+        left, right = (logprobs.clamp_min(_LOWEST) - mixture for logprobs in (logprobs1, logprobs2))
+        terms = torch.addcmul(left * p1, right, p2)
+    else:  # in place, for the sake of the cache
+        mixture.log_()
+        terms = (logprobs1 - mixture).mul_(p1).addcmul_(torch.sub(logprobs2, mixture, out=mixture), p2)
+    return (row_sums(terms) / 2).clamp(0.0, LOG_2)
 
 
 def apply_plausibility(steered_logprobs: Tensor, instructed_logprobs: Tensor, plausibility: float | Tensor) -> Tensor:
@@ -142,16 +165,4 @@ def entropy(logprobs: Tensor) -> Tensor:
     Returns:
         (batch,), nats.
     """
-    terms = (logprobs.exp() * logprobs).masked_fill(logprobs == NEGATIVE_INFINITY, 0.0)
-    return terms.sum(dim=-1).abs()  # no term is above 0, but for rounding
-
-
-def _may_hold_masked(logprobs: Tensor) -> bool:
-    """Whether a token may be masked. On a CPU it is cheap to look; elsewhere the answer would have to be waited for."""
-    return logprobs.device.type != "cpu" or bool((logprobs.amin(dim=-1) == NEGATIVE_INFINITY).any())
-
-
-def _kl_terms(probabilities: Tensor, logprobs: Tensor, mixture: Tensor) -> Tensor:
-    """P * (log P - log M) per token; 0 where P is 0."""
-    terms = probabilities * (logprobs - mixture)
-    return terms.masked_fill(logprobs == NEGATIVE_INFINITY, 0.0) if _may_hold_masked(logprobs) else terms
+    return row_sums(logprobs.exp() * logprobs.clamp_min(_LOWEST)).abs()  # no term is above 0, but for rounding

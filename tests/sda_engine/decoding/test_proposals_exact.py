@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -382,25 +383,30 @@ def test_answers_are_drawn_from_the_exact_steered_distribution(distribution):
 @pytest.mark.parametrize("rule", ["always accept", "another chance for the proposal"])
 def test_a_wrong_rule_of_acceptance_would_show(distribution, monkeypatch, rule):
     proposed: list[int] = []
-    take, draw = DecodeTask._take, RowGroup._draw
+    take, advance = DecodeTask._take, RowGroup.advance
 
     def take_with_proposals(task, logits):
         proposed[:] = task._proposed
         return take(task, logits)
 
-    def draw_wrongly(group, step, uniform):
-        token_id = draw(group, step, uniform)
-        wanted = proposed.pop(0) if proposed else None
-        if wanted is None or token_id == wanted:
-            return token_id
-        if rule == "always accept":
-            return wanted
-        proposed.clear()
-        again = torch.rand(1, generator=group._generator, dtype=torch.float64)
-        return draw(group, step, again)  # drawn again, as if nothing were known from the first time
+    def advance_wrongly(group, logits):
+        choosing = advance(group, logits)
+        (wanted,) = next(choosing)
+        (chosen,) = yield [wanted]
+        proposal = proposed.pop(0) if proposed else None
+        if proposal is not None and chosen.token_id != proposal:
+            if rule == "always accept":
+                chosen = replace(chosen, token_id=proposal)
+            else:
+                proposed.clear()
+                again = torch.rand(1, generator=group._generator, dtype=torch.float64).item()
+                (chosen,) = yield [replace(wanted, uniform=again)]  # as if nothing were known from the first time
+        with pytest.raises(StopIteration) as end:
+            choosing.send([chosen])
+        return end.value.value
 
     monkeypatch.setattr(DecodeTask, "_take", take_with_proposals)
-    monkeypatch.setattr(RowGroup, "_draw", draw_wrongly)
+    monkeypatch.setattr(RowGroup, "advance", advance_wrongly)
     drawn, _ = distribution.draw(200)
     allowed = Counter({tokens: count for tokens, count in drawn.items() if tokens in distribution.expected})
     assert allowed.total() < 200 or distribution.p_value(allowed) < 1e-6

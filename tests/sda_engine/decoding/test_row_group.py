@@ -12,6 +12,7 @@ from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import assert_alike
+from tests.sda_engine.decoding.steps import advance
 
 VOCAB = 320
 A, B = 60, 61  # two tokens of text
@@ -45,7 +46,7 @@ def logits_for(token, rows=2):
 
 def decode(group, tokens, rows=2):
     for token in tokens:
-        group.advance(logits_for(token, rows))
+        advance(group, logits_for(token, rows))
     return group.result("length")
 
 
@@ -91,7 +92,7 @@ def test_the_lowered_strength_steers_the_next_token(tokenizer):
     base[A], instructed[A] = 13.0, 13.0
     base[B], instructed[B] = 8.0, 10.0
     group = make_group(tokenizer, "relax")
-    chosen = [group.advance(torch.stack([base, instructed])).token_id for _ in range(MIN_LOOP + 5)]
+    chosen = [advance(group, [base, instructed]).token_id for _ in range(MIN_LOOP + 5)]
     assert chosen == [B] * MIN_LOOP + [A] * 5
 
 
@@ -100,7 +101,7 @@ def test_the_step_away_is_lowered_with_the_strength(tokenizer):
     base[A], avoided[A] = 13.0, 13.0
     base[B], avoided[B] = 10.0, 8.0
     group = make_group(tokenizer, "relax", rows=(BASE, AVOIDED))
-    chosen = [group.advance(torch.stack([base, avoided])).token_id for _ in range(MIN_LOOP + 5)]
+    chosen = [advance(group, [base, avoided]).token_id for _ in range(MIN_LOOP + 5)]
     assert chosen == [B] * MIN_LOOP + [A] * 5
 
 
@@ -153,8 +154,8 @@ def test_what_a_grammar_forces_is_no_repetition(tokenizer, by_mask):
     for token in range(70, 80):
         group.forced()
         for _ in range(2 * MIN_LOOP * by_mask):
-            group.advance(logits_for(A))
-        group.advance(logits_for(token))
+            advance(group, logits_for(A))
+        advance(group, logits_for(token))
     assert group.result("length").warnings == ()
 
 
@@ -164,8 +165,8 @@ def test_what_repeats_between_forced_tokens_is_repetition(tokenizer, by_mask):
     for _ in range(MIN_LOOP):
         group.forced()
         if by_mask:
-            group.advance(logits_for(A))
-        group.advance(logits_for(B))
+            advance(group, logits_for(A))
+        advance(group, logits_for(B))
     (warning,) = group.result("length").warnings
     assert warning.place == 2 * MIN_LOOP - 1
     assert "repeat one token" in warning.detail

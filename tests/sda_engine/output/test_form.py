@@ -57,8 +57,9 @@ def dictate(monkeypatch, token_ids):
     def dictated(group, logits):
         place = len(group._token_ids)
         if place < len(token_ids):
-            logits = torch.full_like(logits, -50.0)
-            logits[:, token_ids[place]] = 50.0
+            logits = [torch.full_like(row, -50.0) for row in logits]
+            for row in logits:
+                row[token_ids[place]] = 50.0
         return advance(group, logits)
 
     monkeypatch.setattr(RowGroup, "advance", dictated)

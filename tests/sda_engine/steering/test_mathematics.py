@@ -429,3 +429,23 @@ def test_a_callable_schedule_sees_whether_the_most_likely_token_changes():
     steered_step(BASE, INSTRUCTED, strength=1.0, temperature=0.6, schedule=schedule)
     steered_step(BASE, BASE.clone(), strength=1.0, temperature=0.6, schedule=schedule)
     assert seen == [[True], [False]]
+
+
+@pytest.mark.parametrize("vocab", [30, 50_000])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("budget", [None, 0.5])
+def test_a_row_is_steered_to_the_bit_as_it_is_alone(vocab, threads, budget):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        base = 4 * torch.randn((5, vocab), generator=generator)
+        instructed = base + torch.randn((5, vocab), generator=generator)
+        settings = {"strength": 1.5, "temperature": 0.6, "budget": budget, "masked": False}
+        together = steered_step(base, instructed, **settings)
+        for row in range(5):
+            alone = steered_step(base[row : row + 1], instructed[row : row + 1], **settings)
+            for field in ("divergence", "temperature", "steered", "log_total", "drawn_entropy"):
+                assert torch.equal(getattr(together, field)[row], getattr(alone, field)[0]), field
+    finally:
+        torch.set_num_threads(before)
