@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sda_engine import Sampling, Steering
 from sda_engine.decoding.row_group import DecodeSettings, RowGroup
-from sda_engine.decoding.step_batch import Chosen, choose
+from sda_engine.decoding.step_batch import choose
+from sda_engine.decoding.wanted import Chosen
 from sda_engine.prompts import BASE, INSTRUCTED
 from sda_engine.testing import tiny_tokenizer
 from sda_engine.tokens import SafeTokenizer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sda_engine import Alignment, Sampling, Steering, SteeringEngine
-from sda_engine.decoding.tasks import DecodeTask
+from sda_engine.decoding.decode_task import DecodeTask
 from sda_engine.errors import (
     ConfigError,
     ContextLengthError,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sda_engine import Alignment, EngineSettings, Sampling, Steering, SteeringEngine
-from sda_engine.decoding.tasks import ScoreTask
+from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.errors import (
     CapacityError,
     ConfigError,

@@ -1,5 +1,6 @@
 """Decoding: row groups over one model, one token at a time, in a worker thread of the engine's own."""
 
+from sda_engine.decoding.decode_task import DecodeTask
 from sda_engine.decoding.guards import find_repetition
 from sda_engine.decoding.memory import cache_bytes, default_cache_tokens
 from sda_engine.decoding.model_runner import ModelRunner
@@ -8,8 +9,9 @@ from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.scheduler import Scheduler
+from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.decoding.stats import EngineStats
-from sda_engine.decoding.tasks import DecodeTask, Event, ScoreTask, Task, Token
+from sda_engine.decoding.tasks import Event, Task, Token
 
 __all__ = [
     "DecodeSettings",

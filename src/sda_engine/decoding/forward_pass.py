@@ -7,98 +7,14 @@ of prompts, go one by one.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.rows import Row
+from sda_engine.decoding.segments import Alone, Run, Segment, Together
 
 _MOST_TOGETHER = 16  # tokens of a segment that goes with others
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a forward pass adds to one row.
-
-    Attributes:
-        token_ids: at least one.
-        keep: the logits after the last so many tokens are wanted.
-    """
-
-    row: Row
-    token_ids: Sequence[int]
-    keep: int = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of keys and values that some queries see.
-
-    Attributes:
-        piece: where they are.
-        start: the place of the first of them in the rows.
-    """
-
-    piece: Piece
-    start: int
-
-    @property
-    def keys(self) -> Tensor:
-        """(tokens,) their places in the rows."""
-        return torch.arange(self.start, self.start + len(self.piece))
-
-
-@dataclass(frozen=True)
-class Together:
-    """The segments whose tails are attended to in one call, padded to the same number of queries.
-
-    Attributes:
-        queries: most new tokens of a segment.
-        length: keys of the longest tail, new ones included.
-        tokens: (rows * queries,) the places of their tokens in the pass, those of padding repeated; None where the
-            tokens of the pass are just these.
-        kept: (new tokens,) which of the padded ones are no padding; None where all are.
-        places: (new tokens,) where in the pass these are; None likewise.
-        positions: (rows, queries), in their rows.
-        tail_starts: (rows,) the place of each tail's first token in its row.
-        runs: what rows begin with, each with the rows that share it, (members,), or None for all rows.
-    """
-
-    rows: Sequence[Row]
-    queries: int
-    length: int
-    tokens: Tensor | None
-    kept: Tensor | None
-    places: Tensor | None
-    positions: Tensor
-    tail_starts: Tensor
-    runs: Sequence[tuple[Run, Tensor | None]]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A segment that is attended to by itself.
-
-    Attributes:
-        start, stop: its tokens in the pass.
-        position: of its first token, in the row.
-        own_start: the place in the row of the first key that the pass writes to, or that stands in the same tail.
-        runs: what comes before that.
-    """
-
-    row: Row
-    start: int
-    stop: int
-    position: int
-    own_start: int
-    runs: Sequence[Run]
-
-    @property
-    def positions(self) -> Tensor:
-        """(1, tokens), in the row."""
-        return torch.arange(self.position, self.position + self.stop - self.start).unsqueeze(0)
 
 
 class ForwardPass:
@@ -118,7 +34,7 @@ class ForwardPass:
         self.segments: Sequence[Segment] = segments
         self.windows: set[int | None] = set()
         self._device = device
-        self._memory = segments[0].row.memory
+        self._slots = segments[0].row.memory.slots
         self._masks: dict[object, Tensor | None] = {}
         self._visible: dict[object, tuple[int, Tensor | None] | None] = {}
         for segment in segments:
@@ -131,7 +47,7 @@ class ForwardPass:
         many = [place for place, segment in enumerate(segments) if not _goes_together(segment)]
         into_tails = [place for place in (*few, *many) if segments[place].row.making is None]
         room = max((_end_of_tail(segments[place]) for place in into_tails), default=0)
-        self._memory.arrange([segments[place].row for place in into_tails], room)
+        self._slots.arrange([segments[place].row for place in into_tails], room)
         self._write_to = self._places_to_write(into_tails)
         self._beginning = [segment.row for segment in segments if segment.row.begins_with_a_copy]
         self._blocks = [
@@ -163,15 +79,15 @@ class ForwardPass:
             layer: layers come in order, from 0.
             keys, values: (heads, tokens of all segments, size).
         """
-        self._memory.open(layer, keys, values)
+        self._slots.open(layer, keys, values)
         for block, new in self._blocks:
             block.layers.append((keys[:, new].clone(), values[:, new].clone()))
         if self._write_to is not None:
             sources, slots, places = self._write_to
-            for states, new_states in zip(self._memory.slots(layer), (keys, values), strict=True):
+            for states, new_states in zip(self._slots.layer(layer), (keys, values), strict=True):
                 states[slots, :, places] = (new_states if sources is None else new_states[:, sources]).transpose(0, 1)
         for row in self._beginning:
-            for states, source in zip(self._memory.slots(layer), row.beginning_of_tail(layer), strict=True):
+            for states, source in zip(self._slots.layer(layer), row.beginning_of_tail(layer), strict=True):
                 states[row.slot, :, : row.tail] = source
 
     def own(self, alone: Alone, layer: int) -> tuple[Tensor, Tensor]:
@@ -179,14 +95,14 @@ class ForwardPass:
         if alone.row.making is not None:
             return alone.row.making.layers[layer]
         stop = alone.row.tail + alone.stop - alone.start
-        keys, values = self._memory.slots(layer)
+        keys, values = self._slots.layer(layer)
         return keys[alone.row.slot, :, :stop], values[alone.row.slot, :, :stop]
 
     def tails(self, layer: int) -> tuple[Tensor, Tensor]:
         """The keys and values of the tails that are attended to together, (rows, heads, length, size)."""
         assert self.together is not None
         rows, length = len(self.together.rows), self.together.length
-        keys, values = self._memory.slots(layer)
+        keys, values = self._slots.layer(layer)
         return keys[:rows, :, :length], values[:rows, :, :length]
 
     def tail_mask(self, groups: int, window: int | None, dtype: torch.dtype) -> Tensor | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sda_engine.decoding.forward_pass import Alone, ForwardPass, Together
+from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.segments import Alone, Together
 
 _flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 

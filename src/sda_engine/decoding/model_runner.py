@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import check_attention, row_attention
-from sda_engine.decoding.forward_pass import ForwardPass, Segment
+from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Piece
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.prefix_store import PrefixStore, common_length
 from sda_engine.decoding.rows import TAIL, Row
+from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import BASE, Contexts
 
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from sda_engine.decoding.step_batch import SHOWN, Chosen, Likely
+from sda_engine.decoding.wanted import SHOWN, Chosen, Likely
 from sda_engine.results import Candidate, GeneratedTokenLogprobs, TokenLogprob, TraceToken
 
 

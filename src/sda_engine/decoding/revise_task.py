@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sda_engine.decoding.forward_pass import Segment
+from sda_engine.decoding.decode_task import DecodeTask
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedText
 from sda_engine.decoding.rows import Row
-from sda_engine.decoding.tasks import Choosing, DecodeTask, PassLimits, Task, split_logits, together
+from sda_engine.decoding.segments import Segment
+from sda_engine.decoding.tasks import Choosing, PassLimits, Task, split_logits, together
 
 
 class ReviseTask(Task):

@@ -14,7 +14,7 @@ from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.recorder import Recorder
-from sda_engine.decoding.step_batch import Chosen, Wanted
+from sda_engine.decoding.wanted import Chosen, Wanted
 from sda_engine.errors import NumericalError
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
 from sda_engine.prompts import BASE

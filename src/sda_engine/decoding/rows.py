@@ -1,40 +1,37 @@
 """Row: one sequence of the running batch, with the keys and values of its tokens in every layer."""
 
 from collections.abc import Iterable, Sequence
-from weakref import ReferenceType, WeakSet, ref
+from weakref import WeakSet
 
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
+from sda_engine.decoding.slots import Slots
 
 TAIL = 256  # tokens
 _LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
-_ROOM_STEP = 64  # tokens by which slots grow
 
 
 class RowMemory:
     """Where the rows of a running batch keep keys and values.
 
     What a row begins with stands in blocks, which other rows and the prefix store may share. Its last tokens, its tail,
-    stand in a slot: one buffer per layer holds the slots of all rows, so that one call attends to all tails. Where a
-    tail is full it becomes a block.
+    stand in a slot beside those of the other rows, so that one call attends to all tails. Where a tail is full it
+    becomes a block.
 
     Args:
         tail: tokens that a slot is meant for.
 
     Attributes:
+        slots: for the tails.
         ledger: counts the tokens of all blocks, those of the prefix store included.
     """
 
     def __init__(self, tail: int = TAIL) -> None:
         self.tail = tail
+        self.slots = Slots(tail)
         self.ledger = Ledger()
         self._rows: WeakSet[Row] = WeakSet()
-        self._owners: list[ReferenceType[Row] | None] = []  # of each slot; a slot whose row is gone is free
-        self._used: set[int] = set()  # slots that hold what somebody has left there
-        self._room = 0
-        self._keys: list[Tensor] = []  # per layer (slots, heads, room, size)
-        self._values: list[Tensor] = []
 
     @property
     def tokens(self) -> int:
@@ -46,115 +43,9 @@ class RowMemory:
         """Tokens that rows hold, what they share counted once."""
         return held_tokens(self._rows)
 
-    @property
-    def layers(self) -> int:
-        """Layers that have written so far."""
-        return len(self._keys)
-
-    def arrange(self, rows: Sequence["Row"], room: int) -> None:
-        """Give rows the first slots, in this order, with room for so many tokens each; others make place for them."""
-        inside = set(rows)
-        others = sum(owner is not None and owner not in inside for owner in map(self._owner, range(len(self._owners))))
-        self._resize(len(rows) + others, room)
-        for place, row in enumerate(rows):
-            if row.slot != place:
-                self._put(row, place)
-
-    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of all slots in a layer, (slots, heads, room, size) each."""
-        return self._keys[layer], self._values[layer]
-
-    def open(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Make the slots of a layer, if this is the first time that it writes.
-
-        Args:
-            layer: layers come in order, from 0.
-            keys, values: what it is about to write, (heads, tokens, size).
-        """
-        if layer < len(self._keys):
-            return
-        if layer > len(self._keys):
-            raise IndexError(f"layer {layer} attends before layer {len(self._keys)}")
-        buffers = [
-            states.new_zeros((len(self._owners), states.shape[0], self._room, states.shape[2]))
-            for states in (keys, values)
-        ]
-        self._keys.append(buffers[0])
-        self._values.append(buffers[1])
-
-    def tail_states(self, row: "Row", stop: int) -> list[tuple[Tensor, Tensor]]:
-        """Views of the first tokens of a row's tail, per layer (keys, values), (heads, tokens, size)."""
-        slot = row.slot
-        assert slot is not None
-        both = zip(self._keys, self._values, strict=True)
-        return [(keys[slot, :, :stop], values[slot, :, :stop]) for keys, values in both]
-
-    def trim(self) -> None:
-        """Give back the slots' memory, where no row is left."""
-        if not self._rows:
-            self._owners, self._room = [], 0
-            self._used.clear()
-            self._keys.clear()
-            self._values.clear()
-
     def add(self, row: "Row") -> None:
         """Take note of a new row."""
         self._rows.add(row)
-
-    def _owner(self, slot: int) -> "Row | None":
-        owner = self._owners[slot]
-        return None if owner is None else owner()
-
-    def _put(self, row: "Row", place: int) -> None:
-        other, slot = self._owner(place), row.slot
-        if slot is None:
-            if other is not None:
-                self._move(other, place, self._free_slot())
-            self._clear(place)
-        elif other is None:
-            self._copy(slot, place)
-            self._owners[slot] = None
-        else:
-            for states in (*self._keys, *self._values):
-                states[[place, slot]] = states[[slot, place]]
-            self._own(other, slot)
-        self._own(row, place)
-
-    def _move(self, row: "Row", source: int, place: int) -> None:
-        self._copy(source, place)
-        self._own(row, place)
-
-    def _copy(self, source: int, place: int) -> None:
-        for states in (*self._keys, *self._values):
-            states[place] = states[source]
-
-    def _own(self, row: "Row", slot: int) -> None:
-        row.slot = slot
-        self._owners[slot] = ref(row)
-        self._used.add(slot)
-
-    def _clear(self, slot: int) -> None:
-        """Forget what was left in a slot: masked keys must be numbers, and what is left may be NaN."""
-        if slot in self._used:
-            for states in (*self._keys, *self._values):
-                states[slot].zero_()
-
-    def _free_slot(self) -> int:
-        return next(slot for slot in reversed(range(len(self._owners))) if self._owner(slot) is None)
-
-    def _resize(self, slots: int, room: int) -> None:
-        """Make the buffers larger where that is needed: all of them or, out of memory, none."""
-        more_slots, more_room = len(self._owners), self._room
-        if slots > more_slots:
-            more_slots = max(slots, 2 * more_slots)
-        if room > more_room:
-            more_room = _ROOM_STEP * -(-max(room, min(2 * more_room, self.tail)) // _ROOM_STEP)
-        if (more_slots, more_room) == (len(self._owners), self._room):
-            return
-        grown = [[_grown(states, more_slots, more_room) for states in side] for side in (self._keys, self._values)]
-        self._keys, self._values = grown
-        self._owners += [None] * (more_slots - len(self._owners))
-        self._room = more_room
 
 
 class Row:
@@ -215,7 +106,7 @@ class Row:
             return self._loaded.layer(layer)
         assert self._source is not None
         assert self._source.slot is not None
-        keys, values = self._memory.slots(layer)
+        keys, values = self._memory.slots.layer(layer)
         return keys[self._source.slot, :, : self.tail], values[self._source.slot, :, : self.tail]
 
     def prepare(self, new: int) -> None:
@@ -292,7 +183,7 @@ class Row:
         pieces = self._pieces
         before = self.length - self.tail
         if stop > before:
-            pieces = [*pieces, make_piece(self._memory.tail_states(self, stop - before), self._memory.ledger)]
+            pieces = [*pieces, make_piece(self._memory.slots.states(self, stop - before), self._memory.ledger)]
         return list(cut_pieces(pieces, start, stop))
 
     def _begin_like(self, source: "Row", new: int) -> None:
@@ -318,7 +209,7 @@ class Row:
 
     def _seal(self) -> None:
         """Make a block of the tail, and one of it and of such blocks before that are no larger."""
-        piece = make_piece(self._memory.tail_states(self, self.tail), self._memory.ledger)
+        piece = make_piece(self._memory.slots.states(self, self.tail), self._memory.ledger)
         pieces, written = list(self._pieces), self._written
         while written and len(pieces[-1]) <= len(piece) and len(pieces[-1]) + len(piece) <= _LARGEST_JOINED:
             piece = join_pieces([pieces.pop(), piece], self._memory.ledger)
@@ -328,13 +219,6 @@ class Row:
     def _joined(self, pieces: Sequence[Piece]) -> list[Piece]:
         """One piece of several, or none of none."""
         return [join_pieces(pieces, self._memory.ledger)] if len(pieces) > 1 else list(pieces)
-
-
-def _grown(states: Tensor, slots: int, room: int) -> Tensor:
-    """A buffer with more slots and room, and what it held."""
-    larger = states.new_zeros((slots, states.shape[1], room, states.shape[3]))
-    larger[: states.shape[0], :, : states.shape[2]] = states
-    return larger
 
 
 def held_tokens(rows: Iterable[Row], pieces: Iterable[Piece] = ()) -> int:

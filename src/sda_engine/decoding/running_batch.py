@@ -9,14 +9,15 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.rows import TAIL, RowMemory, held_tokens
+from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.stats import BatchStats
-from sda_engine.decoding.step_batch import Chosen, Wanted, choose
+from sda_engine.decoding.step_batch import choose
 from sda_engine.decoding.tasks import Choosing, Failed, Finished, PassLimits, Task
+from sda_engine.decoding.wanted import Chosen, Wanted
 from sda_engine.engine_settings import EngineSettings
 
 _logger = logging.getLogger(__name__)
@@ -314,4 +315,4 @@ class RunningBatch:
         while self._store.tokens and self._memory.tokens + new > self._cache_tokens:
             self._store.evict_oldest()
         if not self._tasks:
-            self._memory.trim()
+            self._memory.slots.give_back()

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import unsupported_model
-from sda_engine.decoding.forward_pass import ForwardPass, Segment
+from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 
 _PIECES = ((3, 5, 1), (2, 1, 2))  # tokens of each row in each of three passes
 _TAIL = 4  # tokens: so that there are tails, blocks that were tails, and blocks that a pass has filled
@@ -53,7 +54,9 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
         tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
         if not torch.allclose(last[-1].float().cpu(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
             raise unsupported_model(model, "attention that does more than its attention function")
-    states = [state for piece in rows[0].cut(0, 1) for layer in range(memory.layers) for state in piece.layer(layer)]
+    states = [
+        state for piece in rows[0].cut(0, 1) for layer in range(memory.slots.layers) for state in piece.layer(layer)
+    ]
     return sum(state.nbytes for state in states)
 
 
@@ -68,7 +71,7 @@ def _next_segment(row: Row, text: Sequence[int], tokens: int) -> Segment:
 
 def _check_layers(model: PreTrainedModel, memory: RowMemory, forward_pass: ForwardPass) -> None:
     config = model.config.get_text_config(decoder=True)
-    if memory.layers != config.num_hidden_layers:
+    if memory.slots.layers != config.num_hidden_layers:
         raise unsupported_model(model, "layers that do not attend once each")
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)

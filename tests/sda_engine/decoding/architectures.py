@@ -6,9 +6,9 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sda_engine.decoding.blocks import join_pieces
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 
 WINDOW = 8
 LAYERS = 4

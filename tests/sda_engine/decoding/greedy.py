@@ -2,9 +2,9 @@
 
 import torch
 
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.row_group import DecodedToken
+from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.tasks import Task, Token
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Contexts
 from sda_engine.results.completion import Delta

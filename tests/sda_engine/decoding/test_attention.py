@@ -6,9 +6,10 @@ import torch
 import transformers as hf
 
 from sda_engine.decoding.attention import row_attention
-from sda_engine.decoding.forward_pass import ForwardPass, Segment
+from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import (

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.kernels import Kernel
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import logits_of, logits_together, rows_of
 

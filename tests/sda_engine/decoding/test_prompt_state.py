@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Contexts
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import logits_of, states_of

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
+from sda_engine.decoding.decode_task import DecodeTask
 from sda_engine.decoding.row_group import RowGroup
-from sda_engine.decoding.tasks import DecodeTask
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB

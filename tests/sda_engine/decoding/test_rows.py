@@ -3,10 +3,11 @@ import gc
 import pytest
 import torch
 
-from sda_engine.decoding import rows
+from sda_engine.decoding import slots
 from sda_engine.decoding.blocks import make_piece
-from sda_engine.decoding.forward_pass import ForwardPass, Segment
+from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 from tests.sda_engine.decoding.architectures import states_of
 
 SHAPES = (((2, 3), (2, 5)), ((1, 4), (1, 4)))  # (keys, values) of each layer as (heads, size)
@@ -108,7 +109,7 @@ def test_a_first_pass_that_fails_in_the_middle_leaves_a_row_that_can_be_written(
 def test_a_pass_that_finds_no_memory_for_longer_tails_leaves_the_rows_as_they_were(monkeypatch, allocation):
     memory = RowMemory(tail=200)
     one, two = filled([1, 2], memory), filled([5], memory)
-    make, allocations = rows._grown, []
+    make, allocations = slots._grown, []
 
     def grown_or_none(*args):
         allocations.append(args)
@@ -117,7 +118,7 @@ def test_a_pass_that_finds_no_memory_for_longer_tails_leaves_the_rows_as_they_we
         return make(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "_grown", grown_or_none)
+        patch.setattr(slots, "_grown", grown_or_none)
         with pytest.raises(RuntimeError, match="out of memory"):
             run((one, list(range(3, 100))), (two, [6]))
     assert_holds(one, [1, 2])
@@ -284,16 +285,16 @@ def test_what_a_row_has_left_in_its_slot_is_gone_before_another_row_gets_it():
     run((second, [7]))
     assert second.slot == 0
     for layer in range(2):
-        assert not any(state.isnan().any() for state in memory.slots(layer))
+        assert not any(state.isnan().any() for state in memory.slots.layer(layer))
 
 
 def test_the_memory_of_slots_is_given_back_once_no_row_is_left():
     memory = RowMemory()
     row = filled([1, 2, 3], memory)
-    memory.trim()
-    assert memory.layers == 2  # a row is there
+    memory.slots.give_back()
+    assert memory.slots.layers == 2  # a row is there
     del row
     gc.collect()
-    memory.trim()
-    assert memory.layers == 0
+    memory.slots.give_back()
+    assert memory.slots.layers == 0
     assert_holds(filled([1, 2], memory), [1, 2])

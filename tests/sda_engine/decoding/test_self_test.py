@@ -4,9 +4,9 @@ from torch import nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from sda_engine import SteeringEngine
-from sda_engine.decoding.forward_pass import Segment
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
+from sda_engine.decoding.segments import Segment
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model, tiny_tokenizer
 

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sda_engine import Sampling, Steering
 from sda_engine.decoding.row_group import DecodeSettings, RowGroup
-from sda_engine.decoding.step_batch import Chosen, Wanted, choose
+from sda_engine.decoding.step_batch import choose
+from sda_engine.decoding.wanted import Chosen, Wanted
 from sda_engine.errors import ConfigError, NumericalError
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED
 from sda_engine.steering import Budget, entropy, precision, sample, steered_step

@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 from pydantic import BaseModel
 
 from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
-from sda_engine.decoding.tasks import DecodeTask
+from sda_engine.decoding.decode_task import DecodeTask
 from sda_engine.errors import ConstraintError
 from sda_engine.output import ConstraintCompiler, TokenConstraint
 from sda_engine.output.constraints import JSON_STYLE
