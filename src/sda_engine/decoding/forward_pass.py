@@ -36,6 +36,7 @@ class ForwardPass:
         self._device = device
         self._slots = segments[0].row.memory.slots
         self._masks: dict[object, Tensor | None] = {}
+        self._sharing: dict[Run, list[int]] = {}  # which of the segments that go together begin with it
         self._visible: dict[object, tuple[int, Tensor | None] | None] = {}
         for segment in segments:
             segment.row.prepare(len(segment.token_ids))
@@ -121,7 +122,7 @@ class ForwardPass:
         return self._masks[kind]
 
     def visible(
-        self, run: Run, members: Tensor | None, groups: int, window: int | None, dtype: torch.dtype
+        self, run: Run, groups: int, window: int | None, dtype: torch.dtype
     ) -> tuple[int, Tensor | None] | None:
         """What the rows that share a run see of it: from which of its keys on, and a mask for these; None for nothing.
 
@@ -133,7 +134,7 @@ class ForwardPass:
             return 0, None
         kind = (run, groups, window, dtype)
         if kind not in self._visible:
-            positions = together.positions if members is None else together.positions[members.cpu()]
+            positions = together.positions[self._sharing[run]]
             seen = _seen(positions, run.keys.expand(len(positions), -1), window)
             first = _first_seen(seen)
             mask = self._additive(seen[..., first:].repeat(1, groups, 1).flatten(0, 1)[None, None], dtype)
@@ -207,10 +208,9 @@ class ForwardPass:
         places = [number for place in few for number in range(self._starts[place], self._starts[place + 1])]
         first = torch.tensor([segment.row.length for segment in segments])
         tails = torch.tensor([segment.row.tail for segment in segments])
-        shared: dict[Run, list[int]] = {}
         for row, segment in enumerate(segments):
             for run in _runs(segment.row):
-                shared.setdefault(run, []).append(row)
+                self._sharing.setdefault(run, []).append(row)
         return Together(
             rows=[segment.row for segment in segments],
             queries=queries,
@@ -220,7 +220,7 @@ class ForwardPass:
             places=None if places == list(range(self.tokens)) else self._index(places),
             positions=first.unsqueeze(-1) + torch.arange(queries),
             tail_starts=first - tails,
-            runs=[(run, None if len(rows) == len(few) else self._index(rows)) for run, rows in shared.items()],
+            runs=[(run, None if len(rows) == len(few) else self._index(rows)) for run, rows in self._sharing.items()],
         )
 
     def _make_alone(self, place: int) -> Alone:

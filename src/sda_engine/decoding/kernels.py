@@ -67,7 +67,7 @@ class Kernel:
         mask = self._pass.tail_mask(groups, self._window, query.dtype)
         output, weight = self._parts(queries, keys, values, mask)
         for run, members in together.runs:
-            visible = self._pass.visible(run, members, groups, self._window, query.dtype)
+            visible = self._pass.visible(run, groups, self._window, query.dtype)
             if visible is None:
                 continue
             first, mask = visible

@@ -17,7 +17,8 @@ from sda_engine.decoding.rows import RowMemory
 
 _SMALL = 256  # tokens: fewer of a larger block are copied, so that they do not keep the block alive
 
-_Ids = npt.NDArray[np.int64]
+TokenArray = npt.NDArray[np.int64]
+"""(tokens,) token ids. A prompt that is looked up again and again is given as one, so that it is not made each time."""
 
 
 class PrefixStore:
@@ -36,7 +37,7 @@ class PrefixStore:
         self._max_tokens = max_tokens
         self.read_tokens = 0
         self._tokens = 0
-        self._root = _Node(_as_array(()), None)
+        self._root = _Node(as_array(()), None)
         # Every node but the root with its parent, the least recently used first. Children come before their parents,
         # so the first is always a leaf.
         self._parents: OrderedDict[_Node, _Node] = OrderedDict()
@@ -46,22 +47,22 @@ class PrefixStore:
         """Tokens held now, never more than max_tokens."""
         return self._tokens
 
-    def match(self, token_ids: Sequence[int]) -> int:
+    def match(self, token_ids: Sequence[int] | TokenArray) -> int:
         """Tokens in the longest stored prefix of token_ids; does not count as a use."""
-        return sum(count for _, count in self._path(_as_array(token_ids)))
+        return sum(count for _, count in self._path(as_array(token_ids)))
 
-    def pieces(self, token_ids: Sequence[int]) -> list[Piece]:
+    def pieces(self, token_ids: Sequence[int] | TokenArray) -> list[Piece]:
         """Where the states of the longest stored prefix of token_ids are; does not count as a use."""
-        return [node.states.cut(0, count) for node, count in self._path(_as_array(token_ids))]
+        return [node.states.cut(0, count) for node, count in self._path(as_array(token_ids))]
 
-    def read(self, token_ids: Sequence[int], length: int) -> list[Piece]:
+    def read(self, token_ids: Sequence[int] | TokenArray, length: int) -> list[Piece]:
         """The states of the first tokens in consecutive pieces, which then count as recently used.
 
         Args:
             token_ids: tokens whose beginning is stored.
             length: how many of them to read, 0..match(token_ids).
         """
-        path = self._path(_as_array(token_ids[:length]))
+        path = self._path(as_array(token_ids[:length]))
         assert sum(count for _, count in path) == length
         self._touch([node for node, _ in path])
         self.read_tokens += length
@@ -74,7 +75,7 @@ class PrefixStore:
             token_ids: tokens of the prefix, of which those already stored count as recently used.
             cut: gives the states of the tokens from one place to another, in consecutive pieces.
         """
-        ids = _as_array(token_ids)
+        ids = as_array(token_ids)
         path = self._path(ids)
         nodes = [node for node, _ in path]
         held = sum(count for _, count in path)
@@ -115,12 +116,12 @@ class PrefixStore:
         """Evict everything."""
         self._evict_to(0)
 
-    def _path(self, ids: _Ids) -> list[tuple["_Node", int]]:
+    def _path(self, ids: TokenArray) -> list[tuple["_Node", int]]:
         """The nodes along the longest stored prefix of ids, and how many tokens of each belong to it."""
         path: list[tuple[_Node, int]] = []
         node, start = self._root, 0
         while start < len(ids) and (child := node.children.get(int(ids[start]))) is not None:
-            count = _common_length(child.token_ids, ids[start:])
+            count = common_length(child.token_ids, ids[start:])
             path.append((child, count))
             if count < len(child.token_ids):
                 break
@@ -156,7 +157,7 @@ class PrefixStore:
 class _Node:
     """A run of tokens after those of its parents."""
 
-    token_ids: _Ids
+    token_ids: TokenArray
     piece: Piece | None  # None at the root
     children: "dict[int, _Node]" = field(default_factory=dict)  # by their first token
 
@@ -167,16 +168,13 @@ class _Node:
         return self.piece
 
 
-def _as_array(token_ids: Sequence[int]) -> _Ids:
+def as_array(token_ids: Sequence[int] | TokenArray) -> TokenArray:
+    """Token ids as an array; one that is given comes back as it is."""
     return np.asarray(token_ids, dtype=np.int64)
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(one: TokenArray, other: TokenArray) -> int:
     """How many tokens two texts begin with in common."""
-    return _common_length(_as_array(one), _as_array(other))
-
-
-def _common_length(one: _Ids, other: _Ids) -> int:
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     return int(differs.argmax()) if differs.any() else length

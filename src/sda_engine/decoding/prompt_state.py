@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Piece
-from sda_engine.decoding.prefix_store import PrefixStore, common_length
+from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import BASE, Contexts
@@ -40,6 +40,7 @@ class PromptState:
         self.spoilt = False
         self.released = False
         self._rows: dict[str, Row] = {}
+        self._arrays: dict[str, TokenArray] = {}  # prompts, as they are looked up before every pass
         self._planned: list[str] = []
         self._evicted = False
         self._base_reach = 0  # tokens of the base row after the pass that was planned
@@ -64,12 +65,12 @@ class PromptState:
         """Whether it is better to let another prompt be read first, and begin with what will be stored of it."""
         if self._rows or self.contexts is other.contexts:
             return False
-        common = common_length(self._token_ids(BASE), other._token_ids(BASE))
-        return common - store.match(self._token_ids(BASE)) >= _WORTH_WAITING
+        common = common_length(self._array(BASE), other._array(BASE))
+        return common >= _WORTH_WAITING and common - store.match(self._array(BASE)) >= _WORTH_WAITING
 
     def stored_pieces(self, names: Sequence[str], store: PrefixStore) -> list[Piece]:
         """What is stored of prompts of rows that have not been made."""
-        return [piece for name in names if name not in self._rows for piece in store.pieces(self._token_ids(name))]
+        return [piece for name in names if name not in self._rows for piece in store.pieces(self._array(name))]
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
@@ -80,7 +81,7 @@ class PromptState:
         if self.is_ready(names):
             return 0
         shared = len(self.contexts.shared)
-        stored = {name: store.match(self._token_ids(name)) for name in names if name not in self._rows}
+        stored = {name: store.match(self._array(name)) for name in names if name not in self._rows}
         begins = {name: found if name == BASE else max(found, shared) for name, found in stored.items()}
         held = begins | {name: self._rows[name].length for name in names if name in self._rows}
         return sum(self.contexts.prompt_tokens(name) - held[name] for name in names)
@@ -163,3 +164,8 @@ class PromptState:
 
     def _token_ids(self, name: str) -> tuple[int, ...]:
         return (*self.contexts.shared, *self.contexts.tails[name])
+
+    def _array(self, name: str) -> TokenArray:
+        if name not in self._arrays:
+            self._arrays[name] = as_array(self._token_ids(name))
+        return self._arrays[name]

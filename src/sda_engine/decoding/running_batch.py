@@ -95,6 +95,7 @@ class RunningBatch:
         """Forget the tasks and the stored prefixes."""
         self._tasks.clear()
         self._store.clear()
+        self._memory.slots.give_back()
 
     def step(self) -> None:
         """One forward pass over everything that wants one, and what follows from it for each task."""
@@ -143,10 +144,11 @@ class RunningBatch:
         begun: list[PromptState] = []
         for task in sorted(reading, key=lambda task: task.unread(self._store)):
             kept = 0 if task is reading[0] else kept
-            if any(task.prompt.awaits(other, self._store) for other in begun if self._most_stored):
+            most = max(0, left - kept)
+            if most and self._most_stored and any(task.prompt.awaits(other, self._store) for other in begun):
                 continue
+            self._plan_task(task, PassLimits(most, proposals), planned)
             begun += task.prompts
-            self._plan_task(task, PassLimits(max(0, left - kept), proposals), planned)
             left -= sum(len(segment.token_ids) for segment in planned.get(task, ()))
         return planned
 

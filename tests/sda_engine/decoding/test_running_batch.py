@@ -336,7 +336,7 @@ def test_clearing_forgets_the_stored_prefixes():
     run(batch, Greedy())
     assert batch._store.tokens > 0
     batch.clear()
-    assert batch._store.tokens == 0
+    assert batch._store.tokens == batch._memory.tokens == batch._memory.slots.layers == 0
 
 
 # --- ends
