@@ -80,8 +80,13 @@ class DecodeTask(Task):
 
     def unread(self, store: PrefixStore) -> int:
         """Tokens of prompts and, after it was suspended, of the answer."""
-        again = len(self._group.token_ids) if self.suspended else len(self._pending) if self.in_bulk else 0
-        return super().unread(store) + again * self.row_count
+        return super().unread(store) + self.unread_answer
+
+    @property
+    def unread_answer(self) -> int:
+        """Tokens of the answer that rows have lost and are to read once more, all rows together."""
+        lost = len(self._group.token_ids) if not self._rows else len(self._pending) if self.in_bulk else 0
+        return lost * self.row_count
 
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""

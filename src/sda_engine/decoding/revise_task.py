@@ -59,8 +59,7 @@ class ReviseTask(Task):
 
     def unread(self, store: PrefixStore) -> int:
         """Tokens that the members have to read, a prompt of several once."""
-        again = sum(member.unread(store) for member in self._running if not self.prefilling)
-        return super().unread(store) + again
+        return super().unread(store) + sum(member.unread_answer for member in self._running)
 
     def suspend(self) -> None:
         """All of them."""

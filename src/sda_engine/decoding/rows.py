@@ -195,7 +195,7 @@ class Row:
             self._pieces = list(cut_pieces(source._pieces, 0, wanted))
         elif wanted > source.length and source._making is not None:
             self._pieces = [*source._pieces, Piece(source._making, 0, wanted - before)]
-        elif wanted <= source.length and wanted - before + new > self._memory.tail:
+        elif wanted <= source.length and not source.begins_with_a_copy and wanted - before + new > self._memory.tail:
             self._pieces = source.cut(0, wanted)
         else:
             self._pieces, self.tail = list(source._pieces), wanted - before

@@ -4,6 +4,7 @@ import torch
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
+from sda_engine.decoding.rows import RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, Contexts
 from sda_engine.testing import tiny_model
@@ -133,6 +134,19 @@ def test_what_is_evicted_while_a_prompt_is_prefilled_is_taken_from_the_base_row(
     prefill.complete(PromptState(contexts, 8))
     prompt = PromptState(contexts, 8)
     prefill.step(prompt, ROWS[:2], most=1)  # opens the base row alone
+    prefill.store.clear()
+    prefill.complete(prompt)
+    assert_right(prompt, prefill.model)
+
+
+@pytest.mark.parametrize("tails", [(4, 6), (4, 20), (20, 20)])
+def test_what_is_evicted_before_the_base_row_has_had_a_pass_is_taken_from_it_all_the_same(tails):
+    prefill = Prefill()
+    prefill.store = PrefixStore(ENOUGH, RowMemory(tail=16))
+    contexts = make_contexts(shared=6, tails=tails)
+    prefill.complete(PromptState(contexts, 8))
+    prompt = PromptState(contexts, 8)
+    prompt.plan((BASE,), ENOUGH, prefill.store)  # and the pass is not run
     prefill.store.clear()
     prefill.complete(prompt)
     assert_right(prompt, prefill.model)
