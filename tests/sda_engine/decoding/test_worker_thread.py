@@ -76,7 +76,7 @@ def test_an_interpreter_exit_in_a_pass_or_before_it_fails_its_own_request(engine
 
     with monkeypatch.context() as patched:
         if place == "plan":
-            patched.setattr("sda_engine.decoding.tasks.DecodeTask._plan", leave)
+            patched.setattr("sda_engine.decoding.decode_task.DecodeTask._plan", leave)
         else:
             patched.setattr(engine._scheduler._worker._runner, "forward", leave)
         with pytest.raises(SDAError, match="SystemExit"):
