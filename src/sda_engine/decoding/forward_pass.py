@@ -141,39 +141,30 @@ class ForwardPass:
             self._visible[kind] = None if first == len(run.piece) else (first, mask)
         return self._visible[kind]
 
-    def visible_alone(self, alone: Alone, run: Run, window: int | None) -> tuple[int, Tensor | None] | None:
-        """The same for a segment by itself; the mask is (tokens, keys) bool."""
+    def visible_alone(
+        self, alone: Alone, run: Run, window: int | None, dtype: torch.dtype
+    ) -> tuple[int, Tensor | None] | None:
+        """The same for a segment by itself; the mask is (tokens, keys)."""
         if window is None:
             return 0, None
-        kind = (alone.start, run, window)
+        kind = (alone.start, run, window, dtype)
         if kind not in self._visible:
             seen = _seen(alone.positions, run.keys.unsqueeze(0), window)
             first = _first_seen(seen)
-            mask = None if bool(seen[..., first:].all()) else seen[0, :, first:].to(self._device)
+            mask = self._additive(seen[0, :, first:], dtype)
             self._visible[kind] = None if first == len(run.piece) else (first, mask)
         return self._visible[kind]
 
-    def own_mask(self, alone: Alone, window: int | None) -> Tensor:
-        """(tokens, keys) bool: which of the keys of `own` each token sees."""
-        kind = ("own", alone.start, window)
+    def mask_alone(self, alone: Alone, start: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """(tokens, keys) for a segment by itself and all keys of its row from a place on: as for tails."""
+        kind = ("alone", alone.start, start, window, dtype)
         if kind not in self._masks:
-            keys = torch.arange(alone.own_start, alone.position + alone.stop - alone.start)
-            self._masks[kind] = _seen(alone.positions, keys.unsqueeze(0), window)[0].to(self._device)
-        mask = self._masks[kind]
-        assert mask is not None
-        return mask
-
-    def whole_mask(self, alone: Alone, window: int | None) -> Tensor:
-        """(tokens, keys) bool: which of all keys of its row each token sees."""
-        kind = ("whole", alone.start, window)
-        if kind not in self._masks:
-            keys = torch.arange(alone.position + alone.stop - alone.start)
-            self._masks[kind] = _seen(alone.positions, keys.unsqueeze(0), window)[0].to(self._device)
-        mask = self._masks[kind]
-        assert mask is not None
-        return mask
+            keys = torch.arange(start, alone.position + alone.stop - alone.start)
+            self._masks[kind] = self._additive(_seen(alone.positions, keys.unsqueeze(0), window)[0], dtype)
+        return self._masks[kind]
 
     def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """What to add to scores: 0 where a key is seen, else a number so low that it counts for nothing."""
         if bool(seen.all()):
             return None
         masked = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min / 2)

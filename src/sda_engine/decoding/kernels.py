@@ -93,16 +93,15 @@ class Kernel:
             return self._attend_joined(alone, query)
         tokens = query.shape[1]
         is_causal = alone.own_start == alone.position and (self._window is None or tokens <= self._window)
-        mask = None if is_causal else _additive(self._pass.own_mask(alone, self._window), query.dtype)
+        mask = None if is_causal else self._pass.mask_alone(alone, alone.own_start, self._window, query.dtype)
         queries = query.unsqueeze(0)
         output, weight = self._flash(queries, keys.unsqueeze(0), values.unsqueeze(0), mask, is_causal)
         for run in alone.runs:
-            visible = self._pass.visible_alone(alone, run, self._window)
+            visible = self._pass.visible_alone(alone, run, self._window, query.dtype)
             if visible is None:
                 continue
-            first, seen = visible
+            first, mask = visible
             keys, values = run.piece.layer(self._layer)
-            mask = None if seen is None else _additive(seen, query.dtype)
             part = self._flash(queries, keys[None, :, first:], values[None, :, first:], mask, False)
             output, weight = _merged(output, weight, *part)
         return output[0].transpose(0, 1).to(query.dtype)
@@ -116,11 +115,11 @@ class Kernel:
             torch.cat(part, dim=1).repeat_interleave(groups, dim=0).unsqueeze(0) for part in zip(*parts, strict=True)
         )
         queries = query.unsqueeze(0)
-        mask = self._pass.whole_mask(alone, self._window)
+        mask = self._pass.mask_alone(alone, 0, self._window, query.dtype)
         if self._softcap is None:
             output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self._scale)
         else:
-            output, _ = self._softmax(queries, keys, values, _additive(mask, query.dtype))
+            output, _ = self._softmax(queries, keys, values, mask)
         return output[0].transpose(0, 1).to(query.dtype)
 
     def _parts(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -162,8 +161,3 @@ def _merged(output: Tensor, weight: Tensor, other: Tensor, other_weight: Tensor)
     """Attention to two sets of keys, from the attention to each: outputs (..., size), weights (...)."""
     share = torch.sigmoid(other_weight - weight).unsqueeze(-1)
     return torch.lerp(output, other, share), torch.logaddexp(weight, other_weight)
-
-
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as one that is added to scores."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min / 2)

@@ -15,7 +15,7 @@ from sda_engine.steering.precision import at_least_float32, in_widest, per_row, 
 
 LOG_2 = math.log(2.0)
 NEGATIVE_INFINITY = float("-inf")
-_LOWEST = -1e30  # nats: in place of -inf where it is multiplied with a probability of 0
+LOWEST = -1e30  # nats: in place of -inf where it is multiplied with a probability of 0, or subtracted
 
 
 def steering_vector(base_logprobs: Tensor, instructed_logprobs: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def divergence_of(p1: Tensor, logprobs1: Tensor, p2: Tensor, logprobs2: Tensor, 
     mixture = torch.lerp(p1, p2, 0.5)
     if masked:  # so that 0 is multiplied with a number
         mixture = mixture.clamp_min(torch.finfo(p1.dtype).tiny).log()
-        left, right = (logprobs.clamp_min(_LOWEST) - mixture for logprobs in (logprobs1, logprobs2))
+        left, right = (logprobs.clamp_min(LOWEST) - mixture for logprobs in (logprobs1, logprobs2))
         terms = torch.addcmul(left * p1, right, p2)
     else:  # in place, for the sake of the cache
         mixture.log_()
@@ -165,4 +165,4 @@ def entropy(logprobs: Tensor) -> Tensor:
     Returns:
         (batch,), nats.
     """
-    return row_sums(logprobs.exp() * logprobs.clamp_min(_LOWEST)).abs()  # no term is above 0, but for rounding
+    return row_sums(logprobs.exp() * logprobs.clamp_min(LOWEST)).abs()  # no term is above 0, but for rounding

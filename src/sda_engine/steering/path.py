@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from sda_engine.steering import precision
-from sda_engine.steering.mathematics import NEGATIVE_INFINITY
+from sda_engine.steering.mathematics import LOWEST, NEGATIVE_INFINITY
 
 _STEPS = 16  # of Newton's method, within bounds that hold the place; six are nearly always enough
-_LOWEST = -1e30  # nats: in place of -inf where a difference is taken
 
 
 def path_logprobs(base_logprobs: Tensor, steered_logprobs: Tensor, position: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ def walk(
     if masked:
         gone = (base_logprobs == NEGATIVE_INFINITY) | (steered_logprobs == NEGATIVE_INFINITY)
         base_logprobs, steered_logprobs = (
-            values.masked_fill(gone, _LOWEST) for values in (base_logprobs, steered_logprobs)
+            values.masked_fill(gone, LOWEST) for values in (base_logprobs, steered_logprobs)
         )
     position = torch.where(budget <= 0, 0.0, torch.ones_like(budget))
     whole, rate = _spent(base_logprobs, steered_logprobs, log_total, torch.ones_like(budget))

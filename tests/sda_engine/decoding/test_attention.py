@@ -175,10 +175,14 @@ def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window():
     row.append([7, 8])
     forward_pass = ForwardPass([Segment(row, list(range(9, 30)))], torch.device("cpu"))
     (alone,) = forward_pass.alone
-    assert forward_pass.whole_mask(alone, None)[:3, :5].int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1] * 5]
-    windowed = forward_pass.whole_mask(alone, 2)[:3, :5].int().tolist()
-    assert windowed == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    assert forward_pass.whole_mask(alone, 2) is forward_pass.whole_mask(alone, 2)  # made once for all layers
+
+    def shown(window):
+        return (forward_pass.mask_alone(alone, 0, window, torch.float32)[:3, :5] == 0).int().tolist()
+
+    assert shown(None) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert shown(2) == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    once = forward_pass.mask_alone(alone, 0, 2, torch.float32)
+    assert once is forward_pass.mask_alone(alone, 0, 2, torch.float32)  # made once for all layers
 
 
 # --- the model is its owner's

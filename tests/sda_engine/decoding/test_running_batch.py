@@ -240,7 +240,8 @@ def test_the_youngest_lets_go_of_its_rows_where_memory_runs_out_and_goes_on_as_i
         assert task.tokens == greedy_alone(batch.model, task.prompt.contexts, steps)
 
 
-def test_nobody_joins_before_those_that_have_lent_their_memory():
+def crowded_batch():
+    """A batch of two tasks, of which the younger one has had to let go of its rows."""
     batch = Batch(cache_tokens=100)
     old, young = (
         Greedy(prompt=make_prompt(shared=0, tails=(10,), start=start, max_new_tokens=70), steps=70) for start in (1, 2)
@@ -249,6 +250,11 @@ def test_nobody_joins_before_those_that_have_lent_their_memory():
     batch.add(young)
     while not young.suspended:
         batch.step()
+    return batch, old, young
+
+
+def test_nobody_joins_before_those_that_have_lent_their_memory():
+    batch, old, young = crowded_batch()
     assert not batch.make_room(Greedy(prompt=make_prompt(max_new_tokens=1)))
     run(batch)
     for task in (old, young):
@@ -256,14 +262,7 @@ def test_nobody_joins_before_those_that_have_lent_their_memory():
 
 
 def test_a_suspended_task_can_be_cancelled():
-    batch = Batch(cache_tokens=100)
-    old, young = (
-        Greedy(prompt=make_prompt(shared=0, tails=(10,), start=start, max_new_tokens=70), steps=70) for start in (1, 2)
-    )
-    batch.add(old)
-    batch.add(young)
-    while not young.suspended:
-        batch.step()
+    batch, old, young = crowded_batch()
     young.cancel()
     batch.step()
     assert batch.tasks == (old,)
