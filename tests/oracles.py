@@ -107,3 +107,49 @@ def furthest_position64(base_logprobs, steered_logprobs, budget):
         return kl_divergence64(path_logprobs64(base_logprobs, steered_logprobs, position), base_logprobs) - budget
 
     return 1.0 if excess(1.0) <= 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-12))
+
+
+@torch.inference_mode()
+def contexts_logprobs64(model, prompts, token_ids):
+    """Row -> (tokens, vocab) log-probabilities at the places of a given text, by one plain pass for each context.
+
+    Args:
+        prompts: row -> token ids.
+        token_ids: the text.
+    """
+    logprobs = {}
+    for row, prompt in prompts.items():
+        logits = model(input_ids=torch.tensor([[*prompt, *token_ids]]), use_cache=False).logits[0]
+        logprobs[row] = log_softmax64(logits[len(prompt) - 1 : -1].numpy())
+    return logprobs
+
+
+def steered_text64(contexts, token_ids, strengths, *, weights=(1.0,), budget=None, quiet=0.0):
+    """(tokens,) log-probabilities of a given text under eq. 5, and our extensions of it, token by token in float64.
+
+    Args:
+        contexts: row -> (tokens, vocab); "base", "instructed", "instructed 2", ... and "avoided" where wanted.
+        strengths: (strength, avoid_strength).
+        weights: how much each instructed row counts; they sum to 1.
+        budget: nats for the whole text; None for no limit.
+        quiet: nats of divergence below which nothing is spent of it.
+    """
+    strength, avoid_strength = strengths
+    scored = []
+    for place, token_id in enumerate(token_ids):
+        base = contexts["base"][place]
+        instructed = [logprobs[place] for row, logprobs in contexts.items() if row.startswith("instructed")]
+        mixed = log_softmax64(sum(w * one for w, one in zip(weights, instructed, strict=True))) if instructed else base
+        steered = mixed + strength * (mixed - base)
+        avoided = contexts["avoided"][place] if "avoided" in contexts else base
+        steered = log_softmax64(steered - avoid_strength * (avoided - base))
+        if budget is not None:
+            other = mixed if instructed else avoided
+            left = budget if js_divergence64(base, other) >= quiet else 0.0
+            if left < 1e-9:  # rounding leaves a little
+                steered = base
+            else:
+                steered = path_logprobs64(base, steered, furthest_position64(base, steered, left))
+                budget -= kl_divergence64(steered, base)
+        scored.append(float(steered[token_id]))
+    return np.array(scored)

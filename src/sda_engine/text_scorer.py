@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 
 from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
-from sda_engine.config import Placement
-from sda_engine.decoding import PromptState, Scheduler, ScoreTask
+from sda_engine.config import Placement, Steering
+from sda_engine.decoding import (
+    STEERED,
+    PromptState,
+    Scheduler,
+    ScoreTask,
+    SteeredScoreTask,
+    TextScoring,
+    TextSteering,
+)
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
 from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts
+from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, shown
+from sda_engine.text_steering import text_steering
 from sda_engine.tokens import SafeTokenizer
 
 Logprobs = Mapping[str, Tensor]
@@ -60,15 +70,31 @@ class TextScorer:
         """What identifies the model, as plain JSON, for the keys of kept scores."""
         return dict(self._description)
 
-    def continuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
-        """How likely each text is as the beginning of the answer to a chat; see SteeringEngine."""
-        scoring = self._scoring(messages, None, _checked(continuations))
-        return _sums(self._run(scoring))
+    def continuation_logprobs(
+        self, messages: Sequence[Message], continuations: Sequence[str], settings: RequestSettings | None = None
+    ) -> Tensor:
+        """How likely each text is as the beginning of the answer to a chat; see SteeringEngine.
 
-    async def acontinuation_logprobs(self, messages: Sequence[Message], continuations: Sequence[str]) -> Tensor:
+        Args:
+            messages: the chat.
+            continuations: the texts.
+            settings: alignment and steering; None for the base context alone.
+        """
+        return _sums(self._run(self._continuing(messages, _checked(continuations), settings)))
+
+    async def acontinuation_logprobs(
+        self, messages: Sequence[Message], continuations: Sequence[str], settings: RequestSettings | None = None
+    ) -> Tensor:
         """The same for an event loop."""
-        scoring = await asyncio.to_thread(self._scoring, messages, None, _checked(continuations))
+        scoring = await asyncio.to_thread(self._continuing, messages, _checked(continuations), settings)
         return _sums(await self._arun(scoring))
+
+    def _continuing(
+        self, messages: Sequence[Message], texts: Sequence[str], settings: RequestSettings | None
+    ) -> TextScoring:
+        settings = RequestSettings() if settings is None else settings
+        steering = text_steering(settings)
+        return self._scoring(messages, settings.alignment, texts, settings.steering.placement, steering)
 
     def evaluation_request(
         self,
@@ -105,14 +131,14 @@ class TextScorer:
         logprobs: Logprobs = results[0] if results else {}
         return EvaluationRequest(messages, response, alignment, logprobs.get(BASE), logprobs.get(INSTRUCTED), self)
 
-    def _run(self, scoring: "_Scoring") -> list[Logprobs]:
+    def _run(self, scoring: TextScoring) -> list[Logprobs]:
         with self._taken_on(), scoring as tasks:
             for task in tasks:
                 for _ in self._scheduler.events(task, self._deadline):
                     pass
         return scoring.results
 
-    async def _arun(self, scoring: "_Scoring") -> list[Logprobs]:
+    async def _arun(self, scoring: TextScoring) -> list[Logprobs]:
         with self._taken_on(), scoring as tasks:
             for task in tasks:
                 async with aclosing(self._scheduler.aevents(task, self._deadline)) as events:
@@ -129,7 +155,8 @@ class TextScorer:
         alignment: Alignment | None,
         texts: Sequence[str],
         placement: Placement = "after_query",
-    ) -> "_Scoring":
+        steering: TextSteering | None = None,
+    ) -> TextScoring:
         contexts = make_contexts(
             messages, alignment, self._tokenizer, placement=placement, context_window=self._context_window
         )
@@ -137,7 +164,18 @@ class TextScorer:
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
             raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
-        return _Scoring(PromptState(contexts, longest), token_ids, admitted=self._admitted)
+        prompt = PromptState(contexts, longest)
+        return TextScoring(prompt, [*self._tasks(prompt, token_ids, steering)])
+
+    def _tasks(
+        self, prompt: PromptState, texts: Sequence[Sequence[int]], steering: TextSteering | None
+    ) -> Iterator[ScoreTask]:
+        for place, token_ids in enumerate(texts):
+            continues = self._admitted or place > 0
+            if steering is None:
+                yield ScoreTask(prompt, scored_rows(prompt.contexts), token_ids, continues=continues)
+            else:
+                yield SteeredScoreTask(prompt, steering, token_ids, continues=continues)
 
 
 class ScoresTexts(ABC):
@@ -148,36 +186,63 @@ class ScoresTexts(ABC):
         """A scorer for one task, which ends at a deadline in seconds of time.monotonic(); see TextScorer."""
 
     def continuation_logprobs(
-        self, messages: Sequence[Message], continuations: Sequence[str], *, timeout: float | None = None
+        self,
+        messages: Sequence[Message],
+        continuations: Sequence[str],
+        *,
+        alignment: AlignmentLike | None = None,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
+        timeout: float | None = None,
     ) -> Tensor:
-        """How likely each text is as the beginning of the model's own answer to a chat. Nothing is steered.
+        """How likely each text is as the beginning of the model's answer to a chat, steered if there is an alignment.
 
-        The prompt is computed once. A text of one token costs nothing more, a longer one a forward pass.
+        The sum over a text's tokens of log P(token), P being the distribution at the token's place, given the text
+        before it. Without an alignment that is the base distribution. With one it is the steered distribution before
+        temperature, top-p and the like: that whose log-probabilities `Sampling.logprobs` asks for. With the policy
+        "paper" it is eq. 5, normalised; "budget", which "auto" means here, spends the budget on the tokens of each text
+        in their order. Amplification 0 gives the instructed distribution, where no budget runs out.
+
+        The texts count as text for `Steering.scope`; outside the scope the base distribution decides. A text does not
+        end the answer, so `reserve` adds nothing, and neither temperature schedule nor guard plays a part. A text has
+        -inf where `plausibility` drops one of its tokens. Behind a chat template that opens a thought a text is read as
+        the beginning of that thought.
+
+        The prompts are computed once. A text of one token costs nothing more, a longer one a forward pass.
 
         Args:
             messages: as for `generate`.
-            continuations: the texts, none of them empty.
+            continuations: the texts, none of them empty, tokenised as plain text.
+            alignment: as for `generate`; None scores under the base context.
+            steering: how strongly to steer. The score has to be known beforehand: by `amplification`, or FixedScore.
             timeout: seconds, waiting time included; None waits for ever.
 
         Returns:
             (continuations,) float32, nats: the sum of the log-probabilities of each text's tokens.
 
         Raises:
-            MessageError, ConfigError: the input is malformed.
+            MessageError: the messages are malformed.
+            ConfigError: an argument is; or the policy is "revise", which gives tokens no probability; or the evaluator
+                needs a response to rate.
             ContextLengthError: prompt and text are longer than the context window.
+            NumericalError: the model gave no usable distribution.
             RequestTimeoutError: the timeout passed.
         """
-        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations)
+        settings = _settings(alignment, steering)
+        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations, settings)
 
     async def acontinuation_logprobs(
         self,
         messages: Sequence[Message],
         continuations: Sequence[str],
         *,
+        alignment: AlignmentLike | None = None,
+        steering: Steering = Steering(),  # noqa: B008 - frozen
         timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
     ) -> Tensor:
         """`continuation_logprobs` for an event loop."""
-        return await self._text_scorer(_deadline(timeout)).acontinuation_logprobs(messages, continuations)
+        settings = _settings(alignment, steering)
+        scorer = self._text_scorer(_deadline(timeout))
+        return await scorer.acontinuation_logprobs(messages, continuations, settings)
 
     def rate(
         self,
@@ -222,35 +287,12 @@ class ScoresTexts(ABC):
         return await evaluator.aevaluate(request)
 
 
-class _Scoring:
-    """Texts on one prompt, a task each: the prompt is computed once, and its rows are let go of at the end.
-
-    Attributes:
-        results: per text row -> (tokens,) nats, once its task has finished.
-    """
-
-    def __init__(self, prompt: PromptState, texts: Sequence[Sequence[int]], *, admitted: bool) -> None:
-        self._prompt = prompt
-        self._texts = texts
-        self._admitted = admitted
-        self.results: list[Logprobs] = []
-
-    def __enter__(self) -> Iterator[ScoreTask]:
-        return self._tasks()
-
-    def __exit__(self, *_: object) -> None:
-        self._prompt.release()
-
-    def _tasks(self) -> Iterator[ScoreTask]:
-        for token_ids in self._texts:
-            continues = self._admitted or bool(self.results)
-            task = ScoreTask(self._prompt, scored_rows(self._prompt.contexts), token_ids, continues=continues)
-            yield task
-            self.results.append(task.result())
-
-
 def _sums(results: Sequence[Logprobs]) -> Tensor:
-    return torch.stack([result[BASE].sum() for result in results])
+    return torch.stack([result[STEERED if STEERED in result else BASE].sum() for result in results])
+
+
+def _settings(alignment: AlignmentLike | None, steering: Steering) -> RequestSettings:
+    return RequestSettings.of(alignment, {"steering": steering}, whole=False)
 
 
 def _checked(continuations: Sequence[str]) -> Sequence[str]:

@@ -11,9 +11,12 @@ from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.decoding.stats import EngineStats
+from sda_engine.decoding.steered_score_task import STEERED, SteeredScoreTask, TextSteering
 from sda_engine.decoding.tasks import Event, Task, Token
+from sda_engine.decoding.text_scoring import TextScoring
 
 __all__ = [
+    "STEERED",
     "DecodeSettings",
     "DecodeTask",
     "DecodedText",
@@ -25,7 +28,10 @@ __all__ = [
     "ReviseTask",
     "Scheduler",
     "ScoreTask",
+    "SteeredScoreTask",
     "Task",
+    "TextScoring",
+    "TextSteering",
     "Token",
     "cache_bytes",
     "default_cache_tokens",

@@ -9,7 +9,7 @@ from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.segments import Segment
-from sda_engine.decoding.tasks import PassLimits, Task
+from sda_engine.decoding.tasks import Choosing, PassLimits, Task
 from sda_engine.errors import EngineClosedError, NumericalError
 
 
@@ -48,9 +48,14 @@ class ScoreTask(Task):
         """
         if self._scored < len(self._token_ids):
             raise EngineClosedError("The engine was closed while a text was scored.")
-        names = mixed_rows(self.row_names)
+        names = self._names
         scored = torch.cat(self._logprobs, dim=-1) if self._logprobs else torch.empty((len(names), 0))
         return {name: scored[place, self._first :] for place, name in enumerate(names)}
+
+    @property
+    def _names(self) -> Sequence[str]:
+        """What the log-probabilities are under, one name for each row of them."""
+        return mixed_rows(self.row_names)
 
     @property
     def in_bulk(self) -> bool:
@@ -65,11 +70,11 @@ class ScoreTask(Task):
         """The rows stay, for the answer that follows."""
         self._rows = []
 
-    def _begin(self) -> bool:
+    def _begin(self) -> bool | Choosing:
         self._rows = self.prompt.rows(self.row_names)
         return self._score(self.prompt.last_logits(self.row_names))
 
-    def _begin_again(self) -> bool:
+    def _begin_again(self) -> bool | Choosing:
         self._logprobs = []
         return self._begin()
 
@@ -79,10 +84,10 @@ class ScoreTask(Task):
         piece = self._token_ids[start : min(start + most, len(self._token_ids) - 1)]
         return [Segment(row, piece, keep=len(piece)) for row in self._rows] if piece else []
 
-    def _take(self, logits: Sequence[Tensor]) -> bool:
+    def _take(self, logits: Sequence[Tensor]) -> bool | Choosing:
         return bool(logits) and self._score(torch.stack(list(logits)))
 
-    def _score(self, logits: Tensor) -> bool:
+    def _score(self, logits: Tensor) -> bool | Choosing:
         """Score the next tokens of the text by logits, (rows, tokens, vocab), of what comes at their places."""
         wanted = torch.tensor(self._token_ids[self._scored : self._scored + logits.shape[1]], device=logits.device)
         rows = dict(zip(self.row_names, logits[:, : len(wanted)], strict=True))
@@ -90,16 +95,21 @@ class ScoreTask(Task):
             [_logprobs_of(wanted, row) for row in mix_instructed(rows, self.prompt.contexts.weights).values()]
         ).cpu()
         if bool(scored.isnan().any()):
-            raise NumericalError(
-                "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model "
-                "with dtype='float32', and check its weights."
-            )
+            raise no_distribution()
         self._logprobs.append(scored)
         return self._scored == len(self._token_ids)
 
     @property
     def _scored(self) -> int:
         return sum(logprobs.shape[1] for logprobs in self._logprobs)
+
+
+def no_distribution() -> NumericalError:
+    """The error of a text that cannot be scored."""
+    return NumericalError(
+        "The model's logits hold NaN, inf or nothing but -inf where a text was to be scored. Load the model with "
+        "dtype='float32', and check its weights."
+    )
 
 
 def _logprobs_of(wanted: Tensor, logits: Tensor) -> Tensor:

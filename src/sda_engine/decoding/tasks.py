@@ -195,7 +195,7 @@ class Task(ABC):
         """Go on once the prompts are complete."""
 
     @abstractmethod
-    def _begin_again(self) -> bool:
+    def _begin_again(self) -> bool | Choosing:
         """Go on where it was suspended, once the prompts are complete anew."""
 
     @abstractmethod

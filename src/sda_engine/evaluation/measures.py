@@ -60,9 +60,58 @@ def report_extra() -> Iterator[None]:
 def share(values: Sequence[float], groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate:
     """The mean of values from 0 to 1, of yes and no above all; there is at least one."""
     array = np.asarray(values, dtype=np.float64)
-    estimate = _bootstrapped(_ratio, array, np.ones_like(array), groups, resamples)
+    estimate = ratio(array, np.ones_like(array), groups, resamples=resamples)
     assert estimate is not None, "there is a value"
     return estimate
+
+
+def ratio(parts: Values, wholes: Values, groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate | None:
+    """Sum of the parts by the sum of the wholes, all of them positive; None where there are none."""
+    sums = sums_by_group(parts, groups), sums_by_group(wholes, groups)
+    return bootstrapped(_ratio, *sums, [str(place) for place in range(len(sums[0]))], resamples)
+
+
+def bootstrapped(
+    statistic: Statistic, first: Values, second: Values, groups: Sequence[str], resamples: int
+) -> Estimate | None:
+    """A statistic of two columns with its 95% percentile interval, from samples of whole groups with the same seed.
+
+    Args:
+        statistic: takes the rows drawn of both columns; None where these do not define it.
+        first, second: the columns, (samples,).
+        groups: which samples belong together, (samples,).
+        resamples: how often the groups are drawn, with replacement.
+
+    None where the statistic of all samples is; draws that do not define it are passed over.
+    """
+    value = statistic(first, second)
+    if value is None:
+        return None
+    members = _rows_of(groups)
+    if len(members) < 2:
+        return Estimate(value, None, None)
+    every_row = np.concatenate(members)
+    generator = np.random.default_rng(0)  # the same ratings give the same report
+    drawn = []
+    for _ in range(resamples):
+        picked = generator.integers(len(members), size=len(members))
+        if len(every_row) == len(members):  # one row a group is the usual case, and this is several times as fast
+            rows = every_row[picked]
+        else:
+            rows = np.concatenate([members[group] for group in picked])
+        if (again := statistic(first[rows], second[rows])) is not None:
+            drawn.append(again)
+    if not drawn:
+        return Estimate(value, None, None)
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    return Estimate(value, low, high)
+
+
+def sums_by_group(values: Values, groups: Sequence[str]) -> Values:
+    """One sum a group, (groups,), in the order in which they come first."""
+    places: dict[str, int] = {}
+    members = np.array([places.setdefault(group, len(places)) for group in groups], dtype=np.int64)
+    return np.asarray(np.bincount(members, weights=values), dtype=np.float64)
 
 
 def auc(scores: Values, labels: Values, groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate | None:
@@ -70,7 +119,7 @@ def auc(scores: Values, labels: Values, groups: Sequence[str], *, resamples: int
 
     None where all labels are alike.
     """
-    return _bootstrapped(_auc, scores, labels, groups, resamples)
+    return bootstrapped(_auc, scores, labels, groups, resamples)
 
 
 def prompt_auc(scores: Values, labels: Values, groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate | None:
@@ -85,12 +134,12 @@ def prompt_auc(scores: Values, labels: Values, groups: Sequence[str], *, resampl
         if difference.size:
             tallies.append(((difference > 0).sum() + 0.5 * (difference == 0).sum(), difference.size))
     won, couples = np.array(tallies, dtype=np.float64).reshape(-1, 2).T
-    return _bootstrapped(_ratio, won, couples, [str(place) for place in range(len(tallies))], resamples)
+    return bootstrapped(_ratio, won, couples, [str(place) for place in range(len(tallies))], resamples)
 
 
 def spearman(first: Values, second: Values, groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate | None:
     """Spearman's rank correlation. None where one of the two is constant."""
-    return _bootstrapped(_spearman, first, second, groups, resamples)
+    return bootstrapped(_spearman, first, second, groups, resamples)
 
 
 def kendall_tau(first: Values, second: Values) -> float | None:
@@ -156,27 +205,6 @@ def _spearman(first: Values, second: Values) -> float | None:
 
 def _ratio(parts: Values, wholes: Values) -> float | None:
     return float(parts.sum() / wholes.sum()) if wholes.size else None
-
-
-def _bootstrapped(
-    statistic: Statistic, first: Values, second: Values, groups: Sequence[str], resamples: int
-) -> Estimate | None:
-    value = statistic(first, second)
-    if value is None:
-        return None
-    members = _rows_of(groups)
-    if len(members) < 2:
-        return Estimate(value, None, None)
-    generator = np.random.default_rng(0)  # the same ratings give the same report
-    drawn = []
-    for _ in range(resamples):
-        rows = np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
-        if (again := statistic(first[rows], second[rows])) is not None:
-            drawn.append(again)
-    if not drawn:
-        return Estimate(value, None, None)
-    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
-    return Estimate(value, low, high)
 
 
 def _rows_of(groups: Sequence[str]) -> list[npt.NDArray[np.int64]]:

@@ -61,11 +61,11 @@ def make_rating_prompt(request: EvaluationRequest, task: str | None = None, *, c
         code: the code of the fences; None draws one.
     """
     code = secrets.token_hex(8) if code is None else code
-    pieces = [_fenced(code, f"message with role {json.dumps(str(m.get('role')))}", _text(m)) for m in request.messages]
-    pieces.append(_fenced(code, "the response to rate", request.response))
+    pieces = [fenced(code, f"message with role {json.dumps(str(m.get('role')))}", text_of(m)) for m in request.messages]
+    pieces.append(fenced(code, "the response to rate", request.response))
     system = _SYSTEM.format(rubric=request.alignment.rating_rubric, code=code, task=task or _VERDICT)
     user = "\n\n".join([*pieces, task or "Rate the response by the rubric."])
-    if not (_is_unicode(system) and _is_unicode(user)):
+    if not (is_unicode(system) and is_unicode(user)):
         raise EvaluationError(
             "The text to rate holds lone surrogates (U+D800 to U+DFFF), which cannot be sent to a judge. "
             "Decode the messages with errors='replace' before you pass them on.",
@@ -74,11 +74,12 @@ def make_rating_prompt(request: EvaluationRequest, task: str | None = None, *, c
     return RatingPrompt(system, user)
 
 
-def _fenced(code: str, title: str, text: str) -> str:
+def fenced(code: str, title: str, text: str) -> str:
+    """A text between two lines with a code that it cannot know."""
     return f"=== {code} begin: {title} ===\n{text}\n=== {code} end ==="
 
 
-def _text(message: Mapping[str, object]) -> str:
+def text_of(message: Mapping[str, object]) -> str:
     """The text of a chat message; parts of another kind are named by type, tool calls are shown as JSON."""
     content = message.get("content")
     if isinstance(content, (list, tuple)):
@@ -115,7 +116,7 @@ def parse_verdict(content: str) -> Verdict:
     if not isinstance(verdict, dict) or set(verdict) != {"reason", "score"}:
         raise _refusal(content, "is not an object with the keys reason and score alone")
     reason, score = verdict["reason"], verdict["score"]
-    if not isinstance(reason, str) or not _is_unicode(reason):
+    if not isinstance(reason, str) or not is_unicode(reason):
         raise _refusal(content, "has a reason that is no text")
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 < score <= 100:
         raise _refusal(content, "has a score that is no number above 0 and at most 100")
@@ -142,6 +143,6 @@ def _no_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8; JSON can spell lone surrogates, which no file takes."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
