@@ -64,7 +64,7 @@ class Verdict:
 
 
 def read_answers(logs: Iterable[EvalLog]) -> tuple[list[Answer], list[Failure]]:
-    """The answers that logs hold, and the samples without one."""
+    """The answers that logs hold, always in the same order, and the samples without one."""
     answers, failures = [], []
     for log, sample in _samples(logs):
         about = log.eval.metadata or {}
@@ -89,11 +89,11 @@ def read_answers(logs: Iterable[EvalLog]) -> tuple[list[Answer], list[Failure]]:
                 stages={key: float(value) for key, value in (sda.get("seconds") or {}).items()},
             )
         )
-    return answers, failures
+    return sorted(answers, key=lambda one: (one.task, one.arm, one.sample)), failures
 
 
 def read_verdicts(logs: Iterable[EvalLog]) -> tuple[list[Verdict], list[Failure]]:
-    """The verdicts that logs hold, and the samples without one."""
+    """The verdicts that logs hold, always in the same order, and the samples without one."""
     verdicts, failures = [], []
     for log, sample in _samples(logs):
         about = log.eval.metadata or {}
@@ -121,7 +121,7 @@ def read_verdicts(logs: Iterable[EvalLog]) -> tuple[list[Verdict], list[Failure]
                     count=2 if noted["asked"] else 0,
                 )
             )
-    return verdicts, failures
+    return sorted(verdicts, key=lambda one: (one.task, one.arm, one.judge, one.other or "", one.sample)), failures
 
 
 def _samples(logs: Iterable[EvalLog]) -> Iterator[tuple[EvalLog, EvalSample]]:

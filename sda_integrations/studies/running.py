@@ -67,9 +67,11 @@ def _run(tasks: Sequence[Task], folder: Path, study: Study, display: str) -> lis
             log_buffer=1,  # every answer is on the disk as soon as it is there
             ctl_server=False,
             display=display,  # type: ignore[arg-type]
-            fail_on_error=False,
+            fail_on_error=True,  # such a log counts as unfinished, so that what failed is tried again by a resumption
+            continue_on_fail=True,
             retry_on_error=_RETRIES,
             retry_attempts=0,
+            retry_immediate=False,
             max_samples=study.together,
             max_tasks=1 if study.together == 1 else _TASKS_TOGETHER,
         )
