@@ -101,6 +101,34 @@ from sda_engine.evaluation.calibration_plot import save_calibration
 save_calibration(check_evaluators(engine, pairs, [NamedEvaluator('fixed', FixedScore(50))]), Path("calibration.svg"))
 """,
     ),
+    "inspect": (
+        _TINY
+        + """
+import asyncio
+import sda_integrations.inspect
+from inspect_ai.model import GenerateConfig, get_model
+model = get_model(f"sda/{engine.name}", engine=engine, alignment="honesty", memoize=False)
+assert asyncio.run(model.generate("Is it so?", config=GenerateConfig(max_tokens=4))).metadata["sda"]
+""",
+    ),
+    "evaluate": (
+        """
+from sda_integrations.studies.command import check_extra
+check_extra()
+from pathlib import Path
+from sda_engine.testing import tiny_model, tiny_tokenizer
+tiny_model().save_pretrained("tiny")
+tiny_tokenizer().save_pretrained("tiny")
+from sda_integrations.studies.reading import make_study
+from sda_integrations.studies.report import write_report
+from sda_integrations.studies.running import run_study
+arms = {"plain": {"kind": "plain"}, "paper": {"kind": "steered", "steering": {"policy": "paper"}}}
+study = {"name": "s", "title": "t", "question": "q", "model": "tiny", "limit": 2, "max_tokens": 4}
+study = make_study({**study, "tasks": [{"name": "rag"}], "arms": arms})
+write_report(run_study(study, Path("out"), display="none"), Path("out"))
+assert "paper" in Path("out/report.html").read_text()
+""",
+    ),
     "demo": (
         """
 from sda_integrations.demo.command import check_extra

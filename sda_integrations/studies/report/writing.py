@@ -6,15 +6,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sda_engine.errors import ConfigError
+from sda_integrations.studies.report.figures import figures_of
 from sda_integrations.studies.report.markdown import markdown_of
 from sda_integrations.studies.report.page import page_of
+from sda_integrations.studies.report.readings import Readings
 from sda_integrations.studies.results import StudyResults
 
 RESULTS_FILE = "results.json"
 
 
 def write_report(results: StudyResults, folder: Path) -> None:
-    """Write report.html, report.md and results.json into a folder, which is made if need be.
+    """Write report.html, report.md, results.json and a picture of each plane into a folder, which is made if need be.
 
     Each file is replaced in one step: whoever reads it meanwhile has the whole old or the whole new one, and one that
     cannot be written leaves the old one.
@@ -27,6 +29,8 @@ def write_report(results: StudyResults, folder: Path) -> None:
         _replace(folder / RESULTS_FILE, results.model_dump_json(indent=1) + "\n")  # first: all else follows from it
         _replace(folder / "report.md", markdown_of(results))
         _replace(folder / "report.html", page_of(results))
+        for name, picture in figures_of(Readings(results)).items():
+            _replace(folder / name, picture)
     except OSError as error:
         raise ConfigError(
             f"The report cannot be written to {str(folder)!r}: {error.strerror or error}. Give a folder that can be "

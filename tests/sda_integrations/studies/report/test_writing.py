@@ -1,6 +1,7 @@
 """Reports as files, and results that are read again."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,7 +18,8 @@ def results():
 def test_written_results_come_back_the_same(results, tmp_path):
     write_report(results, tmp_path / "deep" / "out")
     folder = tmp_path / "deep" / "out"
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "results.json"]
+    files = {path.name for path in folder.iterdir() if path.suffix != ".svg"}
+    assert files == {"report.html", "report.md", "results.json"}
     assert load_results(folder / "results.json") == results
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -58,3 +60,14 @@ def test_an_unknown_field_of_results_is_named(results, tmp_path):
     path.write_text(json.dumps({**json.loads(results.model_dump_json()), "winner": "me"}))
     with pytest.raises(ConfigError, match="winner"):
         load_results(path)
+
+
+def test_each_plane_is_a_picture_of_its_own(results, tmp_path):
+    write_report(results, tmp_path)
+    pictures = list(tmp_path.glob("plane-*.svg"))
+    assert {picture.stem.removeprefix("plane-") for picture in pictures} <= set(results.tasks)
+    assert pictures
+    for picture in pictures:
+        root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "steered 4" in picture.read_text(encoding="utf-8")
