@@ -16,7 +16,7 @@ from sda_integrations.studies.answering import Asked, alignment_of, answer
 from sda_integrations.studies.data import Source, digest_of, read_rows
 from sda_integrations.studies.judging import compare, rate_points, verdict
 from sda_integrations.studies.records import Answer
-from sda_integrations.studies.scoring import measured
+from sda_integrations.studies.scoring import STUDIED, measured
 from sda_integrations.studies.study import ArmSpec, JudgeSpec, Study, TaskSpec
 from sda_integrations.studies.tasks import TASKS, TaskKind
 
@@ -79,8 +79,9 @@ def answering_tasks(plan: Plan) -> list[Task]:
             name=f"{task.name} {arm.name}",
             dataset=MemoryDataset([sample.model_copy(deep=True) for sample in _answerable(plan, task, arm)]),
             solver=answer(arm.model_dump(mode="json"), asdict(_asked(plan.study, task))),
-            scorer=measured(task.name, f"sda/{plan.study.model}", plan.study.together == 1),
+            scorer=measured(task.name, alone=plan.study.alone),
             model=_model_of(plan.study, arm),
+            model_roles={STUDIED: own_model(plan.study)},
             metadata={"task": task.name, "arm": arm.name},
         )
         for task, arm in plan.runs
@@ -108,7 +109,8 @@ def judging_tasks(plan: Plan, answers: Sequence[Answer]) -> list[Task]:
 
 def own_model(study: Study) -> Model:
     """The study's model in Inspect."""
-    return get_model(f"sda/{study.model}", dtype=study.dtype, device=study.device)
+    settings = {"prefix_cache": not study.alone}
+    return get_model(f"sda/{study.model}", dtype=study.dtype, device=study.device, engine_settings=settings)
 
 
 def _rivals(study: Study, arm: str) -> list[str]:
@@ -175,7 +177,7 @@ def _asked(study: Study, task: TaskSpec) -> Asked:
         temperature=study.temperature,
         max_tokens=task.max_tokens or study.max_tokens,
         seed=study.seed,
-        alone=study.together == 1,
+        alone=study.alone,
     )
 
 

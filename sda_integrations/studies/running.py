@@ -9,7 +9,7 @@ from inspect_ai import Task, eval_set
 from inspect_ai.log import EvalLog
 from pydantic import JsonValue
 
-from sda_engine import SteeringEngine
+from sda_engine import EngineSettings, SteeringEngine
 from sda_engine.alignment import AlignmentWarning
 from sda_integrations.studies.analysis import compare, make_figures, measures_of, values_of
 from sda_integrations.studies.examples import pick_examples
@@ -46,7 +46,8 @@ def run_study(
         ModelLoadError: the study's model cannot be loaded.
     """
     plan = make_plan(study, data)
-    engine = SteeringEngine.load(study.model, dtype=study.dtype, device=study.device)
+    settings = EngineSettings(prefix_cache=not study.alone)
+    engine = SteeringEngine.load(study.model, dtype=study.dtype, device=study.device, settings=settings)
     protocol = make_protocol(study, plan.sources, engine)
     keep_protocol(protocol, out, resume=resume)
     answers, failures = read_answers(_run(answering_tasks(plan), out / "logs" / "answers", study, display))
@@ -73,7 +74,7 @@ def _run(tasks: Sequence[Task], folder: Path, study: Study, display: str) -> lis
             retry_attempts=0,
             retry_immediate=False,
             max_samples=study.together,
-            max_tasks=1 if study.together == 1 else _TASKS_TOGETHER,
+            max_tasks=1 if study.alone else _TASKS_TOGETHER,
         )
     return logs
 
@@ -110,7 +111,7 @@ def _results(
         comparisons=tuple(compare(values, study.baseline)),
         judges=tuple(report_on(judge, verdicts, answers, study.baseline) for judge in judges),
         agreements=tuple(agreements(judges, verdicts, study.baseline)),
-        stages=tuple(_stages(answers) if study.together == 1 else ()),
+        stages=tuple(_stages(answers) if study.alone else ()),
         examples=tuple(pick_examples(values, answers, study.baseline)),
         failures=tuple(failures),
         notes=tuple(plan.notes),

@@ -11,16 +11,18 @@ from sda_integrations.studies.answering import NOTED, engine_of
 from sda_integrations.studies.checks import Answered, check_text
 from sda_integrations.studies.tasks import TASKS
 
+STUDIED = "studied"
+"""The role of the study's own model, which tells how surprising an answer is, whoever gave it."""
+
 _COSTS = ("seconds", "passes", "read_tokens", "held_tokens")
 
 
 @scorer(name="sda_measures", metrics=[mean()])
-def measured(task: str, model: str, alone: bool) -> Scorer:
+def measured(task: str, *, alone: bool) -> Scorer:
     """Measure an answer of a task. The score is its first measure; all of them are in its metadata.
 
     Args:
         task: one of TASKS.
-        model: the study's own model in Inspect, which tells how surprising an answer is.
         alone: whether one request ran at a time, so that its costs are its own.
     """
     kind = TASKS[task]
@@ -41,7 +43,7 @@ def measured(task: str, model: str, alone: bool) -> Scorer:
             values |= kind.check(answered)
         if kind.form == "text":
             values |= {**check_text(answered), **_changed(output.metadata or {})}
-            if (engine := engine_of(get_model(model))) is not None and output.completion:
+            if (engine := engine_of(get_model(role=STUDIED))) is not None and output.completion:
                 values["surprise"] = await _surprise(engine, state.input_text, output.completion)
         if alone and kind.form != "choice":
             values |= _costs_of(output, noted)

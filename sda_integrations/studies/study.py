@@ -147,7 +147,8 @@ class Study(Settings):
         seed: of sampling; the sample's place is added.
         temperature: of sampling; 0 is greedy.
         max_tokens, limit: new tokens of an answer, and samples of a task, where the task says nothing.
-        together: requests at once; 1 where seconds are compared.
+        together: requests at once. Where it is 1, costs are told, and nothing is reused from an earlier request: each
+            prompt is a new one to each arm.
         tasks, arms, judges: see their classes; a sweep has been made into an arm for each strength.
     """
 
@@ -166,6 +167,11 @@ class Study(Settings):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1, description="at least one [[tasks]]")
     arms: tuple[ArmSpec, ...] = Field(min_length=1, description="at least one [arms.NAME]")
     judges: tuple[JudgeSpec, ...] = Field(default=(), description="a list of [[judges]]")
+
+    @property
+    def alone(self) -> bool:
+        """Whether each request has the machine to itself, so that its costs are its own."""
+        return self.together == 1
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

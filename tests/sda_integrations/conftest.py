@@ -1,5 +1,7 @@
 """Fixtures for the tests of all adapters: chat templates that refuse turns, and one that may think."""
 
+import gc
+
 import pytest
 
 from sda_engine.testing import tiny_engine
@@ -15,3 +17,9 @@ def template(request):
 def thinker():
     with tiny_engine(chat_template=TEMPLATES["Qwen 3"][1]) as engine:
         yield engine
+
+
+@pytest.fixture
+def left_streams_are_collected():
+    yield
+    gc.collect()

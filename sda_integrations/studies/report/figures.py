@@ -11,7 +11,7 @@ _OWN = "svg { background: var(--page); font-family: system-ui, sans-serif; }"
 
 
 def figures_of(readings: Readings) -> dict[str, str]:
-    """File name -> an SVG picture that needs nothing but itself, for each task with a plane; light or dark as its reader."""
+    """File name -> a picture in SVG that needs nothing but itself, for each task with a plane; light or dark."""
     style = files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8")
     return {f"plane-{plane.task}.svg": _alone(plane.svg, f"{style}{_OWN}") + "\n" for plane in planes_of(readings)}
 

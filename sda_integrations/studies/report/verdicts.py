@@ -11,7 +11,7 @@ _MUCH_ORDER_BIAS = 0.3
 
 READING = (
     f"A difference is told where the paired test gives p below {LEVEL} after Holm's correction over all comparisons of "
-    "the study. That none can be told does not mean that there is none."
+    "that measure. That none can be told does not mean that there is none."
 )
 JUDGE_COLUMNS = {
     "Unreadable": "Verdicts that were asked for and did not come in a form that can be read. Such samples are missing "

@@ -13,12 +13,9 @@ from inspect_ai.scorer import includes
 import sda_integrations.inspect
 from sda_engine.errors import EvaluationError
 from sda_engine.testing import ScriptedEvaluator
+from tests.sda_integrations.inspect_runs import RUNS_INSPECT
 
-# Inspect leaves streams of its own open at the end of an eval
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RUNS_INSPECT
 
 WITHOUT_INSPECT = """
 import sys

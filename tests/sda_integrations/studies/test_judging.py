@@ -13,11 +13,9 @@ from sda_engine.evaluators.preference import make_comparing_prompt, parse_prefer
 from sda_integrations.studies import judging
 from sda_integrations.studies.reading import make_study
 from sda_integrations.studies.running import run_study
+from tests.sda_integrations.inspect_runs import RUNS_INSPECT
 
-pytestmark = [  # Inspect leaves streams of its own open
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RUNS_INSPECT
 
 REFUSAL, GARBAGE, SLOW, GOOD = "429", "garbage", "slow", "good"
 

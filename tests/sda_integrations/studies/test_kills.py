@@ -13,17 +13,16 @@ from inspect_ai.log import list_eval_logs, read_eval_log
 
 from sda_integrations.studies.reading import make_study
 from sda_integrations.studies.running import run_study
+from tests.sda_integrations.inspect_runs import RUNS_INSPECT
 
-pytestmark = [  # Inspect leaves streams of its own open
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RUNS_INSPECT
 
 RUN = """
 import json, sys
 from pathlib import Path
 from sda_integrations.studies.reading import make_study
 from sda_integrations.studies.running import run_study
+from tests.sda_integrations.inspect_runs import RUNS_INSPECT
 run_study(make_study(json.loads(sys.argv[1])), Path(sys.argv[2]), data=Path(sys.argv[3]), display="none")
 """
 DEADLINE = 240  # seconds until a killed process must have had its first answers

@@ -4,11 +4,9 @@ from inspect_ai.log import list_eval_logs, read_eval_log
 from sda_engine.errors import ConfigError
 from sda_integrations.studies.reading import make_study
 from sda_integrations.studies.running import run_study
+from tests.sda_integrations.inspect_runs import RUNS_INSPECT
 
-pytestmark = [  # Inspect leaves streams of its own open
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RUNS_INSPECT
 
 
 def run(study, out, data, **more):
