@@ -29,14 +29,13 @@ def test_a_set_that_is_nowhere_is_told_with_the_remedy(tmp_path):
 
 
 def test_the_hub_is_asked_for_one_commit_which_the_source_names(monkeypatch):
-    datasets = pytest.importorskip("datasets", reason="an extra that brings 50 MB and is not installed here")
     asked = []
 
     def load_dataset(name, subset, *, split, revision):
         asked.append((name, subset, split, revision))
         return ROWS
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setattr(
         "huggingface_hub.HfApi.dataset_info",
         lambda self, name, revision: SimpleNamespace(sha=f"{revision or 'new'}-sha"),
@@ -49,8 +48,6 @@ def test_the_hub_is_asked_for_one_commit_which_the_source_names(monkeypatch):
 
 
 def test_a_hub_that_cannot_be_reached_is_told_with_the_remedy(monkeypatch):
-    pytest.importorskip("datasets", reason="an extra that brings 50 MB and is not installed here")
-
     def fail(self, name, revision):
         raise OSError("no network")
 
