@@ -54,10 +54,6 @@ _SIDE_EFFECTS: tuple[tuple[str, str, Unit, Better, str], ...] = (
     ("arguments_right", "arguments", "share", "higher", "Share of the call's arguments that are those asked for."),
     ("valid_json", "valid JSON", "share", "higher", "The answer is JSON that fits the schema."),
     ("values_right", "values", "share", "higher", "Share of the object's values that the text holds."),
-    ("words", "words", "words", "neither", "Length of the answer."),
-    ("repetition", "repetition", "share", "lower", "Share of runs of four words that stood in the answer before."),
-    ("collapsed", "collapsed", "share", "lower", "The answer is empty or goes round in a loop."),
-    ("changed", "changed", "share", "neither", "Share of its tokens that are not the base context's likeliest."),
     (
         "surprise",
         "surprise",
@@ -65,6 +61,10 @@ _SIDE_EFFECTS: tuple[tuple[str, str, Unit, Better, str], ...] = (
         "lower",
         "Log-perplexity of the answer under the plain model without the instruction, nats a token.",
     ),
+    ("repetition", "repetition", "share", "lower", "Share of runs of four words that stood in the answer before."),
+    ("collapsed", "collapsed", "share", "lower", "The answer is empty or goes round in a loop."),
+    ("words", "words", "words", "neither", "Length of the answer."),
+    ("changed", "changed", "share", "neither", "Share of its tokens that are not the base context's likeliest."),
 )
 _COSTS: tuple[tuple[str, str, Unit, Better, str], ...] = (
     ("seconds", "seconds", "seconds", "lower", "From the request to the whole answer, one request at a time."),

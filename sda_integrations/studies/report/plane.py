@@ -52,7 +52,10 @@ class Plane:
 
 
 def planes_of(readings: Readings) -> list[Plane]:
-    """A plane for each task with an effect and a side effect: the first of each that an arm has both of."""
+    """A plane for each task with an effect and a side effect: the first of each that an arm has both of.
+
+    A side effect of which neither way is better comes last.
+    """
     return [plane for task in readings.results.tasks if (plane := _plane(readings, task)) is not None]
 
 
@@ -65,7 +68,7 @@ def legend_of(readings: Readings) -> list[tuple[str, Markup]]:
 
 def _plane(readings: Readings, task: str) -> Plane | None:
     for _, effect in _of_task(readings, task, "effect"):
-        for _, side in _of_task(readings, task, "side effect"):
+        for _, side in sorted(_of_task(readings, task, "side effect"), key=lambda one: one[1].better == "neither"):
             points = [
                 Point(arm, x, y)
                 for arm in readings.results.arms

@@ -17,7 +17,7 @@ def protocol(study, engine):
 def test_the_digest_is_of_all_that_figures_depend_on(study, engine, protocol):
     source = {"truthfulqa": Source("file", 3, "abc")}
     again = make_protocol(make_study(study), source, engine)
-    other_data = make_protocol(make_study(study), {"truthfulqa": Source("file", 3, "abd")}, engine)
+    other_data = make_protocol(make_study(study), {"truthfulqa": Source("file", 3, "xyz")}, engine)
     other_seed = make_protocol(make_study({**study, "seed": 1}), source, engine)
     assert again["digest"] == protocol["digest"]
     assert len({protocol["digest"], other_data["digest"], other_seed["digest"]}) == 3

@@ -83,7 +83,7 @@ def test_an_evaluator_that_passes_the_time_is_not_exchanged():
         ({"tasks": {"name": "rag"}}, r"\[\[tasks\]\]"),
         ({"judges": [{"model": "a", "evaluator": "b"}]}, "give one of the two"),
         ({"limit": 0}, "Study.limit cannot be 0"),
-        ({"temprature": 1.0}, "Did you mean 'temperature'"),
+        ({"temperature_": 1.0}, "Did you mean 'temperature'"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(fields, said):
