@@ -110,7 +110,7 @@ async def _write(state: TaskState, arm: ArmSpec, task: Asked, alignment: str | d
     tools, config = _form(state, task)
     async with _costs(model, alone=task.alone) as noted:
         messages: list[ChatMessage] = [ChatMessageUser(content=state.input_text)]
-        if arm.kind == "model" and arm.instructed and alignment is not None:
+        if alignment is not None and _in_message(arm, task):
             messages = [ChatMessageUser(content=f"{state.input_text}\n{_instruction(alignment)}")]
         elif arm.kind in ("prompt", "steered"):
             steering = _PROMPT if arm.kind == "prompt" else arm.steering
@@ -124,6 +124,15 @@ async def _write(state: TaskState, arm: ArmSpec, task: Asked, alignment: str | d
     if output.stop_reason == "model_length" and "sda" not in (output.metadata or {}):
         raise MessageError(output.completion)  # which is no answer, but says that the prompt is too long
     return _with(output, noted)
+
+
+def _in_message(arm: ArmSpec, task: Asked) -> bool:
+    """Whether the instruction is a line of the message itself.
+
+    That is what "prompt" means, and what it costs. Elsewhere it runs beside the base context, whose distribution is the
+    same, so that it can be told which tokens the instruction changed.
+    """
+    return arm.instructed if arm.kind == "model" else arm.kind == "prompt" and task.alone
 
 
 def _form(state: TaskState, task: Asked) -> tuple[list[ToolInfo], GenerateConfig]:
