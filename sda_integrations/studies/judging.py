@@ -23,7 +23,7 @@ from sda_engine.alignment import PRESETS
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators import EvaluationRequest
 from sda_engine.evaluators.preference import PREFERENCE_SCHEMA, Preference, make_comparing_prompt, parse_preference
-from sda_engine.evaluators.verdict import MAX_VERDICT_CHARACTERS, RatingPrompt, make_rating_prompt, parse_verdict
+from sda_engine.evaluators.verdict import RatingPrompt, make_rating_prompt, parse_verdict
 from sda_integrations.inspect.evaluators import EvaluatorReader
 from sda_integrations.studies.answering import NOTED, REQUEST_RETRIES, engine_of
 
@@ -57,14 +57,15 @@ def rate_points(rubric: str, evaluator: str | None = None, evaluator_url: str | 
         messages, answer = [{"role": "user", "content": state.input_text}], state.metadata["answer"]
         if evaluator is None:
             prompt = make_rating_prompt(EvaluationRequest(messages, answer, PRESETS[rubric]))
-            verdict = await _ask(prompt, _POINTS_SCHEMA, parse_verdict)
+            verdict, served = await _ask(prompt, _POINTS_SCHEMA, parse_verdict)
             points = None if verdict is None else verdict.score
         else:
             judge, engine = reader.read("evaluator", evaluator), engine_of(get_model())
             assert judge is not None, "a text was given"
             assert engine is not None, "the study's own model stands behind evaluators"
-            points = (await _retried(lambda: engine.arate(messages, answer, PRESETS[rubric], judge))).value
-        return _noted(state, {"points": points})
+            score = await _retried(lambda: engine.arate(messages, answer, PRESETS[rubric], judge))
+            points, served = score.value, score.evaluator
+        return _noted(state, {"points": points, "served": served})
 
     return solve
 
@@ -83,10 +84,10 @@ def compare(rubric: str) -> Solver:
         messages = [{"role": "user", "content": state.input_text}]
         orders = ((answer, other), (other, answer))
         prompts = [make_comparing_prompt(messages, *order, PRESETS[rubric]) for order in orders]
-        verdicts: list[Preference | None] = await asyncio.gather(
+        replies: list[tuple[Preference | None, str]] = await asyncio.gather(
             *(_ask(prompt, dict(PREFERENCE_SCHEMA), parse_preference) for prompt in prompts)
         )
-        return _noted(state, {"verdicts": verdicts, "asked": True})
+        return _noted(state, {"verdicts": [reply for reply, _ in replies], "asked": True, "served": replies[0][1]})
 
     return solve
 
@@ -107,8 +108,8 @@ def verdict() -> Scorer:
     return score
 
 
-async def _ask(prompt: RatingPrompt, schema: dict[str, Any], parse: Callable[[str], T]) -> T | None:
-    """The task's model's verdict; None where none could be read."""
+async def _ask(prompt: RatingPrompt, schema: dict[str, Any], parse: Callable[[str], T]) -> tuple[T | None, str]:
+    """The task's model's verdict, None where none could be read, and the name by which its server calls the model."""
     config = GenerateConfig(
         temperature=0.0,
         max_retries=REQUEST_RETRIES,
@@ -120,10 +121,10 @@ async def _ask(prompt: RatingPrompt, schema: dict[str, Any], parse: Callable[[st
             [ChatMessageSystem(content=prompt.system), ChatMessageUser(content=prompt.user)], config=config
         )
         try:
-            return parse(output.completion.strip()[:MAX_VERDICT_CHARACTERS])
+            return parse(output.completion.strip()), output.model
         except EvaluationError:
             config.temperature = 0.6  # what was unreadable at 0 would be so again
-    return None
+    return None, output.model
 
 
 async def _retried(rate: Callable[[], Awaitable[T]]) -> T:

@@ -1,7 +1,7 @@
 """What Inspect's logs hold of a study, read back: answers with their measures, and verdicts on them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
@@ -49,6 +49,7 @@ class Verdict:
         asked: whether it was: answers that are the same are a tie without.
         unreadable: how many verdicts were asked for and could not be read.
         count: how many were asked for.
+        served: the judge's name as its server, or the evaluator itself, tells it; None where it was not asked.
     """
 
     task: str
@@ -61,6 +62,7 @@ class Verdict:
     asked: bool = True
     unreadable: int = 0
     count: int = 0
+    served: str | None = None
 
 
 def read_answers(logs: Iterable[EvalLog]) -> tuple[list[Answer], list[Failure]]:
@@ -104,7 +106,8 @@ def read_verdicts(logs: Iterable[EvalLog]) -> tuple[list[Verdict], list[Failure]
         noted = (sample.output.metadata or {})[NOTED]
         if "points" in noted:
             points = noted["points"]
-            verdicts.append(Verdict(task, arm, name, judge, points=points, unreadable=int(points is None), count=1))
+            verdict = Verdict(task, arm, name, judge, points=points, unreadable=int(points is None), count=1)
+            verdicts.append(replace(verdict, served=noted["served"]))
         else:
             first, second = noted["verdicts"]
             readable = None not in (first, second)
@@ -119,6 +122,7 @@ def read_verdicts(logs: Iterable[EvalLog]) -> tuple[list[Verdict], list[Failure]
                     asked=noted["asked"],
                     unreadable=(first, second).count(None),
                     count=2 if noted["asked"] else 0,
+                    served=noted.get("served"),
                 )
             )
     return sorted(verdicts, key=lambda one: (one.task, one.arm, one.judge, one.other or "", one.sample)), failures

@@ -94,7 +94,7 @@ def _results(
         title=study.title,
         question=study.question,
         baseline=study.baseline,
-        protocol=protocol,
+        protocol={**protocol, "judges_served": _served(verdicts)},
         tasks={task.name: len(plan.samples[task.name]) for task in study.tasks},
         arms=tuple(
             Arm(
@@ -116,6 +116,12 @@ def _results(
         failures=tuple(failures),
         notes=tuple(plan.notes),
     )
+
+
+def _served(verdicts: Sequence[Verdict]) -> dict[str, JsonValue]:
+    """Judge -> the exact names under which it answered."""
+    names = {(one.judge, one.served) for one in verdicts if one.served is not None}
+    return {judge: [served for other, served in sorted(names) if other == judge] for judge, _ in sorted(names)}
 
 
 def _stages(answers: Sequence[Answer]) -> list[Stage]:

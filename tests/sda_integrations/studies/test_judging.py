@@ -96,6 +96,7 @@ def test_a_judge_that_refuses_babbles_and_dawdles_loses_no_sample(study, data, t
     assert not results.failures
     (told,) = results.judges
     asked = len(unreliable.calls)
+    assert results.protocol["judges_served"] == {"openai-api/local/judge-1": ["judge-1"]}
     assert told.unreadable == 0
     assert told.verdicts == asked, "each prompt has its verdict"
     assert set(unreliable.calls.values()) == {3}, "a refusal, a reply that cannot be read, a verdict"
