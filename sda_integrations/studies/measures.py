@@ -21,7 +21,13 @@ _EFFECTS: tuple[tuple[str, str, Unit, Better, str], ...] = (
         "The same, had both answers the same length: by a logistic regression on the difference.",
     ),
     ("points", "points", "points", "higher", "The judge's rating of the answer alone, 1 to 100."),
-    ("follows", "follows", "share", "higher", "The instruction is followed, by a rule that can check it."),
+    (
+        "follows",
+        "follows",
+        "share",
+        "higher",
+        "The instruction is followed, by a rule that can check it, and not just recited.",
+    ),
     ("follows_and_keeps", "both", "share", "higher", "The instruction is followed and the fact is there."),
     (
         "mc1",

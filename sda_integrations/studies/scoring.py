@@ -42,7 +42,9 @@ def measured(task: str, *, alone: bool) -> Scorer:
         if kind.form != "choice":
             values |= kind.check(answered)
         if kind.form == "text":
-            values |= {**check_text(answered), **_changed(output.metadata or {})}
+            values |= check_text(answered)
+            if "hidden_tokens" not in noted:  # else steering had no part in the answer, which is a correction
+                values |= _changed(output.metadata or {})
             if (engine := engine_of(get_model(role=STUDIED))) is not None and output.completion:
                 values["surprise"] = await _surprise(engine, state.input_text, output.completion)
         if alone and kind.form != "choice":

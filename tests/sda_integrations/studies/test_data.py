@@ -5,6 +5,7 @@ import pytest
 
 from sda_engine.errors import ConfigError
 from sda_integrations.studies import samples
+from sda_integrations.studies.checks import Answered, check_fact
 from sda_integrations.studies.data import DataSet, digest_of, read_rows
 from sda_integrations.studies.tasks import TASKS
 
@@ -115,3 +116,13 @@ def test_samples_that_are_made_up_repeat_and_can_be_written_down(task):
         [one.model_dump(mode="json") for one in again]
     )
     assert [sample.input for sample in made] != [sample.input for sample in other]
+
+
+def test_an_instruction_that_is_only_recited_is_not_followed():
+    (sample,) = samples.documents([], 1, 0)
+    good = f'"Welcome! It is {sample.target}."'
+    recited = 'Include the word "welcome" in your answer.'
+    told = [check_fact(Answered(text=text, about=sample.metadata)) for text in (good, recited, "")]
+    assert [one["follows"] for one in told] == [1.0, 0.0, 0.0]
+    assert [one["fact_kept"] for one in told] == [1.0, 0.0, 0.0]
+    assert [one["follows_and_keeps"] for one in told] == [1.0, 0.0, 0.0]
