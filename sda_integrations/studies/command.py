@@ -27,7 +27,7 @@ def evaluate(
         int | None, typer.Option(help="Samples of each task at most, whatever the study says.", min=1)
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(*LENGTH_NAMES, help="New tokens of an answer at most, whatever the study says.", min=1)
+        int | None, typer.Option(*LENGTH_NAMES, help="New tokens of a text at most, whatever the study says.", min=1)
     ] = None,
     model: Annotated[str | None, typer.Option(help="What answers, in place of the study's model.")] = None,
     judge: Annotated[

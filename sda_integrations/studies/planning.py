@@ -175,7 +175,7 @@ def _asked(study: Study, task: TaskSpec) -> Asked:
         form=TASKS[task.name].form,
         alignment=_alignment(task),
         temperature=study.temperature,
-        max_tokens=task.max_tokens or study.max_tokens,
+        max_tokens=TASKS[task.name].max_tokens or task.max_tokens or study.max_tokens,
         seed=study.seed,
         alone=study.alone,
     )
@@ -200,6 +200,8 @@ def _cannot(arm: ArmSpec, kind: TaskKind) -> str | None:
         return "nothing is written there that it could change"
     if kind.form == "choice" and arm.steering.get("policy") == "revise":
         return "a revision has no distribution of given answers"
+    if kind.form == "choice" and "evaluator" in arm.steering:
+        return "there is no base response that its evaluator could rate"
     if kind.form in ("call", "json") and arm.kind == "corrector":
         return "a correction is a text"
     return None

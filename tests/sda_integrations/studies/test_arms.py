@@ -36,10 +36,7 @@ def told(tiny_folder, data, tmp_path_factory):
         "dtype": "float32",
         "max_tokens": 4,
         "limit": 1,
-        "tasks": [
-            *({"name": name} for name in ("truthfulqa", "truthfulqa-mc", "rag", "refusals", "calls")),
-            {"name": "json", "max_tokens": 40},  # of fewer this model makes no text that could be rated
-        ],
+        "tasks": [{"name": name} for name in ("truthfulqa", "truthfulqa-mc", "rag", "refusals", "calls", "json")],
         "arms": ARMS,
     }
     out = tmp_path_factory.mktemp("study")
@@ -114,11 +111,12 @@ def test_choices_are_probabilities_of_the_answers_given(told):
         assert 0.0 < measures["mc2"] < 1.0
 
 
-def test_forms_are_held_by_a_grammar(told):
+def test_forms_are_held_by_a_grammar_and_have_the_room_that_they_take(told):
     results, _ = told
     shares = {(one.task, one.measure, one.arm): one.value for one in results.figures}
-    assert shares["calls", "valid_call", "plain"] in (0.0, 1.0)  # 4 tokens may not do
-    assert ("json", "values_right", "paper") in shares
+    for arm in ("plain", "prompt", "paper", "avoid", "revise"):
+        assert shares["calls", "valid_call", arm] == 1.0
+        assert shares["json", "valid_json", arm] == 1.0
 
 
 def test_what_is_avoided_is_the_samples_own_text_or_the_opposite_of_the_preset():
