@@ -96,14 +96,6 @@ _COSTS: tuple[tuple[str, str, Unit, Better, str], ...] = (
         "Tokens that went through the model for one answer, those of every row counted.",
     ),
     (
-        "seconds_per_token",
-        "seconds a token",
-        "seconds",
-        "lower",
-        "The same seconds for each token of the answer itself, since arms answer at different lengths.",
-    ),
-    ("passes_per_token", "passes a token", "number", "lower", "Likewise, its forward passes."),
-    (
         "judge_calls",
         "judge calls",
         "number",

@@ -72,6 +72,4 @@ def _costs_of(output: Any, noted: dict[str, Any]) -> dict[str, float]:
     costs = {name: float(noted[name]) for name in _COSTS if name in noted}
     costs["tokens"] = float(decoded + noted.get("hidden_tokens", 0))
     costs["judge_calls"] = float(told.get("judge_calls", 0))
-    if written := told.get("completion_tokens"):
-        costs |= {f"{name}_per_token": costs[name] / written for name in ("seconds", "passes") if name in costs}
     return costs
