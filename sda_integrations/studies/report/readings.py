@@ -10,7 +10,8 @@ from sda_integrations.studies.results import Comparison, Figure, Kind, Measure, 
 Standing = Literal["better", "worse", "more", "less"]
 
 LEVEL = 0.05  # of p after Holm's correction
-_RATE = "win_rate"  # how the names of all measures begin that are rates of wins against the baseline
+_RATE = "win_rate"  # how the names of all measures begin that are rates of wins
+_OVER = " over "  # in the name of one against another arm than the baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,9 @@ class Readings:
             else:
                 self._categories[key].append(figure)
         self._comparisons = {
-            (row.arm, row.task, row.measure): row for row in results.comparisons if row.baseline == results.baseline
+            (row.arm, row.task, row.measure): row
+            for row in results.comparisons
+            if row.baseline == results.baseline or _OVER in row.measure
         }
         self._held_against = {(task, measure) for _, task, measure in (*self._figures, *self._comparisons)}
 
@@ -60,14 +63,14 @@ class Readings:
         """What the arm has: its figure, or of a rate of wins also its comparison; the baseline beside itself has 0."""
         relative = measure.startswith(_RATE)
         figure = self._figures.get((arm, task, measure))
-        if figure is None and relative and arm == self.results.baseline:
+        if figure is None and relative and arm == self.results.baseline and _OVER not in measure:
             count = self.results.tasks.get(task, 0)
             return Reading(0.0, None, None, count, relative) if (task, measure) in self._held_against else None
         row = figure or (self._comparisons.get((arm, task, measure)) if relative else None)
         return None if row is None else Reading(row.value, row.low, row.high, row.count, relative)
 
     def comparison(self, arm: str, task: str, measure: str) -> Comparison | None:
-        """The arm beside the study's baseline."""
+        """The arm beside the study's baseline, or beside the arm that the measure names."""
         return self._comparisons.get((arm, task, measure))
 
     def columns(self, kind: Kind) -> list[tuple[str, Measure]]:

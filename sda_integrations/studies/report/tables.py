@@ -7,6 +7,7 @@ from sda_integrations.studies.report.readings import Readings, Standing, standin
 from sda_integrations.studies.results import Kind, Measure
 
 _MOST_COLUMNS = 8  # of a table with several tasks
+_MANY_TASKS = 3  # from which an effect has a table of its own, with a column a task, as papers show it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,27 @@ class Table:
 
 
 def tables_of(readings: Readings, kind: Kind) -> list[Table]:
-    """The tables for a kind of measure: as many whole tasks in each as stay readable, at least one."""
-    groups: list[list[tuple[str, Measure]]] = []
+    """The tables for a kind of measure: as many whole tasks in each as stay readable, at least one.
+
+    An effect that many tasks have comes first, in a table of its own.
+    """
     columns = readings.columns(kind)
+    groups = [[column for column in columns if column[1] == measure] for measure in _shared(columns)]
+    columns = [column for column in columns if not any(column in group for group in groups)]
+    alone = len(groups)
     for task in dict.fromkeys(task for task, _ in columns):
         own = [column for column in columns if column[0] == task]
-        if groups and len(groups[-1]) + len(own) <= _MOST_COLUMNS:
+        if len(groups) > alone and len(groups[-1]) + len(own) <= _MOST_COLUMNS:
             groups[-1] += own
         else:
             groups.append(own)
     return [_table(readings, group) for group in groups]
+
+
+def _shared(columns: list[tuple[str, Measure]]) -> list[Measure]:
+    """The effects that many tasks have."""
+    effects = [measure for _, measure in columns if measure.kind == "effect"]
+    return [measure for measure in dict.fromkeys(effects) if effects.count(measure) >= _MANY_TASKS]
 
 
 def multiples_of(readings: Readings) -> tuple[tuple[Measure, ...], tuple[tuple[str, tuple[str, ...]], ...]]:

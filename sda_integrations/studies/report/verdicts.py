@@ -8,6 +8,7 @@ from sda_integrations.studies.results import Comparison, Measure, StudyResults
 
 _FEW_SAMPLES = 50  # below, an interval of a share spans up to 28 percentage points
 _MUCH_ORDER_BIAS = 0.3
+_MUCH_PREFERENCE = 0.2  # of the first place, beside one half
 
 READING = (
     f"A difference is told where the paired test gives p below {LEVEL} after Holm's correction over all comparisons of "
@@ -56,6 +57,11 @@ def warnings(results: StudyResults) -> list[str]:
             found.append(
                 f"{judge.name} turned {percent(judge.order_bias)} of its verdicts with the order of the answers; "
                 "these count as ties."
+            )
+        if judge.first_share is not None and abs(judge.first_share - 0.5) > _MUCH_PREFERENCE:
+            found.append(
+                f"{judge.name} prefers a place: {percent(judge.first_share)} of its verdicts, ties left out, are for the "
+                "answer that stood first."
             )
     if results.failures:
         found.append(f"{plural(len(results.failures), 'failure')}: what failed counts in no figure.")

@@ -10,7 +10,8 @@ from sda_integrations.studies.report.numbers import shown
 from sda_integrations.studies.report.page import page_of
 from sda_integrations.studies.report.readings import Readings, standing
 from sda_integrations.studies.report.tables import Cell, multiples_of, tables_of
-from sda_integrations.studies.results import Figure, ShownToken
+from sda_integrations.studies.report.verdicts import warnings
+from sda_integrations.studies.results import Figure, JudgeReport, ShownToken
 from tests.sda_integrations.studies.report.hostile import HOSTILE, hostile_results
 from tests.sda_integrations.studies.report.made_up import ARMS, made_up_results
 
@@ -125,12 +126,44 @@ def test_told_differences_are_marked_with_words(results, outline):
     assert "▲\xa0+38\xa0more" in text  # length: neither way is better
 
 
+def columns_of(table):
+    """Task and measure of each column."""
+    tasks = [task for task, count, _ in table.groups for _ in range(count)]
+    return list(zip(tasks, table.columns, strict=True))
+
+
+def cell(readings, arm, task, measure):
+    """What the tables of effects say."""
+    for table in tables_of(readings, "effect"):
+        for place, (of, column) in enumerate(columns_of(table)):
+            if (of, column.name) == (task, measure):
+                return dict(table.rows)[arm][place]
+    raise AssertionError("there is no such column")
+
+
 def test_a_rate_of_wins_is_no_figure_of_the_baseline_and_its_mark_repeats_no_number(results):
     rate = Figure(arm="steered 2", task="truthful-qa", measure="win_rate", value=0.42, low=0.21, high=0.63, count=120)
     readings = Readings(made_up_results(figures=(*results.figures, rate)))
-    rows = dict(tables_of(readings, "effect")[0].rows)
-    assert rows["plain"][1] == Cell("0")
-    assert rows["steered 2"][1] == Cell("42", "21 to 63", "", "better")
+    assert cell(readings, "plain", "truthful-qa", "win_rate") == Cell("0")
+    assert cell(readings, "steered 2", "truthful-qa", "win_rate") == Cell("42", "21 to 63", "", "better")
+
+
+def test_a_rate_of_wins_over_another_arm_says_nothing_of_the_baseline(results):
+    name = "win_rate over corrector"
+    rate = Figure(arm="steered 2", task="truthful-qa", measure=name, value=0.42, low=0.21, high=0.63, count=120)
+    readings = Readings(made_up_results(figures=(*results.figures, rate)))
+    assert cell(readings, "plain", "truthful-qa", name) == Cell("-")
+    assert cell(readings, "steered 2", "truthful-qa", name) == Cell("42", "21 to 63")
+
+
+def test_an_effect_that_many_tasks_have_is_a_table_with_a_column_a_task(results):
+    tables = tables_of(Readings(results), "effect")
+    shared = [table for table in tables if len({measure.name for measure in table.columns}) == 1]
+    assert shared
+    for table in shared:
+        assert [task for task, *_ in table.groups] == [task for task in results.tasks if task in table.caption]
+    columns = [(task, measure.name) for table in tables for task, measure in columns_of(table)]
+    assert sorted(columns) == sorted((task, measure.name) for task, measure in Readings(results).columns("effect"))
 
 
 def test_an_absent_figure_is_not_replaced_by_a_difference(results):
@@ -240,3 +273,10 @@ def test_a_page_with_very_much_stays_under_a_megabyte(results):
 
 def test_the_digest_stands_outside_the_folded_protocol(page):
     assert "<summary>Digest <code>5f1c0d9a77be</code></summary>" in page
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.77, True), (0.2, True), (0.55, False), (None, False)])
+def test_a_judge_that_prefers_a_place_is_warned_of(share, warned):
+    judge = JudgeReport(name="mine", verdicts=9, unreadable=0, order_bias=0.1, first_share=share)
+    found = [one for one in warnings(made_up_results(judges=(judge,))) if "prefers a place" in one]
+    assert bool(found) == warned
