@@ -60,8 +60,8 @@ def warnings(results: StudyResults) -> list[str]:
             )
         if judge.first_share is not None and abs(judge.first_share - 0.5) > _MUCH_PREFERENCE:
             found.append(
-                f"{judge.name} prefers a place: {percent(judge.first_share)} of its verdicts, ties left out, are for the "
-                "answer that stood first."
+                f"{judge.name} prefers a place: {percent(judge.first_share)} of its verdicts, ties left out, are for "
+                "the answer that stood first."
             )
     if results.failures:
         found.append(f"{plural(len(results.failures), 'failure')}: what failed counts in no figure.")
