@@ -13,7 +13,7 @@ another one is drawn).
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -68,7 +68,7 @@ def follows(response: str, kind: str, arguments: Mapping[str, object]) -> bool:
     return bool(response.strip()) and followed
 
 
-@cache
+@lru_cache(maxsize=64)
 def _validated(kind: str) -> Callable[..., bool]:
     """The rule of a kind; it raises ValidationError for arguments that it does not take."""
     if kind in LEFT_OUT:
