@@ -41,12 +41,22 @@ def make_protocol(study: Study, sources: Mapping[str, Source], engine: SteeringE
     return {**protocol, "digest": digest_of(protocol)[:16], _MACHINE: _machine()}
 
 
+def check_free(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds a study which is not to be resumed: worth asking before a model is loaded.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if not resume and (folder / FILE).is_file():
+        raise ConfigError(f"{folder} holds a study already: go on with it by --resume, or choose another --out.")
+
+
 def keep_protocol(protocol: Mapping[str, JsonValue], folder: Path, *, resume: bool) -> None:
     """Write the protocol into a study's folder, or find that what lies there was measured under the same one.
 
     Raises:
-        ConfigError: the folder holds a study and it is not to be resumed, or was measured under another protocol; there
-            is nothing to resume; or the file cannot be read or written.
+        ConfigError: the folder holds a study and it is not to be resumed, or was measured under another protocol; or the
+            file cannot be read or written.
     """
     path = folder / FILE
     try:
@@ -57,8 +67,7 @@ def keep_protocol(protocol: Mapping[str, JsonValue], folder: Path, *, resume: bo
             return
     except (OSError, ValueError) as error:
         raise ConfigError(f"The protocol {path} cannot be read or written: {error}. Choose another --out.") from error
-    if not resume:
-        raise ConfigError(f"{folder} holds a study already: go on with it by --resume, or choose another --out.")
+    check_free(folder, resume=resume)
     if known.get("digest") != protocol["digest"]:
         raise ConfigError(
             f"{folder} was measured under another protocol, and what is measured now would not be comparable: "

@@ -14,7 +14,7 @@ from sda_engine.alignment import AlignmentWarning
 from sda_integrations.studies.analysis import compare, make_figures, measures_of, values_of
 from sda_integrations.studies.examples import pick_examples
 from sda_integrations.studies.planning import Plan, answering_tasks, judging_tasks, make_plan
-from sda_integrations.studies.protocol import keep_protocol, make_protocol
+from sda_integrations.studies.protocol import check_free, keep_protocol, make_protocol
 from sda_integrations.studies.records import Answer, Verdict, read_answers, read_verdicts
 from sda_integrations.studies.reliance import agreements, report_on
 from sda_integrations.studies.results import Arm, Failure, Stage, StudyResults
@@ -45,6 +45,7 @@ def run_study(
         ConfigError: the study or its data are malformed, or the folder holds another study.
         ModelLoadError: the study's model cannot be loaded.
     """
+    check_free(out, resume=resume)
     plan = make_plan(study, data)
     settings = EngineSettings(prefix_cache=not study.alone)
     engine = SteeringEngine.load(study.model, dtype=study.dtype, device=study.device, settings=settings)
