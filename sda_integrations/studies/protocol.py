@@ -55,7 +55,7 @@ def keep_protocol(protocol: Mapping[str, JsonValue], folder: Path, *, resume: bo
     """Write the protocol into a study's folder, or find that what lies there was measured under the same one.
 
     Raises:
-        ConfigError: the folder holds a study and it is not to be resumed, or was measured under another protocol; or the
+        ConfigError: the folder holds a study that is not to be resumed, or was measured under another protocol; or the
             file cannot be read or written.
     """
     path = folder / FILE
