@@ -175,7 +175,7 @@ def _asked(study: Study, task: TaskSpec) -> Asked:
         form=TASKS[task.name].form,
         alignment=_alignment(task),
         temperature=study.temperature,
-        max_tokens=TASKS[task.name].max_tokens or task.max_tokens or study.max_tokens,
+        max_tokens=max(TASKS[task.name].least_tokens, task.max_tokens or study.max_tokens),
         seed=study.seed,
         alone=study.alone,
     )

@@ -34,7 +34,7 @@ class TaskKind:
         judged: the preset whose rubric judges use; None where nobody judges.
         check: the task's own measures, which need no judge.
         form: of an answer: a text, a tool's call, JSON, or a choice among given answers, which nobody writes.
-        max_tokens: what an answer in that form may take, whatever the study says: one that is cut off is none.
+        least_tokens: what an answer in that form may take at least, whatever the study says: one that is cut off is none.
         count: samples that there are of made-up ones.
     """
 
@@ -45,7 +45,7 @@ class TaskKind:
     judged: str | None = None
     check: Check = check_nothing
     form: Form = "text"
-    max_tokens: int | None = None
+    least_tokens: int = 0
     count: int = 100
 
 
@@ -148,7 +148,7 @@ TASKS: Mapping[str, TaskKind] = MappingProxyType(
             alignment="empathy",
             check=check_call,
             form="call",
-            max_tokens=160,
+            least_tokens=160,
         ),
         "json": TaskKind(
             "A text about a person, to be extracted by a JSON schema.",
@@ -156,7 +156,7 @@ TASKS: Mapping[str, TaskKind] = MappingProxyType(
             alignment="empathy",
             check=check_json,
             form="json",
-            max_tokens=240,
+            least_tokens=240,
         ),
     }
 )
