@@ -21,7 +21,7 @@ class TaskSpec(Settings):
     Attributes:
         name: one of `tasks.TASKS`.
         limit: samples at most; None means the study's.
-        max_tokens: new tokens of an answer at most; None means the study's. Calls and JSON have what they take at least.
+        max_tokens: new tokens of an answer at most; None means the study's. Calls and JSON get what they need anyhow.
         alignment: what is steered by, in place of the task's own: a preset's name or an instruction.
         data: a file of JSON lines; None means the folder that the command is given, else the Hub.
         revision: of a set on the Hub; None means the one pinned here, or else the newest, which the protocol records.

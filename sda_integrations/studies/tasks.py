@@ -34,7 +34,7 @@ class TaskKind:
         judged: the preset whose rubric judges use; None where nobody judges.
         check: the task's own measures, which need no judge.
         form: of an answer: a text, a tool's call, JSON, or a choice among given answers, which nobody writes.
-        least_tokens: what an answer in that form may take at least, whatever the study says: one that is cut off is none.
+        least_tokens: what an answer in that form may take in any case: one that is cut off is none.
         count: samples that there are of made-up ones.
     """
 
