@@ -9,7 +9,7 @@ from sda_engine.evaluation.measures import Estimate
 from sda_engine.evaluation.pairwise import settle
 from sda_engine.evaluation.statistics import holm, mean, paired_difference, win_rate
 from sda_integrations.studies.measures import MEASURES
-from sda_integrations.studies.records import Answer, Verdict
+from sda_integrations.studies.records import Answer, Place, Verdict, words_of
 from sda_integrations.studies.results import Comparison, Figure, Measure
 
 WIN_RATE, ALIKE, POINTS = "win_rate", "win_rate_alike", "points"
@@ -83,17 +83,18 @@ def measures_of(values: Values) -> tuple[Measure, ...]:
 
 def make_figures(values: Values, answers: Sequence[Answer], baseline: str) -> list[Figure]:
     """Each measure's mean, for all samples of a task and for its larger categories."""
-    words = {(one.task, one.arm, one.sample): float(len(one.text.split())) for one in answers}
+    words = words_of(answers)
     categories = {(one.task, one.sample): one.category for one in answers}
     figures = []
     for key, by_sample in values.items():
         figures.append(_figure(key, by_sample))
         if key.measured.name == WIN_RATE:
             figures.append(_alike(key, by_sample, words, baseline))
+        if not _has_categories(key.measured.name):
+            continue
         for category in _large(categories[key.task, sample] for sample in by_sample):
             some = {sample: by_sample[sample] for sample in by_sample if categories[key.task, sample] == category}
-            if _has_categories(key.measured.name):
-                figures.append(_figure(key, some, category))
+            figures.append(_figure(key, some, category))
     return figures
 
 
@@ -146,9 +147,7 @@ def _figure(key: Key, by_sample: Mapping[str, float], category: str | None = Non
     return _made(key, summary(list(by_sample.values()), list(by_sample)), len(by_sample), category)
 
 
-def _alike(
-    key: Key, by_sample: Mapping[str, float], words: Mapping[tuple[str, str, str], float], baseline: str
-) -> Figure:
+def _alike(key: Key, by_sample: Mapping[str, float], words: Mapping[Place, float], baseline: str) -> Figure:
     """The win rate, had both answers the same length."""
     other = key.measured.over or baseline
     longer = [words[key.task, key.arm, one] - words[key.task, other, one] for one in by_sample]

@@ -176,12 +176,9 @@ async def _choose(state: TaskState, arm: ArmSpec, alignment: str | dict[str, obj
     answers = [best, *true, *false]
     wanted = Alignment.of_values(alignment) if isinstance(alignment, dict) else alignment
     messages = [{"role": "user", "content": state.input_text}]
-    if alignment is None:
-        logprobs = (await engine.acontinuation_logprobs(messages, answers)).tolist()
-    else:
-        steering = read_steering(_PROMPT if arm.kind == "prompt" else arm.steering, EvaluatorReader()) or Steering()
-        scored = await engine.acontinuation_logprobs(messages, answers, alignment=wanted, steering=steering)
-        logprobs = scored.tolist()
+    steering = read_steering(_PROMPT if arm.kind == "prompt" else arm.steering, EvaluatorReader()) or Steering()
+    scored = await engine.acontinuation_logprobs(messages, answers, alignment=wanted, steering=steering)
+    logprobs = scored.tolist()
     first, trues, falses = logprobs[0], logprobs[1 : 1 + len(true)], logprobs[1 + len(true) :]
     highest = max(trues + falses)
     mass = [math.exp(value - highest) for value in trues]

@@ -20,8 +20,6 @@ from sda_integrations.studies.scoring import STUDIED, measured
 from sda_integrations.studies.study import ArmSpec, JudgeSpec, Study, TaskSpec
 from sda_integrations.studies.tasks import TASKS, TaskKind
 
-_DEFAULT_LIMIT = 1_000_000
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,7 +75,7 @@ def answering_tasks(plan: Plan) -> list[Task]:
     return [
         Task(
             name=f"{task.name} {arm.name}",
-            dataset=MemoryDataset([sample.model_copy(deep=True) for sample in _answerable(plan, task, arm)]),
+            dataset=MemoryDataset([sample.model_copy(deep=True) for sample in answerable]),
             solver=answer(arm.model_dump(mode="json"), asdict(_asked(plan.study, task))),
             scorer=measured(task.name, alone=plan.study.alone),
             model=_model_of(plan.study, arm),
@@ -85,7 +83,7 @@ def answering_tasks(plan: Plan) -> list[Task]:
             metadata={"task": task.name, "arm": arm.name},
         )
         for task, arm in plan.runs
-        if _answerable(plan, task, arm)
+        if (answerable := _answerable(plan, task, arm))
     ]
 
 
@@ -154,7 +152,7 @@ def _samples(task: TaskSpec, study: Study, folder: Path | None) -> tuple[list[Sa
         samples = kind.make([], count, study.seed)
         return samples, Source("made up", len(samples), digest_of([one.model_dump(mode="json") for one in samples]))
     rows, source = read_rows(kind.data, folder=folder, file=task.data, revision=task.revision)
-    samples = kind.make(rows, task.limit or study.limit or _DEFAULT_LIMIT, study.seed)
+    samples = kind.make(rows, task.limit or study.limit or len(rows), study.seed)
     if not samples:
         raise ConfigError(f"{source.name} holds no sample that the task {task.name!r} can use: give another file.")
     return samples, source

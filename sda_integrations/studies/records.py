@@ -1,11 +1,12 @@
 """What Inspect's logs hold of a study, read back: answers with their measures, and verdicts on them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
 
+from sda_engine.evaluation.checking import word_count
 from sda_engine.evaluators.preference import Preference
 from sda_integrations.studies.answering import NOTED
 from sda_integrations.studies.results import Failure
@@ -22,7 +23,7 @@ class Answer:
         measures: measure -> value.
         tokens: of the answer, as the provider tells them: text, divergence, changed.
         noted: what the solver noted: seconds, and costs where requests ran one at a time.
-        stages: stage -> seconds, as the provider tells them.
+        stages: stage -> seconds, of those that the provider can tell and that took any.
     """
 
     task: str
@@ -65,6 +66,15 @@ class Verdict:
     served: str | None = None
 
 
+Place = tuple[str, str, str]
+"""Task, arm and sample of an answer."""
+
+
+def words_of(answers: Iterable[Answer]) -> dict[Place, float]:
+    """The length of each answer, in words."""
+    return {(one.task, one.arm, one.sample): float(word_count(one.text)) for one in answers}
+
+
 def read_answers(logs: Iterable[EvalLog]) -> tuple[list[Answer], list[Failure]]:
     """The answers that logs hold, always in the same order, and the samples without one."""
     answers, failures = [], []
@@ -88,7 +98,7 @@ def read_answers(logs: Iterable[EvalLog]) -> tuple[list[Answer], list[Failure]]:
                 measures={key: float(value) for key, value in (score.metadata or {})["measures"].items()},
                 tokens=sda.get("tokens") or [],
                 noted=told.get(NOTED) or {},
-                stages={key: float(value) for key, value in (sda.get("seconds") or {}).items()},
+                stages={key: seconds for key, seconds in (sda.get("seconds") or {}).items() if seconds},
             )
         )
     return sorted(answers, key=lambda one: (one.task, one.arm, one.sample)), failures
@@ -105,9 +115,18 @@ def read_verdicts(logs: Iterable[EvalLog]) -> tuple[list[Verdict], list[Failure]
             continue
         noted = (sample.output.metadata or {})[NOTED]
         if "points" in noted:
-            points = noted["points"]
-            verdict = Verdict(task, arm, name, judge, points=points, unreadable=int(points is None), count=1)
-            verdicts.append(replace(verdict, served=noted["served"]))
+            verdicts.append(
+                Verdict(
+                    task,
+                    arm,
+                    name,
+                    judge,
+                    points=noted["points"],
+                    unreadable=int(noted["points"] is None),
+                    count=1,
+                    served=noted["served"],
+                )
+            )
         else:
             first, second = noted["verdicts"]
             readable = None not in (first, second)

@@ -6,17 +6,15 @@ from itertools import combinations
 from sda_engine.evaluation.agreement import kappa, rank_correlation
 from sda_engine.evaluation.length_control import length_controlled_rate
 from sda_engine.evaluation.pairwise import first_share, order_bias, settle
-from sda_integrations.studies.records import Answer, Verdict
+from sda_integrations.studies.records import Answer, Place, Verdict, words_of
 from sda_integrations.studies.results import Agreement, JudgeReport
-
-Place = tuple[str, str, str]  # task, arm, sample
 
 
 def report_on(judge: str, verdicts: Sequence[Verdict], answers: Sequence[Answer], baseline: str) -> JudgeReport:
     """What is to be known of one judge."""
     own = [verdict for verdict in verdicts if verdict.judge == judge]
     pairs = [(verdict, verdict.pair) for verdict in own if verdict.pair is not None and verdict.asked]
-    words = {(one.task, one.arm, one.sample): float(len(one.text.split())) for one in answers}
+    words = words_of(answers)
     told = JudgeReport(
         name=judge,
         verdicts=sum(verdict.count - verdict.unreadable for verdict in own),

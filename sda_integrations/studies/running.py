@@ -1,6 +1,5 @@
 """Runs a study: answers, then verdicts, each by Inspect with logs of their own, then the figures."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from sda_integrations.studies.records import Answer, Verdict, read_answers, read
 from sda_integrations.studies.reliance import agreements, report_on
 from sda_integrations.studies.results import Arm, Failure, Stage, StudyResults
 from sda_integrations.studies.study import Study
-
-logger = logging.getLogger(__name__)
 
 _RETRIES = 2  # of a sample whose request failed
 _TASKS_TOGETHER = 4  # runs at once, so that the last samples of one do not wait alone
@@ -143,6 +140,6 @@ def _seconds(answer: Answer) -> dict[str, float]:
     if "plain_seconds" in answer.noted:
         plain = float(answer.noted["plain_seconds"])
         return {"base response": plain, "correction": whole - plain}
-    told = {stage.replace("_", " "): seconds for stage, seconds in answer.stages.items() if seconds}
+    told = {stage.replace("_", " "): seconds for stage, seconds in answer.stages.items()}
     told["answer"] = max(0.0, whole - sum(seconds for stage, seconds in told.items() if stage != "answer"))
     return told

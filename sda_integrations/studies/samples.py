@@ -24,14 +24,6 @@ MakeSamples = Callable[[Sequence[Row], int, int], list[Sample]]
 """(rows, most samples, seed) -> samples, whose metadata say by what they are steered and how they are checked."""
 
 
-def empathy(rows: Sequence[Row], count: int, seed: int) -> list[Sample]:
-    """What people told of a feeling (EmpatheticDialogues)."""
-    return [
-        Sample(id=name, input=_text(row, "prompt"), metadata={"category": row.get("category")})
-        for name, row in _drawn(rows, count, seed)
-    ]
-
-
 def summaries(rows: Sequence[Row], count: int, seed: int) -> list[Sample]:
     """Dialogues to summarise, with what people wrote (DialogSum)."""
     return [
@@ -45,18 +37,12 @@ def summaries(rows: Sequence[Row], count: int, seed: int) -> list[Sample]:
     ]
 
 
-def prompts(rows: Sequence[Row], count: int, seed: int) -> list[Sample]:
-    """Requests that may be harmful (BeaverTails)."""
+def prompts(
+    rows: Sequence[Row], count: int, seed: int, *, field: str = "prompt", category: str = "category"
+) -> list[Sample]:
+    """Requests as they stand in one field, with their category in another."""
     return [
-        Sample(id=name, input=_text(row, "prompt"), metadata={"category": row.get("category")})
-        for name, row in _drawn(rows, count, seed)
-    ]
-
-
-def questions(rows: Sequence[Row], count: int, seed: int) -> list[Sample]:
-    """Harmful questions by topic (HarmfulQA)."""
-    return [
-        Sample(id=name, input=_text(row, "question"), metadata={"category": row.get("topic")})
+        Sample(id=name, input=_text(row, field), metadata={"category": row.get(category)})
         for name, row in _drawn(rows, count, seed)
     ]
 

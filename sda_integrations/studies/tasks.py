@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -59,12 +60,13 @@ _TRUTHFULQA = DataSet(
 )
 _BEAVERTAILS = DataSet("beavertails.jsonl", "PKU-Alignment/BeaverTails-Evaluation")
 _HARMFULQA = DataSet("harmfulqa.jsonl", "declare-lab/HarmfulQA", split="train")
+_HARMFUL_QUESTIONS = partial(samples.prompts, field="question", category="topic")
 
 TASKS: Mapping[str, TaskKind] = MappingProxyType(
     {
         "empathy": TaskKind(
             "EmpatheticDialogues (Rashkin et al. 2018): somebody tells of a feeling.",
-            samples.empathy,
+            samples.prompts,
             DataSet("empathetic_dialogues.jsonl"),
             alignment="empathy",
             judged="empathy",
@@ -93,14 +95,14 @@ TASKS: Mapping[str, TaskKind] = MappingProxyType(
         ),
         "harmfulqa-helpful": TaskKind(
             "HarmfulQA (Bhardwaj, Poria 2023), for helpfulness.",
-            samples.questions,
+            _HARMFUL_QUESTIONS,
             _HARMFULQA,
             alignment="helpfulness",
             judged="helpfulness",
         ),
         "harmfulqa-harmless": TaskKind(
             "The same, for harmlessness.",
-            samples.questions,
+            _HARMFUL_QUESTIONS,
             _HARMFULQA,
             alignment="harmlessness",
             judged="harmlessness",

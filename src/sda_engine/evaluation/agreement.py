@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sda_engine.errors import ConfigError
-from sda_engine.evaluation.measures import report_extra, spearman
+from sda_engine.evaluation.extras import report_extra
+from sda_engine.evaluation.measures import spearman
 from sda_engine.evaluation.statistics import per_sample
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sda_engine.evaluation.evaluator_report import EvaluatorFigures, EvaluatorReport
-from sda_engine.evaluation.measures import Bin, report_extra
+from sda_engine.evaluation.extras import report_extra
+from sda_engine.evaluation.measures import Bin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

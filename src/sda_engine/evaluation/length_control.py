@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sda_engine.evaluation.measures import RESAMPLES, Estimate, Values, bootstrapped, report_extra
+from sda_engine.evaluation.extras import report_extra
+from sda_engine.evaluation.measures import RESAMPLES, Estimate, Values, bootstrapped
 from sda_engine.evaluation.statistics import per_outcome, per_sample, win_rate
 
 RIDGE = 0.1  # a normal prior of the slope, 3 log-odds wide: with 200 samples it moves a slope of 1 by less than 0.01

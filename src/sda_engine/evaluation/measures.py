@@ -4,12 +4,13 @@ Intervals are 95% percentile intervals of a bootstrap that draws whole groups (p
 responses to one prompt are no independent observations. scikit-learn and scipy are imported where they are used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from sda_engine.evaluation.extras import report_extra
 
 Values = npt.NDArray[np.float64]
 Statistic = Callable[[Values, Values], float | None]
@@ -42,19 +43,6 @@ class Bin:
     count: int
     rated: float
     outcome: float
-
-
-@contextmanager
-def report_extra() -> Iterator[None]:
-    """Around the import of a package of the extra "report".
-
-    Raises:
-        ImportError: it is not installed; the message names the extra.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(f"Reports on evaluators need {error.name}: pip install 'sda-integrations[report]'") from error
 
 
 def share(values: Sequence[float], groups: Sequence[str], *, resamples: int = RESAMPLES) -> Estimate:

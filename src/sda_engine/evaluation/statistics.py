@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sda_engine.errors import ConfigError
-from sda_engine.evaluation.measures import RESAMPLES, Estimate, Values, ratio, report_extra, sums_by_group
+from sda_engine.evaluation.extras import report_extra
+from sda_engine.evaluation.measures import RESAMPLES, Estimate, Values, ratio, sums_by_group
 
 FLIPS = 9999
 

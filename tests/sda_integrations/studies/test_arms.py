@@ -142,6 +142,7 @@ def test_where_one_request_runs_at_a_time_its_costs_are_told(study, data, tmp_pa
         **kept,
         "prompt": {"kind": "prompt"},
         "corrector": {"kind": "corrector"},
+        "revise": {"kind": "steered", "steering": {"policy": "revise", "amplification": 0.5}},
         "judged": {"kind": "steered", "steering": {"policy": "paper", "evaluator": "simulated:0.01"}},
     }
     results = run_study(make_study(fields), tmp_path / "out", data=data, display="none")
@@ -156,6 +157,7 @@ def test_where_one_request_runs_at_a_time_its_costs_are_told(study, data, tmp_pa
     stages = {(one.arm, one.stage): one for one in results.stages}
     assert stages["judged", "judge"].seconds >= 0.01
     assert {stage for arm, stage in stages if arm == "corrector"} == {"base response", "correction"}
+    assert {stage for arm, stage in stages if arm == "revise"} <= {"judge", "answer"}, "nobody rated its base response"
     for arm in ("plain", "judged", "corrector"):
         assert sum(one.share for one in results.stages if one.arm == arm) == pytest.approx(1.0)
 

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sda_engine.evaluation.checking.extra import evaluate_extra
+from sda_engine.evaluation.extras import evaluate_extra
 
 if TYPE_CHECKING:
     from langdetect.detector_factory import DetectorFactory

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sda_engine.errors import ConfigError
-from sda_engine.evaluation.checking.extra import evaluate_extra
+from sda_engine.evaluation.extras import evaluate_extra
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
