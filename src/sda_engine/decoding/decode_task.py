@@ -98,7 +98,7 @@ class DecodeTask(Task):
         self._result = self._group.result(self._finish_reason)
         if self._stores_answer and not self.prompt.spoilt:
             for row in self._rows:
-                store.insert(row.token_ids, row.cut)
+                store.insert(self.prompt.stored_as(row.token_ids), row.cut)
         self._rows = []
         if not self._keeps_prompt:
             self.let_go()

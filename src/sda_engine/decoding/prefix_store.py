@@ -68,7 +68,7 @@ class PrefixStore:
         self.read_tokens += length
         return [node.states.cut(0, count) for node, count in path]
 
-    def insert(self, token_ids: Sequence[int], cut: Callable[[int, int], Sequence[Piece]]) -> None:
+    def insert(self, token_ids: Sequence[int] | TokenArray, cut: Callable[[int, int], Sequence[Piece]]) -> None:
         """Store the states of a prefix, of one too long its beginning, in place of the least recently used.
 
         Args:

@@ -72,6 +72,10 @@ class PromptState:
         """What is stored of prompts of rows that have not been made."""
         return [piece for name in names if name not in self._rows for piece in store.pieces(self._array(name))]
 
+    def stored_as(self, token_ids: Sequence[int]) -> TokenArray:
+        """What the prefix store knows tokens of this request as."""
+        return as_array(token_ids)
+
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
         return all(name in self.logits for name in names)
@@ -131,7 +135,7 @@ class PromptState:
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
                 self.spoilt = self.spoilt or bool(last.isnan().any())
                 if not self.spoilt:
-                    store.insert(row.token_ids, row.cut)
+                    store.insert(self.stored_as(row.token_ids), row.cut)
 
     def release(self) -> None:
         """Let go of the rows: no later stage will need them."""
@@ -149,7 +153,7 @@ class PromptState:
         if name in self._rows:
             return self._rows[name]
         prompt = self._token_ids(name)
-        stored = min(store.match(prompt), len(prompt) - 1)  # the last token is forwarded for its logits
+        stored = min(store.match(self._array(name)), len(prompt) - 1)  # the last token is forwarded for its logits
         shared = len(self.contexts.shared)
         if name != BASE and stored < shared:
             if self._base_reach < shared:
@@ -157,7 +161,7 @@ class PromptState:
             self._rows[name] = self._rows[BASE].fork(shared, prompt)
         else:
             self._rows[name] = Row(store.memory)
-            self._rows[name].load(prompt[:stored], store.read(prompt, stored))
+            self._rows[name].load(prompt[:stored], store.read(self._array(name), stored))
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
@@ -167,5 +171,5 @@ class PromptState:
 
     def _array(self, name: str) -> TokenArray:
         if name not in self._arrays:
-            self._arrays[name] = as_array(self._token_ids(name))
+            self._arrays[name] = self.stored_as(self._token_ids(name))
         return self._arrays[name]
