@@ -20,7 +20,8 @@ MODEL_ARGUMENTS = (*CALL_KEYWORDS, *_LOADING, *_OF_THE_MODEL)
 """All model arguments."""
 
 # Request keywords that Inspect has a field of its own for
-_CONFIG_FIELDS = {name: {"stop": "stop_seqs"}.get(name, name) for name in REQUEST_KEYWORDS if name not in CALL_KEYWORDS}
+_OTHER_NAMES = {"stop": "stop_seqs", "max_reasoning_tokens": "reasoning_tokens"}
+_CONFIG_FIELDS = {name: _OTHER_NAMES.get(name, name) for name in REQUEST_KEYWORDS if name not in CALL_KEYWORDS}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class ChatSDA(ChatSDAFields):
             How to steer, who rates the base response, and how strongly; they change these fields of `steering`.
         steering: Steering | None
             All settings of steering as one object.
-        temperature, top_p, top_k, min_p, max_tokens, stop, seed
+        temperature, top_p, top_k, min_p, max_tokens, max_reasoning_tokens, stop, seed
             Sampling. None means the engine's default, see `Sampling`; temperature 0 is greedy.
         logprobs, top_logprobs
             Return log-probabilities, and how many of the most likely tokens at each place.

@@ -78,6 +78,7 @@ class ChatSDAFields(ReadsCallConfig):
     top_k: SkipValidation[int | None] = None
     min_p: SkipValidation[float | None] = None
     max_tokens: SkipValidation[int | None] = None
+    max_reasoning_tokens: SkipValidation[int | None] = None
     stop: SkipValidation[Sequence[str] | str | None] = None
     seed: SkipValidation[int | None] = None
     logprobs: SkipValidation[bool | None] = None

@@ -24,7 +24,7 @@ def call_settings(**settings: object) -> Iterator[None]:
 
     Args:
         settings: alignment, policy, evaluator, gain, amplification, steering, temperature, top_p, top_k, min_p,
-            max_tokens, stop, seed, logprobs, timeout and template_kwargs, as for a single call.
+            max_tokens, max_reasoning_tokens, stop, seed, logprobs, timeout and template_kwargs, as for a single call.
 
     Raises:
         ConfigError: a name is unknown, or a value is out of range.

@@ -112,6 +112,9 @@ class SDAFields(FunctionCallingLLM):
         default=None, description="Keep tokens with at least this share of the best one's probability."
     )
     max_tokens: SkipValidation[int | None] = Field(default=None, description="The longest answer, in tokens.")
+    max_reasoning_tokens: SkipValidation[int | None] = Field(
+        default=None, description="The longest thought, in tokens; one that goes on is closed."
+    )
     stop: SkipValidation[str | Sequence[str] | None] = Field(default=None, description="Strings that end the answer.")
     seed: SkipValidation[int | None] = Field(default=None, description="The same seed repeats the same answer.")
     logprobs: SkipValidation[int | None] = Field(

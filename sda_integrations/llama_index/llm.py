@@ -79,8 +79,8 @@ class SDALLM(PredictsObjects):
 
     Another alignment, strength or sampling for one call; `alignment=None` asks for a plain answer of the same
     model. The keywords are alignment, policy, evaluator, gain, amplification, steering, temperature, top_p,
-    top_k, min_p, max_tokens, stop, seed, logprobs, timeout and template_kwargs. What calls the LLM for you may have no
-    argument for them: `call_settings` sets them for a block.
+    top_k, min_p, max_tokens, max_reasoning_tokens, stop, seed, logprobs, timeout and template_kwargs. What calls the
+    LLM for you may have no argument for them: `call_settings` sets them for a block.
 
         llm.complete("My cat died.", alignment="empathy", gain=3.0, temperature=0, seed=7)
         llm.complete("My cat died.", alignment={"honesty": 1.0, "empathy": 0.5})  # several, by weight

@@ -295,7 +295,10 @@ class Sampling(Settings):
         top_p: keep the smallest set of most likely tokens whose probabilities reach top_p; None means all.
         top_k: keep the top_k most likely tokens; None means all.
         min_p: keep tokens with at least min_p times the probability of the most likely one; None means all.
-        max_new_tokens: the answer ends after this many tokens, or when the context window is full.
+        max_new_tokens: the answer ends after this many tokens, a thought included, or when the context window is full.
+        max_reasoning_tokens: a thought that has this many tokens and goes on is closed: its closing marker is forced,
+            and the answer follows. 0 closes it where it begins; None means no limit but `max_new_tokens`. Several
+            thoughts in an answer count together. `Trace.warnings` tells of a thought that was cut.
         stop: the answer ends before the first of these strings. They are not looked for in tool calls, thoughts and
             JSON that fits a schema; a text by a regular expression or grammar ends there only where it is whole.
         seed: the same seed repeats the same answer; None draws a fresh one for each request.
@@ -308,6 +311,7 @@ class Sampling(Settings):
     top_k: int | None = Field(default=None, ge=1, description="a whole number of at least 1, or None")
     min_p: float | None = Field(default=None, ge=0, le=1, description="a number from 0 to 1, or None")
     max_new_tokens: int = Field(default=512, ge=1, description="a whole number of at least 1")
+    max_reasoning_tokens: int | None = Field(default=None, ge=0, description="a whole number of at least 0, or None")
     stop: tuple[str, ...] = Field(default=(), description="a string, or a list of strings, none of them empty")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1, or None")
     logprobs: int | None = Field(default=None, ge=0, le=100, description="a whole number from 0 to 100, or None")

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
-from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, default_cache_tokens
+from sda_engine.config import NoEffectWarning
+from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, closes_thoughts, default_cache_tokens
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -33,7 +34,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import BASE, Contexts, Message, make_contexts, normalise_messages
+from sda_engine.prompts import Message, make_contexts, normalise_messages, prompt_end
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -41,8 +42,7 @@ from sda_engine.revising import Revising
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
 from sda_engine.tokens import SafeTokenizer, TokenCategories
-
-_PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
+from sda_engine.user_warnings import warn_user
 
 _loaded: "Registry[SteeringEngine]" = Registry()
 
@@ -323,19 +323,19 @@ class SteeringEngine(ScoresTexts):
         return f"{type(self).__name__}({self.name!r}, device={device!r}, dtype=torch.{dtype})"
 
     def _pieces(self, messages: Sequence[Message], settings: RequestSettings) -> Generator[Piece, None, None]:
-        self._constraints.warn_of(settings.output.left_out)
+        self._warn(settings)
         return self._stream(self._request(messages, settings), settings.deadline())
 
     def _apieces(self, messages: Sequence[Message], settings: RequestSettings) -> AsyncGenerator[Piece, None]:
-        self._constraints.warn_of(settings.output.left_out)
+        self._warn(settings)
         return self._astream(normalise_messages(messages), settings, settings.deadline())
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
         tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
         prompt = self._prompt(settings, tokenizer, messages, settings.sampling.max_new_tokens)
-        answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(prompt.contexts)
-        thought_is_open = answer_format.opens_thought(prompt_end)
+        answer_format, ending = self._tokenizer.answer_format, prompt_end(prompt.contexts, self._tokenizer)
+        thought_is_open = answer_format.opens_thought(ending)
         request = Request(
             messages=messages,
             settings=settings,
@@ -344,12 +344,40 @@ class SteeringEngine(ScoresTexts):
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=self._settings.proposals,
             token_cost=self._token_cost,
-            grammar=output.grammar(answer_format.behind(prompt_end), thought_is_open=thought_is_open),
+            grammar=output.grammar(answer_format.behind(ending), thought_is_open=thought_is_open),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=answer_format.thought_begin if thought_is_open else "",
+            thought_closing=self._thought_closing(settings),
         )
         self._compile(request)
         return request
+
+    def _thought_closing(self, settings: RequestSettings) -> tuple[int, ...]:
+        """The tokens of the marker that closes a thought, where a request limits it.
+
+        Raises:
+            ConfigError: what closes a thought of this model is no plain marker.
+        """
+        most, answer_format = settings.sampling.max_reasoning_tokens, self._tokenizer.answer_format
+        if most is None or not answer_format.thinks:
+            return ()
+        if not closes_thoughts(answer_format.template(with_tools=False), answer_format.thought_end):
+            raise ConfigError(
+                f"Sampling.max_reasoning_tokens={most} cannot be kept: what closes a thought of this model is no plain "
+                f"marker that could be written for it. Leave it out, and limit thought and answer together by "
+                f"max_new_tokens."
+            )
+        return tuple(self._tokenizer.encode_answer(answer_format.thought_end))
+
+    def _warn(self, settings: RequestSettings) -> None:
+        """Of what a request asks for in vain."""
+        self._constraints.warn_of(settings.output.left_out)
+        if (most := settings.sampling.max_reasoning_tokens) is not None and not self.thinks:
+            warn_user(
+                f"Sampling.max_reasoning_tokens={most} changes nothing in this answer, since the model does not think. "
+                f"Leave it out.",
+                NoEffectWarning,
+            )
 
     def _revise(self, request: Request) -> Revising | None:
         """The revisions of the base response; None where the answer is not one of them."""
@@ -395,11 +423,6 @@ class SteeringEngine(ScoresTexts):
             if request.text_grammar is not None:
                 request.text_form = self._constraints.compile(request.text_grammar)
         request.critical_tokens = self._categories.mask(request.settings.steering.critical_categories)
-
-    def _prompt_end(self, contexts: Contexts) -> str:
-        """The last words of the prompt, where it may have begun or closed a thought."""
-        prompt = (*contexts.shared, *contexts.tails[BASE])
-        return self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:
         with self._scheduler.admitted():

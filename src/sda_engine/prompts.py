@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sda_engine.alignment import Alignment
@@ -15,7 +15,9 @@ from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
-_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
+_KEYS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
+_END_TOKENS = 16  # of a prompt, among which an opened thought would stand
+_AFTER_THOUGHT = "\n\n"  # as models that think write it
 
 # Neutral turns that an instruction can stand in
 _AGAIN = "Give the same answer again."
@@ -48,6 +50,21 @@ class Contexts:
     def longest_prompt(self) -> int:
         """Tokens of the longest row's prompt."""
         return max(self.prompt_tokens(row) for row in self.tails)
+
+
+def prompt_end(contexts: Contexts, tokenizer: SafeTokenizer) -> str:
+    """The last words of the base prompt, where its chat template may have begun or closed a thought."""
+    prompt = (*contexts.shared, *contexts.tails[BASE])
+    return tokenizer.decode(prompt[-_END_TOKENS:], skip_special_tokens=False)
+
+
+def without_thought(contexts: Contexts, tokenizer: SafeTokenizer) -> Contexts:
+    """The prompts with a thought closed that their chat template opens: what follows is said."""
+    markers = tokenizer.answer_format
+    if not markers.opens_thought(prompt_end(contexts, tokenizer)):
+        return contexts
+    closing = tokenizer.encode_answer(f"{markers.thought_end}{_AFTER_THOUGHT}")
+    return replace(contexts, tails={row: (*tail, *closing) for row, tail in contexts.tails.items()})
 
 
 def instructed_rows(rows: Iterable[str]) -> list[str]:
@@ -170,6 +187,8 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
         raise MessageError(f"{where} has the unknown key {unknown[0]!r}: the known ones are {', '.join(_KEYS)}.")
     if "content" not in given and "tool_calls" not in given:
         raise MessageError(f"{where} has no content: give it a text.")
+    if not isinstance(given.get("reasoning_content", ""), str):
+        raise MessageError(f"{where} has a reasoning_content that is no text: give a Completion's reasoning, or none.")
     calls = {"tool_calls": jsonable_calls(given["tool_calls"], where)} if "tool_calls" in given else {}
     return {**given, **calls, "content": _text_of(given.get("content", ""), where)}
 

@@ -56,6 +56,7 @@ class Request:
         text_form: `text_grammar`, once it is compiled.
         response_template: how to sort them into text, reasoning and tool calls.
         answer_prefix: what the prompt has already written of the answer.
+        thought_closing: the tokens that close a thought, where `Sampling.max_reasoning_tokens` limits it.
         critical_tokens: (vocab,) bool: tokens of `Steering.critical_categories`; None for no category.
         base: the base response, once it has been decoded.
         score: the evaluator's rating, or the fallback taken in its place.
@@ -74,6 +75,7 @@ class Request:
     text_form: TokenConstraint | None = None
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
+    thought_closing: tuple[int, ...] = ()
     critical_tokens: Tensor | None = None
     base: DecodedText | None = None
     score: Score | None = None
@@ -368,6 +370,7 @@ class Request:
             constraint=self.constraint,
             response_template=self.response_template,
             answer_prefix=self.answer_prefix,
+            thought_closing=self.thought_closing,
             markers=frozenset(self.tokenizer.answer_format.special_tokens.values())
             if self.response_template
             else frozenset(),
@@ -397,6 +400,8 @@ class Request:
         what = "a thought" if base.reasoning else "the beginning of an answer"
         without_thought = self.tokenizer.answer_format.thinks and "enable_thinking" in self.tokenizer.template_variables
         remedies = [f"max_new_tokens (max_tokens) above {wanted}" if most == wanted else "a shorter prompt"]
+        if base.reasoning:
+            remedies.append(f"max_reasoning_tokens well below {most}")
         if without_thought:
             remedies.append('template_kwargs={"enable_thinking": False}')
         return (

@@ -37,7 +37,7 @@ from sda_engine.output import Output, TokenConstraint
 from sda_engine.prompts import Message
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestSettings
-from sda_engine.tokens import CALL_BEGIN, CALL_END
+from sda_engine.tokens import CALL_BEGIN, CALL_END, THOUGHT_END
 
 Architecture = Literal["llama", "gemma3"]
 ScriptedAnswer = str | Exception | tuple[str, Exception]
@@ -219,7 +219,10 @@ class ScriptedEngine(SteeringEngine):
             )
         )
         end = min(request.eos_token_ids)
-        request.constraint = _ScriptedTokens(text, [*self.encode(text), end], failure, request.constraint)
+        tokens, behind = (
+            [*self._tokenizer.encode_answer(part), end] for part in (text, text.partition(THOUGHT_END)[2])
+        )
+        request.constraint = _ScriptedTokens(text, tokens, failure, request.constraint, behind)
         return request
 
 
@@ -242,18 +245,24 @@ class _ScriptedTokens(TokenConstraint):
         token_ids: its tokens, and one that ends it.
         failure: what is raised in place of the end.
         form: what the answer has to fit.
+        behind: its tokens behind the thought, where it goes on if that is cut.
     """
 
     def __init__(
-        self, text: str, token_ids: Sequence[int], failure: Exception | None, form: TokenConstraint | None
+        self,
+        text: str,
+        token_ids: Sequence[int],
+        failure: Exception | None,
+        form: TokenConstraint | None,
+        behind: Sequence[int],
     ) -> None:
         self._text, self._token_ids, self._failure, self._form = text, token_ids, failure, form
+        self._behind = behind
         self._place = 0
 
     def copy(self) -> TokenConstraint:
-        return _ScriptedTokens(
-            self._text, self._token_ids, self._failure, None if self._form is None else self._form.copy()
-        )
+        form = None if self._form is None else self._form.copy()
+        return _ScriptedTokens(self._text, self._token_ids, self._failure, form, self._behind)
 
     @property
     def complete(self) -> bool:
@@ -277,6 +286,12 @@ class _ScriptedTokens(TokenConstraint):
 
     def choose(self, token_id: int, remaining: int) -> int:
         return token_id
+
+    def make_way(self, token_ids: Sequence[int]) -> bool:
+        if self._form is not None and not self._form.make_way(token_ids):
+            return False
+        self._token_ids, self._place = [*token_ids, *self._behind], 0
+        return True
 
     def advance(self, token_id: int) -> None:
         self._place += 1

@@ -22,7 +22,7 @@ from sda_engine.decoding import (
 )
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
-from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts
+from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts, without_thought
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, shown
 from sda_engine.text_steering import text_steering
@@ -160,6 +160,7 @@ class TextScorer:
         contexts = make_contexts(
             messages, alignment, self._tokenizer, placement=placement, context_window=self._context_window
         )
+        contexts = without_thought(contexts, self._tokenizer)
         token_ids = [self._tokenizer.encode(text) for text in texts]
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
@@ -204,8 +205,8 @@ class ScoresTexts(ABC):
 
         The texts count as text for `Steering.scope`; outside the scope the base distribution decides. A text does not
         end the answer, so `reserve` adds nothing, and neither temperature schedule nor guard plays a part. A text has
-        -inf where `plausibility` drops one of its tokens. Behind a chat template that opens a thought a text is read as
-        the beginning of that thought.
+        -inf where `plausibility` drops one of its tokens. A thought that the chat template opens is closed before it,
+        empty: a text is what is said, not what is thought.
 
         The prompts are computed once. A text of one token costs nothing more, a longer one a forward pass.
 

@@ -25,6 +25,7 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
         "top_k": "top_k",
         "min_p": "min_p",
         "max_tokens": "max_new_tokens",
+        "max_reasoning_tokens": "max_reasoning_tokens",
         "stop": "stop",
         "seed": "seed",
         "logprobs": "logprobs",

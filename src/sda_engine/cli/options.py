@@ -82,6 +82,9 @@ class RequestOptions:
     temperature: Annotated[float | None, _answer("0 is greedy. Default: 0.6.")] = None
     top_p: Annotated[float | None, _answer("Above 0, at most 1. Default: 0.95.")] = None
     max_new_tokens: Annotated[int | None, _answer("Length limit of the answer. Default: 512.", *LENGTH_NAMES)] = None
+    max_reasoning_tokens: Annotated[
+        int | None, _answer("Close a thought that is this long; 0 and up. Default: no limit of its own.")
+    ] = None
     stop: Annotated[list[str] | None, _answer("End before this text. Can be given several times.")] = None
     seed: Annotated[int | None, _answer("The same seed repeats the same answer.")] = None
 

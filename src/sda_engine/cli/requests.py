@@ -57,6 +57,7 @@ def make_request(prompt: str, options: RequestOptions, *, plain: bool = False) -
             temperature=options.temperature,
             top_p=options.top_p,
             max_new_tokens=options.max_new_tokens,
+            max_reasoning_tokens=options.max_reasoning_tokens,
             stop=options.stop or None,
             seed=options.seed,
         ),

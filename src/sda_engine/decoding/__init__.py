@@ -6,6 +6,7 @@ from sda_engine.decoding.memory import cache_bytes, default_cache_tokens
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
+from sda_engine.decoding.regions import closes_thoughts
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.scheduler import Scheduler
@@ -34,6 +35,7 @@ __all__ = [
     "TextSteering",
     "Token",
     "cache_bytes",
+    "closes_thoughts",
     "default_cache_tokens",
     "find_repetition",
 ]

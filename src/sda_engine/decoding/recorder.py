@@ -45,7 +45,7 @@ class Recorder:
             self.generated.append(GeneratedTokenLogprobs(self._entry(chosen.token_id, chosen.logprob), top))
 
     def add_forced(self, token_id: int, text: str, temperature: float, *, strength: float = 0.0) -> None:
-        """Record a token that a grammar forced: it has probability 1 in every context, so nothing diverges."""
+        """Record a token that was forced: it has probability 1 in every context, so nothing diverges."""
         only = self._entry(token_id, 0.0)
         candidates = self._candidates([(token_id, 0.0)])
         self.tokens.append(
@@ -59,6 +59,7 @@ class Recorder:
                 instructed=candidates,
                 steered=candidates,
                 strength=strength,
+                forced=True,
             )
         )
         if self._logprobs is not None:

@@ -14,6 +14,15 @@ _LONGEST = 256  # characters of a marker at most
 _MORE = "\0"  # stands for the rest of the answer, so that no pattern takes what there is for all of it
 
 
+def closes_thoughts(response_template: Mapping[str, object] | None, marker: str) -> bool:
+    """Whether a marker closes the thoughts in answers that are read by a response template."""
+    template = None if response_template is None else load_response_template(dict(response_template))
+    fields = {} if template is None else template.fields
+    patterns = [field.close_re for name, field in fields.items() if _FIELDS.get(name) == "thought"]
+    found = [None if pattern is None else pattern.search(marker + _MORE) for pattern in patterns]
+    return bool(found) and all(match is not None and match.end() <= len(marker) for match in found)
+
+
 class Regions:
     """Finds the markers in the text of an answer as soon as they are whole.
 

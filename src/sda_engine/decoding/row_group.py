@@ -14,6 +14,7 @@ from sda_engine.decoding.detokenizer import Detokenizer, StopChecker
 from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.recorder import Recorder
+from sda_engine.decoding.thought_limit import ThoughtLimit
 from sda_engine.decoding.wanted import Chosen, Wanted
 from sda_engine.errors import NumericalError
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
@@ -43,6 +44,7 @@ class DecodeSettings:
         response_template: how to sort the answer into text, reasoning and tool calls; None for text alone.
         answer_prefix: what the prompt has already written of the answer.
         markers: special tokens that the response template looks for.
+        thought_closing: the tokens that close a thought, where `Sampling.max_reasoning_tokens` limits it.
         must_call: whether the answer has to be a tool call.
         text_region: what the text of the answer counts as for `Steering.scope`.
         critical_tokens: (vocab,) bool: tokens at which the temperature schedule is to be careful; None for none.
@@ -62,6 +64,7 @@ class DecodeSettings:
     response_template: Mapping[str, object] | None = None
     answer_prefix: str = ""
     markers: frozenset[int] = frozenset()
+    thought_closing: tuple[int, ...] = ()
     must_call: bool = False
     text_region: Region = "text"
     critical_tokens: Tensor | None = None
@@ -127,6 +130,8 @@ class RowGroup:
         )
         self._recorder = Recorder(_with_special_tokens(tokenizer), settings.sampling.logprobs)
         self._constraint = settings.constraint.copy() if settings.constraint is not None else None
+        most = settings.sampling.max_reasoning_tokens
+        self._thoughts = None if most is None else ThoughtLimit(most, settings.thought_closing)
         self._guard = Guard() if settings.steering.guard != "off" else None
         self._relaxes = settings.steering.guard == "relax" and bool(settings.strength or settings.avoid_strength)
         self._relaxation = 1.0  # what a guard has left of the strength
@@ -183,14 +188,16 @@ class RowGroup:
         return decoded
 
     def forced(self) -> list[DecodedToken]:
-        """The tokens that the constraint leaves no choice about, appended; the last one may end the answer."""
-        if self._constraint is None:
-            return []
+        """The tokens about which there is no choice, appended; the last one may end the answer.
+
+        They close a thought that has had all its tokens, or are what the constraint leaves.
+        """
         tokens: list[DecodedToken] = []
-        for token_id in self._constraint.forced():
-            tokens.append(self._append(token_id, None))
-            if tokens[-1].finish_reason is not None:
-                break
+        while token_ids := self._close_thought() or (self._constraint.forced() if self._constraint is not None else ()):
+            for token_id in token_ids:
+                tokens.append(self._append(token_id, None))
+                if tokens[-1].finish_reason is not None:
+                    return tokens
         return tokens
 
     def result(self, finish_reason: FinishReason | None) -> DecodedText:
@@ -223,6 +230,8 @@ class RowGroup:
             self._recorder.add(chosen, decoded, strength=strength)
             for name, values in self._row_logprobs.items():
                 values.append(chosen.row_logprobs[name])
+        if self._thoughts is not None:
+            self._thoughts.take(region)
         if region == "thought" and not self._answer.text.strip() and not self._parser.tool_calls:
             self._begin_answer()
         delta = self._parser.push(decoded)
@@ -250,6 +259,21 @@ class RowGroup:
     def _is_steered(self) -> bool:
         """Whether the next token is in the scope of steering."""
         return self._parser.region in self._scope
+
+    def _close_thought(self) -> Sequence[int]:
+        """The tokens that close a thought which has had all that it may have; none where it may go on.
+
+        Nor where the form of the answer has no room for them: within a character, or in JSON that quotes a marker.
+        """
+        if self._thoughts is None:
+            return ()
+        token_ids = self._thoughts.closing(self._token_ids, self._parser.region)
+        if not token_ids or (self._constraint is not None and not self._constraint.make_way(token_ids)):
+            return ()
+        self._thoughts.close()
+        detail = f"{self._thoughts.thought} tokens of thought, and max_reasoning_tokens={self._thoughts.most}"
+        self._warnings.append(TraceWarning("thought_cut", len(self._token_ids), detail, self._strength))
+        return token_ids
 
     def _begin_answer(self) -> None:
         """What comes after the tokens so far is the answer, and they are a thought before it."""

@@ -72,6 +72,10 @@ class TokenConstraint:
         self._next_way = way[1:]
         return way[0] if way else self._vocabulary.eos_token_id
 
+    def make_way(self, token_ids: Sequence[int]) -> bool:
+        """Whether the answer may go on with tokens that are no choice of the model's; they are appended if it may."""
+        return bool(self._matcher.validate_tokens(list(token_ids)) == len(token_ids))
+
     def advance(self, token_id: int) -> None:
         """Take note of a token that was appended.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WarningKind = Literal["repetition", "collapse"]
+WarningKind = Literal["repetition", "collapse", "thought_cut"]
 
 _MAX_DIVERGENCE = math.log(2)  # nats
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -48,6 +48,8 @@ class TraceToken:
         position: how far it went from the base distribution (0) to the steered one (1); 0 is where the base context
             decided alone; None in an answer that neither a budget nor `Steering.scope` can keep from full steering.
         spent: what that took of the budget, nats; None likewise.
+        forced: whether the model had no choice: a grammar left this token alone, or it closes a thought that was cut.
+            Then nothing diverges, and its probability is 1.
     """
 
     token_id: int
@@ -61,15 +63,16 @@ class TraceToken:
     strength: float = 0.0
     position: float | None = None
     spent: float | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TraceWarning:
-    """A failure sign that the guard saw (`Steering.guard`).
+    """A failure sign that the guard saw (`Steering.guard`), or a thought cut by `Sampling.max_reasoning_tokens`.
 
     Attributes:
-        kind: "repetition" or "collapse".
-        place: index of the token with which it was seen.
+        kind: "repetition" or "collapse"; "thought_cut" where the closing marker of a thought was forced.
+        place: index of the token with which it was seen, or of the first one that was forced.
         detail: what was seen, with figures.
         strength: the strength of steering in force up to that token.
         new_strength: the strength from the next token on, if the guard lowered it; None if it only reports.
@@ -94,7 +97,8 @@ class Trace:
         tokens: one entry per generated token, the end-of-sequence token included.
         alignment: name of the alignment; None for a plain answer.
         strength: gain * amplification of the request; a guard may lower it on the way, see `TraceToken.strength`.
-        warnings: the failure signs that the guard saw, in order; none where `Steering.guard` is "off".
+        warnings: thoughts that were cut, and the failure signs that the guard saw, in order; none of these where
+            `Steering.guard` is "off".
     """
 
     tokens: tuple[TraceToken, ...]

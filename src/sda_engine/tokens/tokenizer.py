@@ -183,6 +183,14 @@ class SafeTokenizer:
                 return _encode_without_added_tokens(self._tokenizer, text)
             return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of a text as the model would write it: with its own tokens for markers of thoughts and calls."""
+        for marker, token_id in self.answer_format.special_tokens.items():
+            if marker in text:
+                before, _, after = text.partition(marker)
+                return [*self.encode_answer(before), token_id, *self.encode_answer(after)]
+        return self.encode(text) if text else []
+
     def copy(self) -> PreTrainedTokenizerBase:
         """A tokenizer of the caller's own."""
         with self._lock:
