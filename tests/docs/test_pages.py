@@ -19,7 +19,8 @@ from markdown_it import MarkdownIt
 
 from sda_engine import SteeringEngine
 from sda_engine.evaluators import OpenAIEvaluator, Score
-from sda_engine.testing import ScriptedEngine, call_text
+from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text
+from tests.thinking import QWEN3
 
 pytestmark = pytest.mark.default_policy
 
@@ -28,12 +29,14 @@ README = ROOT / "README.md"
 PAGES = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if "```python" in page.read_text("utf-8")]
 
 CALL = call_text("opening_hours", {"day": "Monday"})
+THOUGHT = "<think>\nThe sign says so.\n</think>\n\nIt opens at nine."
 ADA = '{"name": "Ada", "age": 36}'
 NINE = "The reading room opens at nine."
 # What the model of a page answers, request by request; the last one repeats. On other pages it always answers NINE
 ANSWERS = {
     "how-to/agents.md": [CALL, CALL, "From nine to six.", "Hello.", CALL, "From nine to six."],
     "how-to/structured-output.md": [ADA, ADA, ADA, "yes", "2031-07"],
+    "how-to/thinking.md": [THOUGHT],
 }
 
 
@@ -57,7 +60,9 @@ def reader(request, monkeypatch, tmp_path):
 
     def load(model, **settings):
         if not engines:
-            engines.append(ScriptedEngine(ANSWERS.get(request.node.callspec.id, NINE)))
+            page = request.node.callspec.id
+            template = QWEN3 if page == "how-to/thinking.md" else CHAT_TEMPLATE
+            engines.append(ScriptedEngine(ANSWERS.get(page, NINE), chat_template=template))
         return engines[0]
 
     monkeypatch.setattr(SteeringEngine, "load", load)

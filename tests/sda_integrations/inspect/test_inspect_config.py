@@ -15,6 +15,7 @@ from sda_integrations.inspect.generate_config import (
     refuse_unsupported,
     request_keywords,
 )
+from tests.sda_engine.laid_out import THINKING
 from tests.sda_integrations.inspect.asking import api_of, ask
 
 # A value of each refused field that asks for something
@@ -43,13 +44,15 @@ MAPPED = {
     "top_p": (0.5, "top_p", 0.5),
     "top_k": (7, "top_k", 7),
     "max_tokens": (11, "max_new_tokens", 11),
-    "reasoning_tokens": (9, "max_reasoning_tokens", 9),
     "stop_seqs": (["END"], "stop", ("END",)),
     "seed": (5, "seed", 5),
     "logprobs": (True, "logprobs", 0),
     "top_logprobs": (3, "logprobs", 3),
 }
-ELSEWHERE = {"num_choices", "timeout", "response_schema", "parallel_tool_calls", "reasoning_effort", "extra_body"}
+ELSEWHERE = {
+    *("num_choices", "timeout", "response_schema", "parallel_tool_calls"),
+    *("reasoning_effort", "reasoning_tokens", "extra_body"),
+}
 
 
 def test_no_field_of_this_version_of_inspect_is_left_out_or_made_up() -> None:
@@ -96,6 +99,17 @@ async def test_a_mapped_field_reaches_the_engine(name, scripted) -> None:
     given, field, wanted = MAPPED[name]
     await ask(api_of(engine), **{name: given})
     assert getattr(engine.requests[0].sampling, field) == wanted
+
+
+async def test_reasoning_tokens_close_a_thought(scripted) -> None:
+    engine = scripted("so it goes and goes</think>Yes.", chat_template=THINKING)
+    output = await ask(api_of(engine), reasoning_tokens=2)
+    assert engine.requests[0].sampling.max_reasoning_tokens == 2
+    thought, text = output.choices[0].message.content
+    assert "so it goes".startswith(thought.reasoning)
+    assert text.text == "Yes."
+    with pytest.raises(ConfigError, match="give it as GenerateConfig.reasoning_tokens=...., or --reasoning-tokens"):
+        await ask(api_of(engine), extra_body={"max_reasoning_tokens": 2})
 
 
 async def test_what_is_not_set_is_the_engines_default(scripted) -> None:

@@ -60,6 +60,7 @@ DIFFERENCES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"top_p": 0.5}, {"top_p": 0.9}),
     ({"top_k": 5}, {}),
     ({"min_p": 0.1}, {}),
+    ({"max_reasoning_tokens": 5}, {}),
     ({"max_tokens": 5}, {"max_tokens": 6}),
     ({"stop": ["a"]}, {"stop": ["b"]}),
     ({"seed": 1}, {"seed": 2}),

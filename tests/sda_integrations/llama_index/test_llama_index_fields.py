@@ -103,6 +103,7 @@ def test_an_engine_in_use_gives_its_name_to_the_model(llm, scripted, loads):
         ({"top_p": 0}, "at most 1"),
         ({"top_k": 0}, "at least 1"),
         ({"min_p": 2}, "from 0 to 1"),
+        ({"max_reasoning_tokens": -1}, "at least 0"),
         ({"max_tokens": 0}, "at least 1"),
         ({"stop": ""}, "none of them empty"),
         ({"seed": -1}, "from 0"),

@@ -42,6 +42,15 @@ async def test_a_thought_streams_as_thinking_delta(scripted_llm, method):
     assert "It was one of two.".startswith(first.blocks[0].content)
 
 
+async def test_a_thought_that_may_be_no_longer_is_closed(scripted_llm):
+    llm = scripted_llm(THOUGHT, chat_template=THINKS, max_reasoning_tokens=3)
+    thought, text = llm.chat([ChatMessage(content="Who?")]).message.blocks
+    assert "It was one of two.".startswith(thought.content)
+    assert len(thought.content) < len("It was one of two.")
+    assert text == TextBlock(text="Goethe wrote Faust.")
+    assert llm.chat([ChatMessage(content="Who?")], max_reasoning_tokens=0).message.blocks == [text]
+
+
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_thought_is_no_text(scripted_llm, method):
     responses = await ask(scripted_llm(THOUGHT, chat_template=THINKS), method)
