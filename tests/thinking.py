@@ -16,11 +16,12 @@ from sda_engine.tokens import SafeTokenizer
 # Thinks by itself; enable_thinking=False writes an empty thought. Thoughts stay only behind the last question
 QWEN3 = (
     "{% if tools %}{{ '<|im_start|>system\n' ~ (messages[0].content ~ '\n\n' if messages[0].role == 'system') }}"
-    "{{ '# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are "
-    "provided with function signatures within <tools></tools> XML tags:\n<tools>' }}{% for tool in tools %}{{ '\n' ~ (tool | tojson) }}"
-    "{% endfor %}{{ '\n</tools>\n\nFor each function call, return a json object with function "
-    'name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-    "</tool_call><|im_end|>\n' }}"
+    "{{ '# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' }}"
+    "{{ 'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' }}"
+    "{% for tool in tools %}{{ '\n' ~ (tool | tojson) }}{% endfor %}"
+    "{{ '\n</tools>\n\nFor each function call, return a json object with function name and arguments within ' }}"
+    "{{ '<tool_call></tool_call> XML tags:\n<tool_call>\n' }}"
+    '{{ \'{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n\' }}'
     "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' ~ messages[0].content ~ '<|im_end|>\n' }}"
     "{% endif %}"
     "{% set asked = namespace(at=messages | length - 1) %}"
