@@ -11,7 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final, Self, TypeGuard
 
 from sda_engine.errors import MessageError
 from sda_engine.settings import shown
@@ -34,12 +34,19 @@ class Picture:
     """One picture, as a model sees it. Two of the same size and pixels are equal, whatever file they came in.
 
     Attributes:
-        digest: SHA-256 of size and pixels, in hexadecimal digits.
         image: in RGB, upright as its EXIF orientation says, on white where it was transparent. Nobody may change it.
+        digest: SHA-256 of size and pixels, in hexadecimal digits.
     """
 
-    digest: str
     image: "Image.Image" = field(compare=False, repr=False)
+    digest: str
+
+    @classmethod
+    def of(cls, image: "Image.Image") -> Self:
+        """The picture of an image in RGB that is in memory."""
+        digest = hashlib.sha256(f"{image.width} x {image.height} ".encode())
+        digest.update(image.tobytes())
+        return cls(image, digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -192,12 +199,9 @@ def _picture(image: "Image.Image", where: str, limits: PictureLimits) -> Picture
             f"convert it to 'L' or 'RGB' first."
         )
     try:
-        seen = _flat(_upright(image))
+        return Picture.of(_flat(_upright(image)))
     except Exception as error:  # a decoder is foreign code: whatever it raises over a file is a refusal
         raise _unreadable(where, error) from error
-    digest = hashlib.sha256(f"{seen.width} x {seen.height} ".encode())
-    digest.update(seen.tobytes())
-    return Picture(digest.hexdigest(), seen)
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
