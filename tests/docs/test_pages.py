@@ -1,7 +1,7 @@
 """Every Python fence of README.md and docs/ runs, page by page from top to bottom, as a reader would run it.
 
 The pages load models by name, read a folder and ask a judge. Here an engine with scripted answers stands in for the
-named model, and nothing opens a socket.
+named model, or a tiny one where the model has to see, and nothing opens a socket.
 """
 
 import ast
@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 
 from sda_engine import SteeringEngine
 from sda_engine.evaluators import OpenAIEvaluator, Score
-from sda_engine.testing import ScriptedEngine, call_text
+from sda_engine.testing import ScriptedEngine, call_text, tiny_vision_engine
 
 pytestmark = pytest.mark.default_policy
 
@@ -35,6 +35,7 @@ ANSWERS = {
     "how-to/agents.md": [CALL, CALL, "From nine to six.", "Hello.", CALL, "From nine to six."],
     "how-to/structured-output.md": [ADA, ADA, ADA, "yes", "2031-07"],
 }
+SEE = ("how-to/pictures.md",)  # pages whose model reads pictures; what it answers means nothing
 
 
 def fences(page: Path) -> Iterator[ast.Module]:
@@ -55,9 +56,11 @@ def reader(request, monkeypatch, tmp_path):
 
     engines = []
 
+    page = request.node.callspec.id
+
     def load(model, **settings):
         if not engines:
-            engines.append(ScriptedEngine(ANSWERS.get(request.node.callspec.id, NINE)))
+            engines.append(tiny_vision_engine() if page in SEE else ScriptedEngine(ANSWERS.get(page, NINE)))
         return engines[0]
 
     monkeypatch.setattr(SteeringEngine, "load", load)
@@ -99,7 +102,7 @@ def test_the_code_of_a_page_runs(page):
 
 
 def test_the_pages_with_scripted_answers_exist():
-    assert {*ANSWERS} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert {*ANSWERS, *SEE} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
 
 
 def test_the_readme_stays_an_entrance():
