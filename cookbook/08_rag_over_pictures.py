@@ -1,11 +1,11 @@
 """Retrieval over pictures: captions are searched, and the model is shown the pictures that they belong to.
 
-Each picture is stored with a caption, by whose meaning it is found. The pictures found go to the model before the question,
-as content blocks: in a chain of LangChain, whose pictures stand in the message in base64, and to LlamaIndex's LLM, which
-takes them by their paths. The alignment asks for what the picture shows and nothing else.
+Each picture is stored with a caption, by whose meaning it is found. The pictures found go to the model before the
+question, as content blocks: in a chain of LangChain, whose pictures stand in the message in base64, and to LlamaIndex's
+LLM, which takes them by their paths. The alignment asks for what the picture shows and nothing else.
 
-Name a vision-language model that transformers runs. Without one the recipe runs offline on a tiny random model: all of it
-is real but the words, which mean nothing.
+Name a vision-language model that transformers runs. Without one the recipe runs offline on a tiny random model: all of
+it is real but the words, which mean nothing.
 
 Install:
     pip install 'sda-integrations[langchain,llama-index,pictures]' langchain-huggingface sentence-transformers
