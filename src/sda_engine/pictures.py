@@ -26,6 +26,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Numbers of more than 8 bits mean black and white to whoever made them, and to nobody else
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"})
 _DATA_URL = re.compile(r"data:(?P<kind>[^;,]*)(?P<parameters>(;[^;,]*)*),", re.IGNORECASE)
+_LONGEST_HEAD = 200  # characters of a data URL before its data
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 
 
@@ -123,7 +124,7 @@ def _file(path: Path, where: str, limits: PictureLimits) -> bytes:
 
 def _data(text: str, where: str, limits: PictureLimits) -> bytes:
     """What a data URL carries."""
-    url = _DATA_URL.match(text)
+    url = _DATA_URL.match(text[:_LONGEST_HEAD])
     if url is None:
         raise MessageError(_why_no_data(text, where))
     kind, parameters = url["kind"].strip().lower(), url["parameters"].lower().split(";")
