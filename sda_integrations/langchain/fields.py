@@ -235,12 +235,14 @@ class ChatSDAFields(ReadsCallConfig):
         """What the model can do, for agents and middleware.
 
         The context window is read from the model's configuration; of a Hub model that was never downloaded it is known
-        once that is loaded, and so is whether a model thinks.
+        once that is loaded, and so is whether a model thinks or reads pictures.
         """
         profile = ModelProfile(
             text_inputs=True,
             text_outputs=True,
             image_inputs=False,
+            image_url_inputs=False,
+            image_tool_message=False,
             audio_inputs=False,
             video_inputs=False,
             tool_calling=True,
@@ -250,6 +252,7 @@ class ChatSDAFields(ReadsCallConfig):
         if (engine := self.engine or self._loaded) is not None:
             profile["max_input_tokens"] = engine.context_window - 1
             profile["reasoning_output"] = engine.thinks
+            profile["image_inputs"] = profile["image_tool_message"] = engine.reads_pictures
         elif (window := context_window_of(ModelSettings(model=self.model, revision=self.revision))) is not None:
             profile["max_input_tokens"] = window - 1
         return profile

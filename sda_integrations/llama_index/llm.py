@@ -20,6 +20,8 @@ from llama_index.core.llms.llm import ToolSelection
 
 from sda_engine import Piece
 from sda_engine.adapting import describe_settings
+from sda_engine.contents import has_pictures
+from sda_engine.errors import MessageError
 from sda_integrations.llama_index.messages import (
     PlainMessage,
     PlainToolCall,
@@ -266,6 +268,11 @@ class SDALLM(PredictsObjects):
         plain = plain_messages(messages)
         if self.messages_to_prompt in (None, default_messages_to_prompt):
             return plain
+        if has_pictures(plain):
+            raise MessageError(
+                "messages_to_prompt makes one text of a chat, and these messages hold a picture, which is none. Leave "
+                "messages_to_prompt out."
+            )
         return [user_message(self.messages_to_prompt(messages))]
 
     def _completion_messages(self, prompt: str, formatted: bool) -> list[PlainMessage]:

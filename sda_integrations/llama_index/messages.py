@@ -1,5 +1,7 @@
 """LlamaIndex ChatMessages -> the engine's messages: plain dicts in the chat format of transformers."""
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,6 +13,7 @@ from llama_index.core.base.llms.types import (
     CitableBlock,
     CitationBlock,
     ContentBlock,
+    ImageBlock,
     MessageRole,
     TextBlock,
     ThinkingBlock,
@@ -18,6 +21,7 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import BaseModel
 
+from sda_engine.contents import Content, Part
 from sda_engine.errors import MessageError
 from sda_engine.models import merge_leading_system
 
@@ -60,7 +64,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[PlainMessage]:
     LlamaIndex puts an LLM's system prompt before the system message that a prompt template brings along.
 
     Raises:
-        MessageError: a message holds an image, audio, video or a document.
+        MessageError: a message holds audio, video or a document, or an image that is none.
     """
     return [dict(turn) for turn in merge_leading_system([_plain_message(message) for message in messages])]
 
@@ -79,7 +83,7 @@ def _plain_message(message: ChatMessage) -> PlainMessage:
     if not isinstance(message, ChatMessage):
         raise MessageError(f"A message cannot be {message!r}: it must be a ChatMessage(role=..., content=...).")
     role = _ROLES[message.role]
-    plain: PlainMessage = {"role": role, "content": _text(message.blocks, message.role)}
+    plain: PlainMessage = {"role": role, "content": _content(message.blocks, message.role)}
     if role == "assistant" and (calls := tool_calls(message)):
         plain["tool_calls"] = calls
     if role == "tool":
@@ -91,26 +95,53 @@ def _has(message: ChatMessage, key: str) -> bool:
     return message.additional_kwargs.get(key) is not None
 
 
-def _text(blocks: Sequence[ContentBlock], role: MessageRole) -> str:
-    """The text of some blocks, one per line as in ChatMessage.content.
+def _content(blocks: Sequence[ContentBlock], role: MessageRole) -> Content:
+    """What some blocks say: their texts, one per line as in ChatMessage.content, or parts where there are pictures."""
+    parts = _parts(blocks, role)
+    if any(part["type"] == "image" for part in parts):
+        return parts
+    return "\n".join(str(part["text"]) for part in parts)
+
+
+def _parts(blocks: Sequence[ContentBlock], role: MessageRole) -> list[Part]:
+    """The texts and pictures of some blocks, in their order.
 
     Thinking is dropped: chat templates leave past reasoning out of the prompt. So are cache points, which
     only remote providers understand. Tool calls go elsewhere.
     """
-    texts = []
+    parts: list[Part] = []
     for block in blocks:
         if isinstance(block, TextBlock):
-            texts.append(block.text)
+            parts.append({"type": "text", "text": block.text})
         elif isinstance(block, CitableBlock):
-            texts.append(_text(block.content, role))
+            parts += _parts(block.content, role)
         elif isinstance(block, CitationBlock):
-            texts.append(_text([block.cited_content], role))
+            parts += _parts([block.cited_content], role)
+        elif isinstance(block, ImageBlock):
+            parts.append({"type": "image", "image": _picture(block, role)})
         elif not isinstance(block, ThinkingBlock | CachePoint | ToolCallBlock):
             raise MessageError(
-                f"A {role.value} message holds a block of type {type(block).__name__}, but this model reads "
-                f"text only. Give its content as a TextBlock, in words, or leave it out."
+                f"A {role.value} message holds a block of type {type(block).__name__}, and this model reads text, and "
+                f"pictures if it is a vision-language model. Give its content as a TextBlock, in words, or leave it "
+                f"out."
             )
-    return "\n".join(texts)
+    return parts
+
+
+def _picture(block: ImageBlock, role: MessageRole) -> object:
+    """What a picture is to be read from. LlamaIndex's own `resolve_image` would fetch an address."""
+    if isinstance(block.image, bytes):
+        try:
+            return base64.b64decode(block.image, validate=True)  # as the block keeps bytes
+        except binascii.Error:
+            return block.image
+    if block.image is not None:
+        block.image.seek(0)
+        return block.image.read()
+    source = block.path if block.path is not None else block.url
+    if source is None:
+        raise MessageError(f"A {role.value} message holds an empty ImageBlock: give it an image or a path.")
+    return source if source is block.path else str(source)
 
 
 def tool_calls(message: ChatMessage) -> list[PlainToolCall]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+from sda_engine.contents import has_pictures, plain_text
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestSettings
 
@@ -14,12 +15,12 @@ _Result = TypeVar("_Result")
 
 
 class Apart:
-    """Runs calls of one request in threads where its texts are long, or something has to be compiled.
+    """Runs calls of one request in threads where its texts are long, or pictures are to be read, or a form compiled.
 
     Where neither is so it runs them at once, so that short requests come in their order.
 
     Args:
-        messages: the chat, as plain dicts whose content is text.
+        messages: the chat, normalised.
         settings: what the request asks for.
 
     Attributes:
@@ -29,7 +30,8 @@ class Apart:
     def __init__(self, messages: Sequence[Message], settings: RequestSettings) -> None:
         output = settings.output
         compiles = output.constraint is not None or output.callable_tools or settings.steering.critical_categories
-        self._is_long = bool(compiles) or sum(len(str(message["content"])) for message in messages) > _LONG
+        long = sum(len(plain_text(message["content"])) for message in messages) > _LONG
+        self._is_long = bool(compiles) or long or has_pictures(messages)
         self.release: Callable[[], None] = lambda: None
 
     async def run(

@@ -34,7 +34,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import Message, make_contexts, normalise_messages, prompt_end
+from sda_engine.prompts import Message, make_contexts, normalise_messages, prompt_end, read_messages
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -138,7 +138,8 @@ class SteeringEngine(ScoresTexts):
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
         self._runner = runner
         self._closed = False
-        self._tokenizer = SafeTokenizer(loaded.facts.tokenizer)
+        pictures = settings.picture_limits if self.reads_pictures else None
+        self._tokenizer = SafeTokenizer(loaded.facts.tokenizer, pictures=pictures)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
         self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
@@ -179,6 +180,11 @@ class SteeringEngine(ScoresTexts):
         return self._tokenizer.answer_format.thinks
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether messages may hold pictures, which takes a vision-language model."""
+        return False
+
+    @property
     def closed(self) -> bool:
         """Whether the engine has been closed."""
         return self._closed
@@ -209,7 +215,9 @@ class SteeringEngine(ScoresTexts):
         """Answer a chat.
 
         Args:
-            messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}.
+            messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}. The content is a
+                text, or a list of {"type": "text", "text": ...} and, for a model that reads pictures, {"type": "image",
+                "image": ...} with a PIL image, a pathlib.Path, bytes or a data URL.
             alignment: a preset's name, an instruction of your own, an Alignment, several of these with weights, e.g.
                 {"honesty": 1.0, "empathy": 0.5} (see Alignment.combine), or None for a plain answer of the base context
                 alone.
@@ -332,6 +340,7 @@ class SteeringEngine(ScoresTexts):
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
+        messages = read_messages(messages, self._tokenizer.pictures)
         tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
         prompt = self._prompt(settings, tokenizer, messages, settings.sampling.max_new_tokens)
         answer_format, ending = self._tokenizer.answer_format, prompt_end(prompt.contexts, self._tokenizer)

@@ -8,9 +8,11 @@ from itertools import groupby
 from sda_engine.alignment import Alignment
 from sda_engine.choosing import Sight
 from sda_engine.config import Placement
+from sda_engine.contents import Content, joined, normalise_content, read_pictures
 from sda_engine.errors import ContextLengthError, MessageError
 from sda_engine.models import merge_leading_system
 from sda_engine.output import Output, jsonable_calls, tool_prompt
+from sda_engine.pictures import PictureLimits
 from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
@@ -94,10 +96,12 @@ def make_contexts(
         context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
 
     Raises:
-        MessageError: messages are empty, malformed, or refused by the chat template.
+        MessageError: messages are empty, malformed, or refused by the chat template, or hold a picture that cannot be
+            read.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
-    turns = _tell_of_output(merge_leading_system(normalise_messages(messages)), output, tokenizer)
+    turns = merge_leading_system(read_messages(messages, tokenizer.pictures))
+    turns = _tell_of_output(turns, output, tokenizer)
     tools = [tool.as_function() for tool in output.callable_tools] if tokenizer.answer_format.tools_in_template else []
     texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
@@ -129,10 +133,10 @@ def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "ch
 
 
 def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Copies of the messages with text content, checked.
+    """Copies of the messages with normalised contents, checked. Pictures are not read yet.
 
     Raises:
-        MessageError: empty list, unknown role or key, or content that is not text.
+        MessageError: empty list, unknown role or key, or content that is neither text nor pictures.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise MessageError(
@@ -144,16 +148,30 @@ def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
     return [_normalise(message, place) for place, message in enumerate(messages)]
 
 
+def read_messages(messages: Sequence[Message], pictures: PictureLimits | None) -> list[Message]:
+    """Normalised messages with the pictures in them read.
+
+    Args:
+        messages: plain dicts; never changed.
+        pictures: how many and how large they may be; None for a model that reads text only.
+
+    Raises:
+        MessageError: the messages are malformed, or a picture cannot be read.
+    """
+    return read_pictures(normalise_messages(messages), pictures)
+
+
 def place_instruction(turns: Sequence[Message], instruction: str, placement: Placement) -> list[Message]:
     """The turns with an instruction added: after the last user turn's text, or in the system turn.
 
-    Without a user turn the instruction goes into the system turn. The given turns are not changed.
+    It stands behind all pictures of the turn, so that what they become is shared by all rows. Without a user turn the
+    instruction goes into the system turn. The given turns are not changed.
     """
     placed = list(turns)
     users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
     if placement == "after_query" and users:
         last = users[-1]
-        placed[last] = {**turns[last], "content": f"{turns[last]['content']}\n{instruction}"}
+        placed[last] = {**turns[last], "content": joined([_content_of(turns[last]), instruction], "\n")}
         return placed
     return _add_to_system_turn(turns, instruction, "\n")
 
@@ -172,7 +190,7 @@ def _tell_of_output(turns: Sequence[Message], output: Output, tokenizer: SafeTok
 def _add_to_system_turn(turns: Sequence[Message], text: str, separator: str) -> list[Message]:
     """The turns with a text at the end of the system turn, or in a new one."""
     if turns[0]["role"] == "system":
-        return [{**turns[0], "content": f"{turns[0]['content']}{separator}{text}"}, *turns[1:]]
+        return [{**turns[0], "content": joined([_content_of(turns[0]), text], separator)}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
 
 
@@ -190,25 +208,14 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
     if not isinstance(given.get("reasoning_content", ""), str):
         raise MessageError(f"{where} has a reasoning_content that is no text: give a Completion's reasoning, or none.")
     calls = {"tool_calls": jsonable_calls(given["tool_calls"], where)} if "tool_calls" in given else {}
-    return {**given, **calls, "content": _text_of(given.get("content", ""), where)}
+    return {**given, **calls, "content": normalise_content(given.get("content", ""), where, role)}
 
 
-def _text_of(content: object, where: str) -> str:
-    """The text of a message's content: a string, or a list of text parts, which stand one a line."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise MessageError(f"{where} has content of type {type(content).__name__}: it must be a text.")
-    texts = []
-    for part in content:
-        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise MessageError(
-                f"{where} has a content part of type {kind!r}: this engine reads text only, so each part must be "
-                f'{{"type": "text", "text": "..."}}. Describe images and files in words.'
-            )
-        texts.append(str(part["text"]))
-    return "\n".join(texts)
+def _content_of(turn: Message) -> Content:
+    """The content of a normalised turn."""
+    content = turn["content"]
+    assert isinstance(content, (str, list)), "turns are normalised first"
+    return content
 
 
 def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_tools: bool) -> list[Message]:
@@ -234,8 +241,8 @@ def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_
 
 
 def _results_as_text(turns: Iterable[Message]) -> Message:
-    results = (f"<tool_response>\n{turn['content']}\n</tool_response>" for turn in turns)
-    return {"role": "user", "content": "\n\n".join(results)}
+    results = (joined(["<tool_response>", _content_of(turn), "</tool_response>"], "\n") for turn in turns)
+    return {"role": "user", "content": joined(results, "\n\n")}
 
 
 def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:

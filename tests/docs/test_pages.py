@@ -1,7 +1,7 @@
 """Every Python fence of README.md and docs/ runs, page by page from top to bottom, as a reader would run it.
 
 The pages load models by name, read a folder and ask a judge. Here an engine with scripted answers stands in for the
-named model, and nothing opens a socket.
+named model, or a tiny one where the model has to see, and nothing opens a socket.
 """
 
 import ast
@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 
 from sda_engine import SteeringEngine
 from sda_engine.evaluators import OpenAIEvaluator, Score
-from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text
+from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text, tiny_vision_engine
 from tests.thinking import QWEN3
 
 pytestmark = pytest.mark.default_policy
@@ -38,6 +38,7 @@ ANSWERS = {
     "how-to/structured-output.md": [ADA, ADA, ADA, "yes", "2031-07"],
     "how-to/thinking.md": [THOUGHT],
 }
+SEE = ("how-to/pictures.md",)  # pages whose model reads pictures; what it answers means nothing
 
 
 def fences(page: Path) -> Iterator[ast.Module]:
@@ -58,11 +59,15 @@ def reader(request, monkeypatch, tmp_path):
 
     engines = []
 
+    page = request.node.callspec.id
+
     def load(model, **settings):
         if not engines:
-            page = request.node.callspec.id
-            template = QWEN3 if page == "how-to/thinking.md" else CHAT_TEMPLATE
-            engines.append(ScriptedEngine(ANSWERS.get(page, NINE), chat_template=template))
+            if page in SEE:
+                engines.append(tiny_vision_engine())
+            else:
+                template = QWEN3 if page == "how-to/thinking.md" else CHAT_TEMPLATE
+                engines.append(ScriptedEngine(ANSWERS.get(page, NINE), chat_template=template))
         return engines[0]
 
     monkeypatch.setattr(SteeringEngine, "load", load)
@@ -104,7 +109,7 @@ def test_the_code_of_a_page_runs(page):
 
 
 def test_the_pages_with_scripted_answers_exist():
-    assert {*ANSWERS} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert {*ANSWERS, *SEE} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
 
 
 def test_the_readme_stays_an_entrance():

@@ -308,6 +308,8 @@ def _turn(message: Mapping[str, object]) -> dict[str, str]:
 
 
 def _part_text(part: object) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "image":
+        return "[image]"
     text = part.get("text") if isinstance(part, Mapping) else part
     if not isinstance(text, str):
         raise EvaluationError(

@@ -23,6 +23,7 @@ from sda_engine.models import (
     find_turn_rules,
     template_variables,
 )
+from sda_engine.pictures import PictureLimits
 from sda_engine.tokens.answer_format import make_answer_format
 
 PLAIN_TEMPLATE = (
@@ -49,9 +50,11 @@ class SafeTokenizer:
         answer_format: how the model writes tool calls and thoughts.
         special_tokens: text -> id of every token that is not ordinary text.
         template_variables: what `with_template_kwargs` may set.
+        pictures: how many pictures a chat may hold, and how large; None where the model reads text only.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, pictures: PictureLimits | None = None) -> None:
+        self.pictures = pictures
         self._tokenizer = copy.deepcopy(tokenizer)
         self._lock = make_lock()
         self._decoder = copy.deepcopy(tokenizer)

@@ -1,11 +1,14 @@
 """Inspect's messages as the engine's."""
 
+from pathlib import Path
+
 import pytest
 from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageTool,
     ChatMessageUser,
+    ContentAudio,
     ContentImage,
     ContentReasoning,
     ContentText,
@@ -48,10 +51,29 @@ def test_a_failed_tool_says_that_it_failed(said, told) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AAAA")]),
+        ChatMessageUser(content=[ContentAudio(audio="data:audio/wav;base64,AAAA", format="wav")]),
         ChatMessageUser(content=[ContentReasoning(reasoning="Not an answer's.")]),
     ],
 )
-def test_what_is_no_text_is_refused(message) -> None:
-    with pytest.raises(MessageError, match=r"A ChatMessageUser holds Content.*text only"):
+def test_what_is_neither_text_nor_a_picture_is_refused(message) -> None:
+    with pytest.raises(MessageError, match=r"A ChatMessageUser holds Content.*in words"):
         to_engine_messages([message])
+
+
+@pytest.mark.parametrize(
+    ("image", "handed"),
+    [
+        ("data:image/png;base64,AAAA", "data:image/png;base64,AAAA"),
+        ("https://example.org/cat.png", "https://example.org/cat.png"),  # which the engine refuses
+        ("pictures/cat.png", Path("pictures/cat.png")),
+    ],
+)
+def test_a_picture_of_a_task_is_handed_on(image, handed) -> None:
+    message = ChatMessageUser(content=[ContentText(text="What is it?"), ContentImage(image=image)])
+    content = [{"type": "text", "text": "What is it?"}, {"type": "image", "image": handed}]
+    assert to_engine_messages([message]) == [{"role": "user", "content": content}]
+
+
+def test_a_tool_opens_no_file_by_its_name() -> None:
+    message = ChatMessageTool(content=[ContentImage(image="/etc/passwd")])
+    assert to_engine_messages([message]) == [{"role": "tool", "content": [{"type": "image", "image": "/etc/passwd"}]}]

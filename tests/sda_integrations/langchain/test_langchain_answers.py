@@ -118,10 +118,19 @@ async def test_every_route_lets_the_engines_errors_through_unchanged(route, erro
 
 
 @pytest.mark.parametrize("route", ROUTES)
-async def test_every_route_refuses_images(route, engine) -> None:
-    picture = HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}])
+async def test_every_route_hands_pictures_on(route, engine) -> None:
+    picture = HumanMessage([{"type": "image", "base64": "AAAA", "mime_type": "image/png"}])
+    await ask(route, ChatSDA(engine=engine), [picture])
+    content = [{"type": "image", "image": "data:image/png;base64,AAAA"}]
+    assert engine.calls[0].messages == [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_every_route_refuses_pictures_for_a_model_that_reads_text_only(route, tiny) -> None:
+    chat = ChatSDA(engine=tiny)
+    assert (chat.profile["image_inputs"], chat.profile["image_tool_message"]) == (False, False)
     with pytest.raises(MessageError, match="reads text only"):
-        await ask(route, ChatSDA(engine=engine), [picture])
+        await ask(route, chat, [HumanMessage([{"type": "image_url", "image_url": {"url": "https://example.org"}}])])
 
 
 def test_a_keyword_of_none_keeps_the_models_own_value(engine) -> None:

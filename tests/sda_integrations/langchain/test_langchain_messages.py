@@ -16,6 +16,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.messages.content import create_image_block
 
 from sda_engine.errors import MessageError
 from sda_integrations.langchain.messages import to_engine_messages
@@ -129,11 +130,50 @@ def test_reasoning_in_a_user_message_is_refused() -> None:
         translate(HumanMessage(content=[{"type": "reasoning", "reasoning": "hm"}]))
 
 
+DATA = "data:image/png;base64,AAAA"
+
+
 @pytest.mark.parametrize(
     "block",
     [
-        {"type": "image", "url": "https://example.org/cat.png"},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "image", "base64": "AAAA", "mime_type": "image/png"},
+        {"type": "image", "base64": "AAAA"},
+        {"type": "image", "url": DATA},
+        {"type": "image", "source_type": "base64", "data": "AAAA", "mime_type": "image/png"},
+        {"type": "image", "source_type": "url", "url": DATA},
+        {"type": "image_url", "image_url": {"url": DATA, "detail": "low"}},
+        {"type": "image_url", "image_url": DATA},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+    ],
+)
+def test_a_picture_is_handed_on_from_every_kind_of_block(block: dict[str, object]) -> None:
+    blocks = [{"type": "text", "text": "What is it?"}, block, "Tell me."]
+    content = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image", "image": DATA},
+        {"type": "text", "text": "Tell me."},
+    ]
+    assert translate(HumanMessage(blocks)) == {"role": "user", "content": content}
+    assert translate(ToolMessage(blocks, tool_call_id="1"))["content"] == content
+
+
+def test_a_picture_of_langchains_own_making_is_handed_on() -> None:
+    block = create_image_block(base64="AAAA", mime_type="image/png")
+    assert translate(HumanMessage(content_blocks=[block]))["content"] == [{"type": "image", "image": DATA}]
+
+
+def test_a_failed_tool_says_so_before_its_picture() -> None:
+    failed = ToolMessage([{"type": "image", "base64": "AAAA"}], tool_call_id="1", status="error")
+    assert translate(failed)["content"] == [{"type": "text", "text": "Error: "}, {"type": "image", "image": DATA}]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "file_id": "file-1"},
+        {"type": "image", "path": "/etc/passwd"},
+        {"type": "image", "source_type": "id", "id": "file-1"},
+        {"type": "image_url"},
         {"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"},
         {"type": "file", "base64": "AAAA", "mime_type": "application/pdf"},
         {"type": "video", "url": "https://example.org/cat.mp4"},
@@ -143,8 +183,10 @@ def test_reasoning_in_a_user_message_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [HumanMessage, AIMessage])
-def test_what_is_not_text_is_refused_with_the_remedy(block: dict[str, object], kind: type[BaseMessage]) -> None:
-    with pytest.raises(MessageError, match=r"reads text only.*in words"):
+def test_what_is_neither_text_nor_a_picture_is_refused_with_the_remedy(
+    block: dict[str, object], kind: type[BaseMessage]
+) -> None:
+    with pytest.raises(MessageError, match=r"cannot read\..*in words"):
         translate(kind(content=[{"type": "text", "text": "See:"}, block]))
 
 

@@ -1,6 +1,7 @@
 """ChatMessages in, the engine's plain dicts out."""
 
 import json
+from io import BytesIO
 
 import pytest
 from llama_index.core.base.llms.types import (
@@ -18,9 +19,13 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
+from sda_engine import EngineSettings
+from sda_engine.contents import pictures_of
 from sda_engine.errors import MessageError
-from sda_engine.prompts import normalise_messages
+from sda_engine.prompts import normalise_messages, read_messages
+from sda_integrations.llama_index import SDALLM
 from sda_integrations.llama_index.messages import plain_messages
+from tests.drawings import data_url, picture_file
 
 
 @pytest.mark.parametrize(
@@ -65,17 +70,62 @@ def test_cited_text_is_kept_and_thinking_and_cache_points_are_dropped():
     assert plain_messages([ChatMessage(blocks=blocks)])[0]["content"] == "a page\na quote\nthe end"
 
 
+def test_pictures_keep_their_places_among_the_texts():
+    file, data = picture_file(), data_url()
+    cited = CitableBlock(title="T", source="S", content=[TextBlock(text="a page"), ImageBlock(image=file)])
+    blocks = [
+        ImageBlock(image=file),
+        TextBlock(text="one"),
+        cited,
+        ImageBlock(image=BytesIO(file)),
+        ImageBlock(url=data),
+    ]
+    (turn,) = plain_messages([ChatMessage(blocks=blocks)])
+    assert [part.get("text", part.get("image")) for part in turn["content"]] == [
+        file,
+        "one",
+        "a page",
+        file,
+        file,
+        data,
+    ]
+    assert len(set(pictures_of(read_messages([turn], EngineSettings().picture_limits)))) == 1
+
+
+def test_a_picture_in_a_file_is_handed_on_as_its_path(tmp_path):
+    (tmp_path / "red.png").write_bytes(picture_file())
+    (turn,) = plain_messages([ChatMessage(blocks=[ImageBlock(path=tmp_path / "red.png")])])
+    assert turn["content"] == [{"type": "image", "image": tmp_path / "red.png"}]
+
+
+def test_an_address_is_not_fetched(monkeypatch):
+    monkeypatch.setattr(ImageBlock, "resolve_image", None)
+    (turn,) = plain_messages([ChatMessage(blocks=[ImageBlock(url="https://example.org/cat.png")])])
+    with pytest.raises(MessageError, match="no address is fetched here"):
+        read_messages([turn], EngineSettings().picture_limits)
+
+
+def test_an_empty_picture_is_refused():
+    with pytest.raises(MessageError, match="empty ImageBlock"):
+        plain_messages([ChatMessage(blocks=[ImageBlock()])])
+
+
+def test_a_function_that_makes_one_text_of_a_chat_drops_no_picture_in_silence():
+    llm = SDALLM(model="smollm2-135m", messages_to_prompt=lambda messages: "all of it")
+    with pytest.raises(MessageError, match="messages_to_prompt makes one text"):
+        llm.chat([ChatMessage(blocks=[ImageBlock(image=picture_file())])])
+
+
 @pytest.mark.parametrize(
     "block",
     [
-        ImageBlock(image=b"x", image_mimetype="image/png"),
         AudioBlock(audio=b"x", format="wav"),
         DocumentBlock(data=b"x", document_mimetype="application/pdf", title="paper"),
-        CitableBlock(title="T", source="S", content=[ImageBlock(image=b"x", image_mimetype="image/png")]),
+        CitableBlock(title="T", source="S", content=[DocumentBlock(data=b"x", title="paper")]),
     ],
 )
-def test_what_is_not_text_is_refused(block):
-    with pytest.raises(MessageError, match="reads text only"):
+def test_what_is_neither_text_nor_a_picture_is_refused(block):
+    with pytest.raises(MessageError, match="reads text, and pictures if"):
         plain_messages([ChatMessage(blocks=[TextBlock(text="Look:"), block])])
 
 
