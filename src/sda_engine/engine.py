@@ -342,7 +342,7 @@ class SteeringEngine(ScoresTexts):
             prompt=prompt,
             tokenizer=tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
-            proposals=self._settings.proposals,
+            proposals=0 if self._runner.state_tokens else self._settings.proposals,
             token_cost=self._token_cost,
             grammar=output.grammar(answer_format.behind(prompt_end), thought_is_open=thought_is_open),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import check_attention, row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.mixers import Mixers, recurrent_layers
 from sda_engine.decoding.segments import Segment
-from sda_engine.decoding.self_test import run_self_test
+from sda_engine.decoding.self_test import Footprint, run_self_test
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
 from sda_engine.models import Change, ModelWatch, repack_linear_layers
@@ -22,7 +23,9 @@ class ModelRunner:
     """Runs one model. Its methods belong to the worker thread.
 
     Attributes:
-        bytes_per_token: bytes that the keys and values of one token take in all layers.
+        bytes_per_token: bytes that the keys and values of one token take in all layers; 1 where none keeps any.
+        state_tokens: what the state of a row takes in layers that carry one, told in tokens of keys and values; 0
+            without such layers. Where it is not 0, rows can be cut back to states that were kept alone.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
@@ -32,7 +35,10 @@ class ModelRunner:
         check_attention(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
-        self.bytes_per_token = compute(self._test)
+        self._mixers: Mixers | None = Mixers(model, recurrent_layers(model))
+        footprint = compute(self._test)
+        self.bytes_per_token = max(1, footprint.token)
+        self.state_tokens = -(-footprint.state // self.bytes_per_token)
 
     @property
     def outlives_forks(self) -> bool:
@@ -63,7 +69,7 @@ class ModelRunner:
     def release(self) -> None:
         """Let go of the model: nothing runs on it from here on."""
         self._place = self.place
-        self._held = self._watch = None
+        self._held = self._watch = self._mixers = None
 
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
@@ -95,14 +101,16 @@ class ModelRunner:
         return self._run(ForwardPass(segments, self.model.device))
 
     @torch.inference_mode()
-    def _test(self) -> int:
+    def _test(self) -> Footprint:
         return run_self_test(self.model, self._run)
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
-        with row_attention(self.model), forward_pass.let_go_on_failure():
+        mixers = self._mixers
+        assert mixers is not None, "the model is there"
+        with row_attention(self.model), mixers.by_rows(segments) as commit_states, forward_pass.let_go_on_failure():
             output = self.model(
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -111,6 +119,7 @@ class ModelRunner:
                 logits_to_keep=torch.tensor(_kept(segments), device=device),
                 forward_pass=forward_pass,
             )
+        commit_states()
         for segment in segments:
             segment.row.append(segment.token_ids)
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)

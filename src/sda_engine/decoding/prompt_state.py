@@ -12,6 +12,7 @@ from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import BASE, Contexts
 
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
+_WORTH_A_PASS = 32  # tokens that rows share, where a pass has to end with them so that others can begin with its state
 
 
 class PromptState:
@@ -57,14 +58,19 @@ class PromptState:
         return self.copies * own + min(rows * shared, shared + rows * TAIL)
 
     @property
+    def states(self) -> int:
+        """The most states that the rows may come to hold, where layers carry them: two each, and one that they share."""
+        return 0 if self.released else self.copies * 2 * len(self.contexts.tails) + 1
+
+    @property
     def held_rows(self) -> Sequence[Row]:
         """The rows as far as they have been made."""
         return tuple(self._rows.values())
 
     def awaits(self, other: "PromptState", store: PrefixStore) -> bool:
         """Whether it is better to let another prompt be read first, and begin with what will be stored of it."""
-        if self._rows or self.contexts is other.contexts:
-            return False
+        if self._rows or self.contexts is other.contexts or store.memory.state_tokens:
+            return False  # a state is stored at the ends of prompts and of what their rows share, seldom where two part
         common = common_length(self._array(BASE), other._array(BASE))
         return common >= _WORTH_WAITING and common - store.match(self._array(BASE)) >= _WORTH_WAITING
 
@@ -85,7 +91,7 @@ class PromptState:
         if self.is_ready(names):
             return 0
         shared = len(self.contexts.shared)
-        stored = {name: store.match(self._array(name)) for name in names if name not in self._rows}
+        stored = {name: self._stored(name, store) for name in names if name not in self._rows}
         begins = {name: found if name == BASE else max(found, shared) for name, found in stored.items()}
         held = begins | {name: self._rows[name].length for name in names if name in self._rows}
         return sum(self.contexts.prompt_tokens(name) - held[name] for name in names)
@@ -115,7 +121,7 @@ class PromptState:
             row = None if name in self.logits or most == 0 else self._open(name, store)
             if row is not None:
                 prompt = self._token_ids(name)
-                piece = prompt[row.length : row.length + most]
+                piece = prompt[row.length : min(row.length + most, self._stop(row, name, store))]
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
@@ -131,11 +137,14 @@ class PromptState:
         """
         for name, last in zip(self._planned, logits, strict=True):
             row = self._rows[name]
-            if row.length == self.contexts.prompt_tokens(name):
+            is_whole = row.length == self.contexts.prompt_tokens(name)
+            if is_whole or (name == BASE and row.length == len(self.contexts.shared)):
+                row.keep_state()
+            if is_whole:
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
                 self.spoilt = self.spoilt or bool(last.isnan().any())
                 if not self.spoilt:
-                    store.insert(self.stored_as(row.token_ids), row.cut)
+                    store.insert(self.stored_as(row.token_ids), row.cut, row.kept_states)
 
     def release(self) -> None:
         """Let go of the rows: no later stage will need them."""
@@ -153,18 +162,47 @@ class PromptState:
         if name in self._rows:
             return self._rows[name]
         prompt = self._token_ids(name)
-        stored = min(store.match(self._array(name)), len(prompt) - 1)  # the last token is forwarded for its logits
+        stored = self._stored(name, store)
         shared = len(self.contexts.shared)
-        if name != BASE and stored < shared:
-            if self._base_reach < shared:
-                return None
+        if name != BASE and stored < shared and self._can_fork(store):
             self._rows[name] = self._rows[BASE].fork(shared, prompt)
+        elif name != BASE and stored < shared and self._waits_for_base(store):
+            return None
         else:
             self._rows[name] = Row(store.memory)
-            self._rows[name].load(prompt[:stored], store.read(self._array(name), stored))
+            key = self._array(name)
+            self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
+
+    def _can_fork(self, store: PrefixStore) -> bool:
+        """Whether the base row has, or in the pass that is planned will have, what the other rows share with it."""
+        shared = len(self.contexts.shared)
+        if store.memory.state_tokens:
+            return shared in self._rows[BASE].kept_states
+        return self._base_reach >= shared
+
+    def _waits_for_base(self, store: PrefixStore) -> bool:
+        """Whether the base row, which has not come so far yet, will be there to begin with."""
+        if store.memory.state_tokens:
+            return self._stops_where_shared and self._rows[BASE].length < len(self.contexts.shared)
+        return True
+
+    def _stop(self, row: Row, name: str, store: PrefixStore) -> int:
+        """Where the next piece of a prompt has to end: at what the rows share, where layers carry states."""
+        shared = len(self.contexts.shared)
+        if store.memory.state_tokens and name == BASE and self._stops_where_shared and row.length < shared:
+            return shared
+        return self.contexts.prompt_tokens(name)
+
+    @property
+    def _stops_where_shared(self) -> bool:
+        return len(self.contexts.tails) > 1 and len(self.contexts.shared) >= _WORTH_A_PASS
+
+    def _stored(self, name: str, store: PrefixStore) -> int:
+        """Tokens of a prompt that can be read from the store; the last one is forwarded for its logits."""
+        return store.match(self._array(name), self.contexts.prompt_tokens(name) - 1)
 
     def _token_ids(self, name: str) -> tuple[int, ...]:
         return (*self.contexts.shared, *self.contexts.tails[name])

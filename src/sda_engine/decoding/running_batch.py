@@ -38,7 +38,8 @@ class RunningBatch:
     Args:
         runner: runs the model.
         settings: how much runs at once.
-        cache_tokens: tokens whose keys and values may be held, those of stored prefixes included.
+        cache_tokens: tokens whose keys and values may be held, those of stored prefixes included; states of layers that
+            carry them count as so many tokens.
 
     Attributes:
         stats: numbers after the last pass; any thread may read them.
@@ -49,7 +50,7 @@ class RunningBatch:
         self._settings = settings
         self._cache_tokens = cache_tokens
         self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
-        self._memory = RowMemory()
+        self._memory = RowMemory(state_tokens=runner.state_tokens)
         self._store = PrefixStore(self._most_stored, self._memory)
         self._tasks: list[Task] = []
         self.stats = BatchStats()
@@ -135,7 +136,8 @@ class RunningBatch:
         decoding = [task for task in self._running if not task.in_bulk]
         reading = [task for task in self._running if task.in_bulk]
         rows = sum(task.row_count for task in decoding)
-        proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
+        most = 0 if self._memory.state_tokens else self._settings.proposals  # a state cannot be taken back
+        proposals = min(most, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
         planned: dict[Task, list[Segment]] = {}
         for task in decoding:
             self._plan_task(task, PassLimits(0, proposals), planned)
@@ -308,6 +310,9 @@ class RunningBatch:
             return held_tokens(rows) + new
         stored = [piece for task in tasks for piece in task.stored_pieces(self._store)]
         ahead = sum(task.row_count * min(_AHEAD, task.prompt.max_new_tokens) for task in tasks)
+        if states := self._memory.state_tokens:
+            to_come = sum(prompt.states for task in tasks for prompt in task.prompts)
+            ahead += states * max(0, to_come - len({state for row in rows for state in row.states}))
         shared = [piece for piece in stored if len(piece) >= TAIL]
         copied = sum(len(piece) for piece in stored if len(piece) < TAIL)
         return held_tokens(rows, shared) + copied + sum(task.unread(self._store) for task in tasks) + ahead

@@ -185,7 +185,9 @@ class _Worker:
             raise _calls_itself()
         if self._model_is_lost:
             raise _cannot_be_forked()
-        if (tokens := sum(prompt.tokens for prompt in task.prompts)) > self._cache_tokens:
+        states = self._runner.state_tokens
+        tokens = sum(prompt.tokens + states * prompt.states for prompt in task.prompts)
+        if tokens > self._cache_tokens:
             raise _too_large(tokens, self._cache_tokens)
         with self._changed:
             if self._closed:
