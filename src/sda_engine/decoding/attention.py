@@ -38,12 +38,10 @@ def check_attention(model: PreTrainedModel) -> None:
     """
     config = model.config.get_text_config(decoder=True)
     reasons = {
-        
         "layers other than full and sliding-window attention": set(getattr(config, "layer_types", None) or ())
         - _LAYER_TYPES,
         "layers that share keys and values": getattr(config, "num_kv_shared_layers", 0),
         "attention that depends on how long the text is": getattr(config, "attn_temperature_tuning", False),
-        
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise unsupported_model(model, found[0])
@@ -107,8 +105,9 @@ def attend_rows(
         raise ValueError("attention sinks are not supported")
     forward_pass.windows.add(sliding_window)
     layer = module.layer_idx
-    types = getattr(module.config, 'layer_types', None) or []
-    layer = sum(k not in ('linear_attention','conv','moe','mlp') for k in types[:layer])
+    types = getattr(module.config, "layer_types", None) or []
+    if types:
+        layer = sum(k not in ('linear_attention', 'conv', 'moe', 'mlp') for k in types[:layer])
     assert isinstance(layer, int)
     forward_pass.write(layer, key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

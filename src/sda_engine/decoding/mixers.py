@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionLayer
 
 from sda_engine.decoding.segments import Segment
-from sda_engine.decoding.states import StateBatch, copied_states, fresh_layer
+from sda_engine.decoding.states import MixerState, StateBatch, copied_states, fresh_layer
 
 _CACHE_NAMES = ("cache_params", "past_key_values")
 
@@ -107,7 +107,7 @@ class Mixers:
 
     def _part(self, segments: tuple[Segment, ...], starts: tuple[int, ...]) -> _Part:
         count = len(segments[0].token_ids)
-        states = [state for segment in segments if (state := segment.row.state) is not None]
+        states = [state for segment in segments if isinstance(state := segment.row.state, MixerState)]
         layers = copied_states(states) if states else self._fresh()
         cache = copy(self._empty)
         cache.layers = [layers.get(number, layer) for number, layer in enumerate(cache.layers)]
@@ -131,13 +131,17 @@ def _forward(
     if threading.get_ident() != thread:
         return usual(hidden_states, *unnamed, **options)
     options |= dict(zip(mixer.parameters[1:], unnamed, strict=False))
-    kept = {name: value for name, value in options.items() if name not in (mixer.cache, "attention_mask", "forward_pass")}
+    kept = {
+        name: value for name, value in options.items() if name not in (mixer.cache, "attention_mask", "forward_pass")
+    }
     if "attention_mask" in mixer.parameters:
         kept["attention_mask"] = None
     output: Tensor | None = None
     for part in parts:
         tokens = part.tokens.to(hidden_states.device)
-        rows = hidden_states[0, tokens].view(len(part.segments), -1, hidden_states.shape[-1])  # (rows, tokens of each, size)
+        rows = hidden_states[0, tokens].view(
+            len(part.segments), -1, hidden_states.shape[-1]
+        )  # (rows, tokens of each, size)
         mixed = usual(rows, **{mixer.cache: part.cache}, **kept).flatten(0, 1)
         output = mixed.new_empty((hidden_states.shape[1], mixed.shape[-1])) if output is None else output
         output[tokens.to(mixed.device)] = mixed
@@ -149,7 +153,8 @@ def _commit(parts: Sequence[_Part]) -> None:
     for part in parts:
         batch = StateBatch(part.layers, len(part.segments))
         for index, segment in enumerate(part.segments):
-            segment.row.take_state(batch, index)
+            memory = segment.row.memory
+            segment.row.state = MixerState(batch, index, memory.ledger, memory.state_cost.fixed)
 
 
 def _mixer(module: nn.Module, layers: Sequence[int]) -> _Mixer | None:
@@ -165,4 +170,3 @@ def _innermost(mixers: Sequence[_Mixer]) -> list[_Mixer]:
     """Those that hold no other one: a layer knows its number too."""
     modules = {mixer.module for mixer in mixers}
     return [mixer for mixer in mixers if modules.isdisjoint(set(mixer.module.modules()) - {mixer.module})]
-

@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 from sda_engine.decoding.attention import check_attention, row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.mixers import Mixers, recurrent_layers
+from sda_engine.decoding.rows import RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import Footprint, run_self_test
+from sda_engine.decoding.states import StateCost
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
 from sda_engine.models import Change, ModelWatch, repack_linear_layers
@@ -24,8 +26,8 @@ class ModelRunner:
 
     Attributes:
         bytes_per_token: bytes that the keys and values of one token take in all layers; 1 where none keeps any.
-        state_tokens: what the state of a row takes in layers that carry one, told in tokens of keys and values; 0
-            without such layers. Where it is not 0, rows can be cut back to states that were kept alone.
+        state_cost: what the state of a row takes in layers that carry one. Where it is not nothing, rows can be cut
+            back only to where a state was kept.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
@@ -38,7 +40,7 @@ class ModelRunner:
         self._mixers: Mixers | None = Mixers(model, recurrent_layers(model))
         footprint = compute(self._test)
         self.bytes_per_token = max(1, footprint.token)
-        self.state_tokens = -(-footprint.state // self.bytes_per_token)
+        self.state_cost = StateCost(fixed=-(-footprint.state // self.bytes_per_token))
 
     @property
     def outlives_forks(self) -> bool:
@@ -70,6 +72,10 @@ class ModelRunner:
         """Let go of the model: nothing runs on it from here on."""
         self._place = self.place
         self._held = self._watch = self._mixers = None
+
+    def make_memory(self) -> RowMemory:
+        """Where rows of this model keep keys, values and states."""
+        return RowMemory(state_cost=self.state_cost)
 
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.

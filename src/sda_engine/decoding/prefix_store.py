@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sda_engine.decoding.blocks import Piece, join_pieces
 from sda_engine.decoding.rows import RowMemory
-from sda_engine.decoding.states import State
+from sda_engine.decoding.states import RowState
 
 _SMALL = 256  # tokens: fewer of a larger block are copied, so that they do not keep the block alive
 
@@ -78,8 +78,8 @@ class PrefixStore:
         self.read_tokens += length
         return [node.states.cut(0, count) for node, count in path]
 
-    def state(self, token_ids: Sequence[int] | TokenArray, length: int) -> State | None:
-        """What layers that carry a state hold after the first tokens, as many as `match` gave; None without such layers."""
+    def state(self, token_ids: Sequence[int] | TokenArray, length: int) -> RowState | None:
+        """What layers that carry a state hold after the first tokens, as many as `match` gave; None without such."""
         path = self._path(as_array(token_ids[:length]))
         return path[-1][0].state if path else None
 
@@ -87,7 +87,7 @@ class PrefixStore:
         self,
         token_ids: Sequence[int] | TokenArray,
         cut: Callable[[int, int], Sequence[Piece]],
-        states: Mapping[int, State] = MappingProxyType({}),
+        states: Mapping[int, RowState] = MappingProxyType({}),
     ) -> None:
         """Store the states of a prefix, of one too long its beginning, in place of the least recently used.
 
@@ -97,7 +97,7 @@ class PrefixStore:
             states: length -> what layers that carry a state hold after so many tokens; without such layers, nothing.
         """
         ids = as_array(token_ids)
-        if not self.memory.state_tokens:
+        if not self.memory.state_cost:
             self._insert(ids, cut)
         for length, state in sorted(states.items()):
             if length + state.tokens <= self._max_tokens:
@@ -124,7 +124,7 @@ class PrefixStore:
             self._tokens += len(piece)
         self._touch(nodes)
 
-    def _insert_state(self, ids: TokenArray, state: State) -> None:
+    def _insert_state(self, ids: TokenArray, state: RowState) -> None:
         """Put a state at the end of tokens that are stored, unless there is one, or no room for it beside these."""
         path = self._path(ids)
         if not path or sum(count for _, count in path) < len(ids):
@@ -176,7 +176,7 @@ class PrefixStore:
     def _usable_path(self, ids: TokenArray) -> list[tuple["_Node", int]]:
         """The same, up to the last place that a row can begin at."""
         path = self._path(ids)
-        while self.memory.state_tokens and path and not path[-1][0].has_state_after(path[-1][1]):
+        while self.memory.state_cost and path and not path[-1][0].has_state_after(path[-1][1]):
             path.pop()
         return path
 
@@ -212,7 +212,7 @@ class _Node:
     token_ids: TokenArray
     piece: Piece | None  # None at the root
     children: "dict[int, _Node]" = field(default_factory=dict)  # by their first token
-    state: State | None = None  # after its last token, where layers carry one
+    state: RowState | None = None  # after its last token, where layers carry one
 
     @property
     def states(self) -> Piece:

@@ -9,6 +9,7 @@ from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
+from sda_engine.decoding.states import StateCost
 from sda_engine.prompts import BASE, Contexts
 
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
@@ -24,6 +25,7 @@ class PromptState:
         contexts: the prompts.
         max_new_tokens: tokens that each row may grow by.
         copies: how many answers go on from the prompts at once, each on rows of its own.
+        state_cost: what the state of a row counts as, see `RowMemory`.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -32,10 +34,18 @@ class PromptState:
         released: whether the rows have been let go of.
     """
 
-    def __init__(self, contexts: Contexts, max_new_tokens: int, *, copies: int = 1) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        max_new_tokens: int,
+        *,
+        copies: int = 1,
+        state_cost: StateCost = StateCost(),  # noqa: B008 - frozen
+    ) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
         self.copies = copies
+        self._state_cost = state_cost
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -48,18 +58,21 @@ class PromptState:
 
     @property
     def tokens(self) -> int:
-        """The most tokens whose keys and values the rows may come to hold; 0 once they have been released."""
+        """The most tokens whose keys and values the rows may come to hold, states told in such; 0 once released."""
         if self.released:
             return 0
+        states = self.most_states * self._state_cost.of(self.contexts.longest_prompt + self.max_new_tokens)
+        if self._state_cost.per_token:  # the states are all that there is
+            return states
         shared, names = len(self.contexts.shared), self.contexts.tails
         own = sum(len(tail) + self.max_new_tokens for tail in names.values())
         rows = self.copies * len(names)
         # what is shared stands in blocks, but for a copy in each row of the last tokens before it goes on by itself
-        return self.copies * own + min(rows * shared, shared + rows * TAIL)
+        return self.copies * own + min(rows * shared, shared + rows * TAIL) + states
 
     @property
-    def states(self) -> int:
-        """The most states that the rows may come to hold, where layers carry them: two each, and one that they share."""
+    def most_states(self) -> int:
+        """The most states that the rows may come to hold, where layers carry any: two each, and one that they share."""
         return 0 if self.released else self.copies * 2 * len(self.contexts.tails) + 1
 
     @property
@@ -69,7 +82,7 @@ class PromptState:
 
     def awaits(self, other: "PromptState", store: PrefixStore) -> bool:
         """Whether it is better to let another prompt be read first, and begin with what will be stored of it."""
-        if self._rows or self.contexts is other.contexts or store.memory.state_tokens:
+        if self._rows or self.contexts is other.contexts or store.memory.state_cost:
             return False  # a state is stored at the ends of prompts and of what their rows share, seldom where two part
         common = common_length(self._array(BASE), other._array(BASE))
         return common >= _WORTH_WAITING and common - store.match(self._array(BASE)) >= _WORTH_WAITING
@@ -169,7 +182,7 @@ class PromptState:
         elif name != BASE and stored < shared and self._waits_for_base(store):
             return None
         else:
-            self._rows[name] = Row(store.memory)
+            self._rows[name] = store.memory.new_row()
             key = self._array(name)
             self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
@@ -179,20 +192,20 @@ class PromptState:
     def _can_fork(self, store: PrefixStore) -> bool:
         """Whether the base row has, or in the pass that is planned will have, what the other rows share with it."""
         shared = len(self.contexts.shared)
-        if store.memory.state_tokens:
+        if store.memory.state_cost:
             return shared in self._rows[BASE].kept_states
         return self._base_reach >= shared
 
     def _waits_for_base(self, store: PrefixStore) -> bool:
         """Whether the base row, which has not come so far yet, will be there to begin with."""
-        if store.memory.state_tokens:
+        if store.memory.state_cost:
             return self._stops_where_shared and self._rows[BASE].length < len(self.contexts.shared)
         return True
 
     def _stop(self, row: Row, name: str, store: PrefixStore) -> int:
         """Where the next piece of a prompt has to end: at what the rows share, where layers carry states."""
         shared = len(self.contexts.shared)
-        if store.memory.state_tokens and name == BASE and self._stops_where_shared and row.length < shared:
+        if store.memory.state_cost and name == BASE and self._stops_where_shared and row.length < shared:
             return shared
         return self.contexts.prompt_tokens(name)
 

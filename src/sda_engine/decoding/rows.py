@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
 from sda_engine.decoding.slots import Slots
-from sda_engine.decoding.states import State, StateBatch
+from sda_engine.decoding.states import RowState, StateCost
 
 TAIL = 256  # tokens
 _LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
@@ -22,17 +22,17 @@ class RowMemory:
 
     Args:
         tail: tokens that a slot is meant for.
-        state_tokens: what the state of a row takes in layers that carry one, told in tokens of keys and values; 0 for a
-            model without such layers, whose rows can be cut back anywhere.
+        state_cost: what the state of a row takes, where layers carry one; nothing for a model without such layers,
+            whose rows can be cut back anywhere.
 
     Attributes:
         slots: for the tails.
         ledger: counts the tokens of all blocks and states, those of the prefix store included.
     """
 
-    def __init__(self, tail: int = TAIL, state_tokens: int = 0) -> None:
+    def __init__(self, tail: int = TAIL, state_cost: StateCost = StateCost()) -> None:  # noqa: B008 - frozen
         self.tail = tail
-        self.state_tokens = state_tokens
+        self.state_cost = state_cost
         self.slots = Slots(tail)
         self.ledger = Ledger()
         self._rows: WeakSet[Row] = WeakSet()
@@ -46,6 +46,10 @@ class RowMemory:
     def row_tokens(self) -> int:
         """Tokens that rows hold, what they share counted once."""
         return held_tokens(self._rows)
+
+    def new_row(self) -> "Row":
+        """A row without tokens."""
+        return Row(self)
 
     def add(self, row: "Row") -> None:
         """Take note of a new row."""
@@ -62,7 +66,8 @@ class Row:
         token_ids: its tokens.
         slot: where its tail stands; None for a row that never had one.
         tail: tokens in it.
-        state: what layers that carry a state hold after its tokens; None for a model without them, and before the first.
+        state: what layers that carry a state hold after its tokens; None for a model without them, and before the
+            first.
     """
 
     def __init__(self, memory: RowMemory) -> None:
@@ -75,8 +80,8 @@ class Row:
         self._making: Block | None = None
         self._source: Row | None = None
         self._loaded: Piece | None = None
-        self.state: State | None = None
-        self._kept: dict[int, State] = {}  # length -> the state after so many tokens
+        self.state: RowState | None = None
+        self._kept: dict[int, RowState] = {}  # length -> the state after so many tokens
         memory.add(self)
 
     @property
@@ -100,12 +105,12 @@ class Row:
         return self._making
 
     @property
-    def kept_states(self) -> Mapping[int, State]:
+    def kept_states(self) -> Mapping[int, RowState]:
         """Length -> the state after so many tokens, where the row can be cut back to, or another one begin."""
         return self._kept
 
     @property
-    def states(self) -> set[State]:
+    def states(self) -> set[RowState]:
         """All states that it holds."""
         return {*self._kept.values(), *([] if self.state is None else [self.state])}
 
@@ -152,10 +157,6 @@ class Row:
             self._pieces.append(Piece(self._making, 0, len(token_ids)))
             self._written, self._making = 0, None
 
-    def take_state(self, batch: StateBatch, index: int) -> None:
-        """Take in the state after the tokens of a pass, before `append`."""
-        self.state = State(batch, index, self._memory.ledger, self._memory.state_tokens)
-
     def keep_state(self) -> None:
         """Keep the state after its tokens so far, where it has one: a row can be cut back to a state that was kept."""
         if self.state is not None:
@@ -184,14 +185,14 @@ class Row:
         Args:
             token_ids: these tokens, where this row does not hold them all yet.
         """
-        forked = Row(self._memory)
+        forked = self._memory.new_row()
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
         if self.state is not None:
             forked.state = self._kept[length]
         return forked
 
-    def load(self, token_ids: Iterable[int], pieces: Sequence[Piece], state: State | None = None) -> None:
+    def load(self, token_ids: Iterable[int], pieces: Sequence[Piece], state: RowState | None = None) -> None:
         """Begin with tokens whose states are known already: larger pieces are shared, smaller ones joined.
 
         Those at the end begin the tail, in the next pass.

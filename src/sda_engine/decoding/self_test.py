@@ -16,6 +16,7 @@ from sda_engine.decoding.attention import unsupported_model
 from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
+from sda_engine.decoding.states import MixerState
 
 _PIECES = ((3, 5, 1), (2, 1, 2))  # tokens of each row in each of three passes
 _TAIL = 4  # tokens: so that there are tails, blocks that were tails, and blocks that a pass has filled
@@ -72,7 +73,9 @@ def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[
         state for piece in rows[0].cut(0, 1) for layer in range(memory.slots.layers) for state in piece.layer(layer)
     ]
     state = rows[0].state
-    return Footprint(sum(one.nbytes for one in states), 0 if state is None else state.alone().batch.nbytes)
+    return Footprint(
+        sum(one.nbytes for one in states), state.alone().batch.nbytes if isinstance(state, MixerState) else 0
+    )
 
 
 def _text(vocab_size: int, length: int, start: int) -> list[int]:
