@@ -5,7 +5,9 @@ values, which rows may point to as well. The states of a token depend on the tok
 whatever is stored can serve any prompt that shares it.
 
 Layers that carry a state from token to token have one state for all tokens up to a place, of which nothing can be cut
-off: there a prompt begins with what is stored up to the last place on its way whose state was stored too.
+off: there a prompt begins with what is stored up to the last place on its way whose state was stored too. States are
+stored where requests end, and where a second prompt parted from one before it, for the third (Pan et al. 2024, Marconi,
+arXiv 2411.19379).
 """
 
 from collections import OrderedDict
@@ -60,6 +62,13 @@ class PrefixStore:
             most: no more than so many of them.
         """
         return sum(count for _, count in self._usable_path(as_array(token_ids)[:most]))
+
+    def known(self, token_ids: Sequence[int] | TokenArray) -> int:
+        """Tokens in the longest stored prefix of token_ids, whether or not a row can begin with it.
+
+        Where layers carry states, prompts part there: a state is worth keeping that the next one can begin with.
+        """
+        return sum(count for _, count in self._path(as_array(token_ids)))
 
     def pieces(self, token_ids: Sequence[int] | TokenArray) -> list[Piece]:
         """Where the states of the longest such prefix of token_ids are; does not count as a use."""

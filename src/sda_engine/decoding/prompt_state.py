@@ -13,7 +13,7 @@ from sda_engine.decoding.states import StateCost
 from sda_engine.prompts import BASE, Contexts
 
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
-_WORTH_A_PASS = 32  # tokens that rows share, where a pass has to end with them so that others can begin with its state
+_WORTH_A_PASS = 32  # tokens that others can begin with, where a pass has to end so that its state can be kept
 
 
 class PromptState:
@@ -55,6 +55,7 @@ class PromptState:
         self._planned: list[str] = []
         self._evicted = False
         self._base_reach = 0  # tokens of the base row after the pass that was planned
+        self._stops: set[int] = set()  # where a pass of the base row has to end, since its state there is wanted
 
     @property
     def tokens(self) -> int:
@@ -134,7 +135,7 @@ class PromptState:
             row = None if name in self.logits or most == 0 else self._open(name, store)
             if row is not None:
                 prompt = self._token_ids(name)
-                piece = prompt[row.length : min(row.length + most, self._stop(row, name, store))]
+                piece = prompt[row.length : min(row.length + most, self._stop(row, name))]
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
@@ -151,7 +152,7 @@ class PromptState:
         for name, last in zip(self._planned, logits, strict=True):
             row = self._rows[name]
             is_whole = row.length == self.contexts.prompt_tokens(name)
-            if is_whole or (name == BASE and row.length == len(self.contexts.shared)):
+            if is_whole or (name == BASE and row.length in self._stops):
                 row.keep_state()
             if is_whole:
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
@@ -182,9 +183,12 @@ class PromptState:
         elif name != BASE and stored < shared and self._waits_for_base(store):
             return None
         else:
-            self._rows[name] = store.memory.new_row()
             key = self._array(name)
+            self._rows[name] = store.memory.new_row()
             self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
+            if name == BASE and store.memory.state_cost:
+                parts = shared if len(self.contexts.tails) > 1 else 0
+                self._stops = {place for place in (parts, store.known(key)) if place - stored >= _WORTH_A_PASS}
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
@@ -199,19 +203,14 @@ class PromptState:
     def _waits_for_base(self, store: PrefixStore) -> bool:
         """Whether the base row, which has not come so far yet, will be there to begin with."""
         if store.memory.state_cost:
-            return self._stops_where_shared and self._rows[BASE].length < len(self.contexts.shared)
+            shared = len(self.contexts.shared)
+            return shared in self._stops and self._rows[BASE].length < shared
         return True
 
-    def _stop(self, row: Row, name: str, store: PrefixStore) -> int:
-        """Where the next piece of a prompt has to end: at what the rows share, where layers carry states."""
-        shared = len(self.contexts.shared)
-        if store.memory.state_cost and name == BASE and self._stops_where_shared and row.length < shared:
-            return shared
-        return self.contexts.prompt_tokens(name)
-
-    @property
-    def _stops_where_shared(self) -> bool:
-        return len(self.contexts.tails) > 1 and len(self.contexts.shared) >= _WORTH_A_PASS
+    def _stop(self, row: Row, name: str) -> int:
+        """Where the next piece of a prompt has to end."""
+        stops = [place for place in self._stops if place > row.length] if name == BASE else []
+        return min(stops, default=self.contexts.prompt_tokens(name))
 
     def _stored(self, name: str, store: PrefixStore) -> int:
         """Tokens of a prompt that can be read from the store; the last one is forwarded for its logits."""
