@@ -53,12 +53,6 @@ class _Part:
     layers: Mapping[int, LinearAttentionLayer]
 
 
-def recurrent_layers(model: PreTrainedModel) -> list[int]:
-    """TEMPORARY until the merge."""
-    types = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
-    return [n for n, kind in enumerate(types) if kind in {"linear_attention", "conv", "hybrid", "hybrid_sliding"}]
-
-
 class Mixers:
     """The mixers of a model.
 
