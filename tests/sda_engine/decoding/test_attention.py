@@ -7,15 +7,22 @@ import transformers as hf
 
 from sda_engine.decoding.attention import row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.kernels import Kernel
 from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.reach import Reach
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import (
+    GEMMA_3N,
     LAYERS,
+    LLAMA_4,
+    MLA,
+    SHARED,
     WINDOW,
     WINDOWED,
+    indexed,
     largest_error,
     logits_of,
     random_model,
@@ -34,15 +41,6 @@ VISION = {
     "patch_size": 14,
 }
 QWEN_VISION = {"depth": 1, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 32}
-MLA = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 12,
-    "head_dim": 8,
-}
 
 
 def rope(kind, **parameters):
@@ -58,6 +56,14 @@ def qwen2_that_sees():
     text = text_settings(**rope("default", mrope_section=[2, 3, 3]))
     config = hf.Qwen2_5_VLConfig(text_config=text, vision_config=QWEN_VISION)
     return random_model(hf.Qwen2_5_VLForConditionalGeneration, config)
+
+
+def chameleon():
+    """It gives the lowest of all numbers to the logits of its images' tokens."""
+    images = {"vq_config": {"base_channels": 32, "resolution": 16, "embed_dim": 8, "num_embeddings": 4}}
+    names = {"<image>": 5, "IMGIMGA": 6, "IMGIMGB": 7}
+    config = hf.ChameleonConfig(**text_settings(), **images, vocabulary_map=names)
+    return random_model(hf.ChameleonForConditionalGeneration, config)
 
 
 RIGHT = {
@@ -110,24 +116,33 @@ RIGHT = {
     "exaone4": partial(tiny, "exaone4", **WINDOWED),
     "deepseek_v3, values smaller than keys": partial(tiny, "deepseek_v3", **MLA),
     "qwen2 that sees": qwen2_that_sees,
+    "granite, hybrid by name": partial(
+        tiny,
+        "granitemoehybrid",
+        layer_types=["full_attention"] * LAYERS,
+        position_embedding_type="rope",
+        num_local_experts=0,
+        shared_intermediate_size=64,
+    ),
+    "nemotron, keywords not handed down": partial(tiny, "nemotron"),
+    "biogpt": partial(tiny, "biogpt"),
+    "stablelm": partial(tiny, "stablelm"),
+    "chameleon, masked logits": chameleon,
+    "gpt_oss, sinks": partial(tiny, "gpt_oss", **WINDOWED),
+    "gemma3n, shared keys and values": partial(tiny, "gemma3n_text", **GEMMA_3N),
+    "gemma4, shared keys and values": partial(tiny, "gemma4_text", **SHARED),
+    "llama4, chunks, queries scaled by position": partial(tiny, "llama4_text", **LLAMA_4),
+    "deepseek_v32, as long as it attends to all tokens": partial(tiny, "deepseek_v32", **indexed(most=33)),
 }
+NEW_KERNELS = {name: RIGHT[name] for name in RIGHT if name.startswith(("gpt_oss", "gemma3n", "llama4"))}
 REFUSED = {
     "recurrent states": partial(tiny, "mamba"),
     "recurrent states without layer types": partial(tiny, "rwkv"),
     "convolutions": partial(tiny, "lfm2", layer_types=["conv", "full_attention"] * (LAYERS // 2)),
     "linear attention": partial(tiny, "jamba", num_hidden_layers=8),
-    "chunked attention": partial(tiny, "llama4_text", intermediate_size_mlp=64),
     "alibi": partial(tiny, "bloom"),
     "attention of its own": partial(tiny, "gptj"),
-    "keys and values shared between layers": partial(
-        tiny,
-        "gemma4_text",
-        **WINDOWED,
-        num_kv_shared_layers=2,
-        hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=128,
-    ),
-    "attention sinks": partial(tiny, "gpt_oss", sliding_window=WINDOW),
+    "layers of a kind of its own": partial(tiny, "minimax_m3_vl_text", layer_types=["minimax_m3_sparse"] * LAYERS),
 }
 # What the attention function is not told of, or does not reach; see the comment on each.
 RIGHT_OR_REFUSED = {
@@ -135,10 +150,6 @@ RIGHT_OR_REFUSED = {
     "doge, keys weighed by the mask": partial(tiny, "doge"),
     "diffllama, each layer attends twice": partial(tiny, "diffllama"),
     "hrm_text, each layer runs several times": partial(tiny, "hrm_text"),
-    "nemotron, layers with a copy of the config": partial(tiny, "nemotron"),
-    "llama4 without chunks, queries scaled by position": partial(
-        tiny, "llama4_text", intermediate_size_mlp=64, layer_types=["full_attention"] * LAYERS, floor_scale=8
-    ),
     "roberta, positions that begin behind the padding": partial(tiny, "roberta", is_decoder=True),
     "bert, not causal": partial(tiny, "bert"),
     "afmoe": partial(tiny, "afmoe", **WINDOWED, num_shared_experts=1),
@@ -151,12 +162,44 @@ def test_rows_decoded_together_are_what_transformers_makes_of_each_alone(make):
     assert largest_error(make()) < TOLERANCE
 
 
+@pytest.mark.parametrize("make", NEW_KERNELS.values(), ids=NEW_KERNELS)
+def test_the_kernel_of_other_devices_knows_sinks_and_chunks_too(make, monkeypatch):
+    monkeypatch.setattr(Kernel, "_is_flash", lambda *_: False)
+    assert largest_error(make()) < TOLERANCE
+
+
+@pytest.mark.parametrize("tail", [4, 64])
+@pytest.mark.parametrize("make", NEW_KERNELS.values(), ids=NEW_KERNELS)
+@torch.inference_mode()
+def test_rows_that_share_a_beginning_or_take_proposals_back_go_on_as_if_each_were_new(make, tail):
+    model = make()
+    runner = ModelRunner(model)
+    text, *ends = rows_of([30, 3, 9, 1])
+    row = Row(RowMemory(tail))
+    runner.forward([Segment(row, text)])
+    forks = [row.fork(20 + 3 * place) for place in range(len(ends))]
+    runner.forward([Segment(fork, [*end, 9, 9, 9], keep=4) for fork, end in zip(forks, ends, strict=True)])
+    for fork in forks:
+        fork.truncate(fork.length - 2)  # the last two proposals were wrong
+    logits = runner.forward([Segment(fork, [8, 7], keep=2) for fork in forks])
+    for fork, own in zip(forks, logits, strict=True):
+        expected = logits_of(model, fork.token_ids)[-2:]
+        torch.testing.assert_close(own, expected, atol=TOLERANCE * float(expected.abs().max()), rtol=0.0)
+
+
+def test_an_index_that_leaves_tokens_out_makes_rows_differ():
+    """So that the context window of such a model ends where its index begins to choose."""
+    assert largest_error(tiny("deepseek_v32", **indexed(most=20))) > 100 * TOLERANCE
+
+
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
 def test_a_model_that_cannot_be_run_by_rows_is_refused_when_its_runner_is_made(make):
     model = make()
     with pytest.raises(ModelLoadError, match="Load a model") as raised:
         ModelRunner(model)
     assert repr(model.config.model_type) in str(raised.value)
+    assert raised.value.reason
+    assert raised.value.reason in str(raised.value)
 
 
 @pytest.mark.parametrize("make", RIGHT_OR_REFUSED.values(), ids=RIGHT_OR_REFUSED)
@@ -170,19 +213,21 @@ def test_no_model_gives_wrong_results_without_a_word(make):
     assert largest_error(model) < TOLERANCE
 
 
-def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window():
+def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window_or_its_chunk():
     row = Row(RowMemory())
     row.append([7, 8])
     forward_pass = ForwardPass([Segment(row, list(range(9, 30)))], torch.device("cpu"))
     (alone,) = forward_pass.alone
 
-    def shown(window):
-        return (forward_pass.mask_alone(alone, 0, window, torch.float32)[:3, :5] == 0).int().tolist()
+    def shown(reach):
+        return (forward_pass.mask_alone(alone, 0, reach, torch.float32)[:3, :5] == 0).int().tolist()
 
-    assert shown(None) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert shown(2) == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    once = forward_pass.mask_alone(alone, 0, 2, torch.float32)
-    assert once is forward_pass.mask_alone(alone, 0, 2, torch.float32)  # made once for all layers
+    assert shown(Reach()) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert shown(Reach(window=2)) == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert shown(Reach(chunk=3)) == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert shown(Reach(window=2, chunk=3)) == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    once = forward_pass.mask_alone(alone, 0, Reach(window=2), torch.float32)
+    assert once is forward_pass.mask_alone(alone, 0, Reach(window=2), torch.float32)  # made once for all layers
 
 
 # --- the model is its owner's
