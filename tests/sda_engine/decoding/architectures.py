@@ -99,6 +99,14 @@ def random_model(model_class, config) -> PreTrainedModel:
     return model
 
 
+def chameleon():
+    """It gives the lowest of all numbers to the logits of its images' tokens."""
+    images = {"vq_config": {"base_channels": 32, "resolution": 16, "embed_dim": 8, "num_embeddings": 4}}
+    names = {"<image>": 5, "IMGIMGA": 6, "IMGIMGB": 7}
+    config = transformers.ChameleonConfig(**text_settings(), **images, vocabulary_map=names)
+    return random_model(transformers.ChameleonForConditionalGeneration, config)
+
+
 def rows_of(lengths):
     """Token ids of rows of these lengths."""
     return [[3 + (7 * row + 11 * place + place * place) % 97 for place in range(n)] for row, n in enumerate(lengths)]

@@ -22,6 +22,7 @@ from tests.sda_engine.decoding.architectures import (
     SHARED,
     WINDOW,
     WINDOWED,
+    chameleon,
     indexed,
     largest_error,
     logits_of,
@@ -56,14 +57,6 @@ def qwen2_that_sees():
     text = text_settings(**rope("default", mrope_section=[2, 3, 3]))
     config = hf.Qwen2_5_VLConfig(text_config=text, vision_config=QWEN_VISION)
     return random_model(hf.Qwen2_5_VLForConditionalGeneration, config)
-
-
-def chameleon():
-    """It gives the lowest of all numbers to the logits of its images' tokens."""
-    images = {"vq_config": {"base_channels": 32, "resolution": 16, "embed_dim": 8, "num_embeddings": 4}}
-    names = {"<image>": 5, "IMGIMGA": 6, "IMGIMGB": 7}
-    config = hf.ChameleonConfig(**text_settings(), **images, vocabulary_map=names)
-    return random_model(hf.ChameleonForConditionalGeneration, config)
 
 
 RIGHT = {
@@ -309,6 +302,34 @@ def test_somebody_elses_pass_that_overlaps_the_begin_or_end_of_ours_is_right(mod
                 ours.__exit__(None, None, None)
             torch.testing.assert_close(logits[0], right[0], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(logits[-1, 9:], right[-1, 9:], atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("usual", ["sdpa", "eager"])
+def test_somebody_else_gets_the_tokens_that_an_index_chooses_while_a_pass_runs(usual):
+    """His layers make no mask of them where another attention function has the place of the two that they know."""
+    model = tiny("deepseek_v32", **indexed(most=8), attn_implementation=usual)
+    (ids,) = rows_of([30])
+    expected = logits_of(model, ids)
+    with row_attention(model):
+        torch.testing.assert_close(logits_of(model, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_pass_of_somebody_else_from_a_hook_within_ours_is_his_own(model):
+    ours, his = rows_of([14, 14])
+    expected = logits_of(model, ours)[-1], logits_of(model, his)
+    found = []
+
+    def look(*_):
+        hook.remove()
+        found.append(logits_of(model, his))
+
+    runner = ModelRunner(model)
+    hook = decoder_layer(model, 1).register_forward_pre_hook(look)
+    ((logits,),) = runner.forward([Segment(Row(RowMemory()), ours)])
+    torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0], expected[1], atol=1e-4, rtol=1e-4)
 
 
 def test_two_runners_of_one_model_do_not_disturb_each_other():
