@@ -98,9 +98,9 @@ def attend_rows(
         options |= {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         return cast(tuple[Tensor, None], usual(module)(module, query, key, value, attention_mask, **options))
     number = cast(int, module.layer_idx)
-    layer = forward_pass.layers[number]
-    if layer.place is None:
-        raise ValueError(f"layer {number} attends, which its kind, {layer.kind}, does not")
+    layer = forward_pass.layers[number] if number < len(forward_pass.layers) else None
+    if layer is None or layer.place is None:
+        raise ValueError(f"layer {number} attends, and the configuration tells of no such layer")
     forward_pass.attended.append((number, sliding_window))
     if layer.stores:
         forward_pass.write(layer.place, key[0], value[0])

@@ -29,7 +29,7 @@ from sda_engine.models import context_window
 _PIECES = ((3, 5, 1), (2, 1, 2))  # tokens of each row in each of three passes
 _TAIL = 4  # tokens: so that there are tails, blocks that were tails, and blocks that a pass has filled
 _MOST_TOKENS = 1024  # of the longer text
-_MOST_WORK = 4e9  # its tokens times the model's weights: a third of a second on a CPU of two cores
+_MOST_WORK, _MOST_WORK_ON_CUDA = 4e9, 4e12  # its tokens times the model's weights: some tenths of a second
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # of the largest logit, in dtypes of eight to eleven bits
 _OTHER_ATTENTION = "attention that does not go through the interface of transformers"
@@ -101,7 +101,8 @@ def run_self_test(
 def _pieces(model: PreTrainedModel, architecture: Architecture) -> Sequence[Sequence[int]]:
     """Tokens of each row in each pass: with a first row past as many thresholds as are cheap to pass."""
     window = context_window(model.config, VERY_LARGE_INTEGER).tokens
-    most = min(window, _MOST_TOKENS, int(_MOST_WORK / max(1, model.num_parameters())))
+    work = _MOST_WORK_ON_CUDA if model.device.type == "cuda" else _MOST_WORK
+    most = min(window, _MOST_TOKENS, int(work / max(1, model.num_parameters())))
     past = [threshold + 2 for threshold in architecture.thresholds if threshold + 2 <= most]
     (first, many, last), *others = _PIECES
     return (first, max([many, *(length - first - last for length in past)]), last), *others
@@ -118,7 +119,7 @@ def _next_segment(row: Row, text: Sequence[int], tokens: int) -> Segment:
 
 def _check_layers(model: PreTrainedModel, architecture: Architecture, forward_pass: ForwardPass) -> None:
     attended = forward_pass.attended
-    if not attended:
+    if architecture.attending_layers and not attended:
         raise unsupported_model(model, _OTHER_ATTENTION)
     if sorted(layer for layer, _ in attended) != list(architecture.attending_layers):
         raise unsupported_model(model, "layers that do not attend once each")
