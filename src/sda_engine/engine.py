@@ -351,7 +351,7 @@ class SteeringEngine(ScoresTexts):
             prompt=prompt,
             tokenizer=tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
-            proposals=self._settings.proposals,
+            proposals=0 if self._runner.state_cost else self._settings.proposals,
             token_cost=self._token_cost,
             grammar=output.grammar(answer_format.behind(ending), thought_is_open=thought_is_open),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
@@ -413,7 +413,7 @@ class SteeringEngine(ScoresTexts):
             context_window=self.context_window,
         )
         most = min(most, self.context_window - contexts.longest_prompt)
-        return PromptState(contexts, most, copies=answers)
+        return PromptState(contexts, most, copies=answers, state_cost=self._scheduler.state_cost)
 
     def _text_scorer(self, deadline: float | None, *, admitted: bool = False) -> TextScorer:
         return TextScorer(

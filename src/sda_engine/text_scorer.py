@@ -178,7 +178,7 @@ class TextScorer:
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
             raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
-        prompt = PromptState(contexts, longest)
+        prompt = PromptState(contexts, longest, state_cost=self._scheduler.state_cost)
         return TextScoring(prompt, [*self._tasks(prompt, token_ids, steering)])
 
     def _tasks(

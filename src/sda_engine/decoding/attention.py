@@ -7,54 +7,26 @@ transformers' own continuous batching stands.
 """
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import cast
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
-from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.forward_pass import ForwardPass, running_pass
 from sda_engine.decoding.kernels import Kernel
-from sda_engine.errors import ModelLoadError
+from sda_engine.decoding.reach import Reach
 from sda_engine.forks import make_lock
 
 ROWS_INSTEAD_OF_SDPA, ROWS_INSTEAD_OF_EAGER = "sda_rows_sdpa", "sda_rows_eager"
 _SDPA: Callable[..., object] = sdpa_attention_forward
-_locks: WeakKeyDictionary[PreTrainedModel, threading.Lock] = WeakKeyDictionary()
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
-
-
-def check_attention(model: PreTrainedModel) -> None:
-    """Refuse a model of which it is known beforehand that its attention cannot be told apart by rows.
-
-    Raises:
-        ModelLoadError: its attention function cannot be replaced, or it keeps other states than keys and values.
-    """
-    config = model.config.get_text_config(decoder=True)
-    reasons = {
-        "recurrent states": getattr(model, "_is_stateful", False),
-        "layers other than full and sliding-window attention": set(getattr(config, "layer_types", None) or ())
-        - _LAYER_TYPES,
-        "layers that share keys and values": getattr(config, "num_kv_shared_layers", 0),
-        "attention that depends on how long the text is": getattr(config, "attn_temperature_tuning", False),
-        "an attention function that cannot be replaced": not model._supports_attention_backend,
-    }
-    if found := [reason for reason, holds in reasons.items() if holds]:
-        raise unsupported_model(model, found[0])
-
-
-def unsupported_model(model: PreTrainedModel, reason: str) -> ModelLoadError:
-    """The error for a model that the engine would run wrongly."""
-    return ModelLoadError(
-        f"Models of type {model.config.model_type!r} have {reason}, and the engine cannot decode several rows of them "
-        f"in one pass. Load a model of another type, such as Llama, Qwen, Mistral, Phi or Gemma 3."
-    )
+_switches: "WeakKeyDictionary[PreTrainedModel, _Switch]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -63,15 +35,32 @@ def row_attention(model: PreTrainedModel) -> Iterator[None]:
 
     One block at a time per model: what waits is a pass of another engine that runs the same one.
     """
-    config = model.config.get_text_config(decoder=True)
-    lock = _locks.get(model) or _locks.setdefault(model, make_lock())
-    with lock:
-        usual = config._attn_implementation
-        config._attn_implementation = ROWS_INSTEAD_OF_EAGER if usual == "eager" else ROWS_INSTEAD_OF_SDPA
+    switch = _switches.get(model) or _switches.setdefault(model, _Switch(model))
+    with switch.lock:
+        usual = [config._attn_implementation for config in switch.configs]
         try:
+            for config in switch.configs:
+                eager = config._attn_implementation == "eager"
+                config._attn_implementation = ROWS_INSTEAD_OF_EAGER if eager else ROWS_INSTEAD_OF_SDPA
             yield
         finally:
-            config._attn_implementation = usual
+            for config, name in zip(switch.configs, usual, strict=True):
+                config._attn_implementation = name
+
+
+class _Switch:
+    """What it takes to give a model's layers another attention function.
+
+    Attributes:
+        lock: held while they have it.
+        configs: where they look its name up; some models give their layers copies of the decoder's configuration.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.lock = make_lock()
+        decoder = model.config.get_text_config(decoder=True)
+        found = [decoder, *(getattr(module, "config", None) for module in model.modules())]
+        self.configs = list({id(config): config for config in found if type(config) is type(decoder)}.values())
 
 
 def attend_rows(
@@ -95,23 +84,55 @@ def attend_rows(
         key, value: (1, key-value heads, tokens of all segments, size).
         attention_mask: left alone.
         usual: module -> the attention function for passes that are not ours.
-        forward_pass: the segments; without them, the pass is not ours.
+        forward_pass: the segments, where the model hands keyword arguments down.
+        options: among them `s_aux`, (heads,), the scores of attention sinks.
 
     Returns:
         (1, tokens of all segments, heads, size), and None for the attention weights.
     """
+    forward_pass = _our_pass(forward_pass)
     if forward_pass is None:
+        indices = options.get("indices")
+        if isinstance(indices, Tensor) and attention_mask is not None:
+            attention_mask = _mask_of_indices(attention_mask, indices)
         options |= {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
         return cast(tuple[Tensor, None], usual(module)(module, query, key, value, attention_mask, **options))
-    if options.get("s_aux") is not None:
-        raise ValueError("attention sinks are not supported")
-    forward_pass.windows.add(sliding_window)
-    layer = module.layer_idx
-    assert isinstance(layer, int)
-    forward_pass.write(layer, key[0], value[0])
+    number = cast(int, module.layer_idx)
+    layer = forward_pass.layers[number] if number < len(forward_pass.layers) else None
+    if layer is None or layer.place is None:
+        raise ValueError(f"layer {number} attends, and the configuration tells of no such layer")
+    forward_pass.attended.append((number, sliding_window))
+    if layer.stores:
+        forward_pass.write(layer.place, key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    kernel = Kernel(forward_pass, layer, scale, sliding_window, softcap)
+    sinks = cast(Tensor | None, options.get("s_aux"))
+    kernel = Kernel(forward_pass, layer.place, scale, Reach(sliding_window, layer.chunk), softcap, sinks)
     return kernel.attend(query[0], value.shape[-1]).contiguous().unsqueeze(0), None
+
+
+def _our_pass(handed_down: ForwardPass | None) -> ForwardPass | None:
+    """The pass that a layer takes part in, where it is ours.
+
+    Some models hand no keyword arguments down to their layers (Nemotron). Then it is the pass of this thread: unless
+    that came down before, for then a layer that is not given it belongs to somebody else's pass within ours.
+    """
+    if handed_down is not None:
+        handed_down.is_handed_down = True
+        return handed_down
+    running = running_pass()
+    return None if running is None or running.is_handed_down else running
+
+
+def _mask_of_indices(mask: Tensor, indices: Tensor) -> Tensor:
+    """What layers with indexed attention do themselves where their attention function is one of two that they know.
+
+    Args:
+        mask: (rows, 1, queries, keys), of bool or to be added.
+        indices: (rows, queries, chosen), the keys that each query may see.
+    """
+    chosen = torch.zeros(*indices.shape[:2], mask.shape[-1], dtype=torch.bool, device=mask.device)
+    chosen = chosen.scatter(-1, indices.long(), True).unsqueeze(1)
+    return mask & chosen if mask.dtype == torch.bool else mask.masked_fill(~chosen, torch.finfo(mask.dtype).min)
 
 
 def _eager(module: nn.Module) -> Callable[..., object]:

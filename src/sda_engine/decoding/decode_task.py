@@ -98,7 +98,8 @@ class DecodeTask(Task):
         self._result = self._group.result(self._finish_reason)
         if self._stores_answer and not self.prompt.spoilt:
             for row in self._rows:
-                store.insert(self.prompt.stored_as(row.token_ids), row.cut)
+                row.keep_state()
+                store.insert(self.prompt.stored_as(row.token_ids), row.cut, row.kept_states)
         self._rows = []
         if not self._keeps_prompt:
             self.let_go()

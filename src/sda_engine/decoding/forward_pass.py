@@ -5,16 +5,20 @@ attends to them all. What these rows begin with is attended to once for all rows
 of prompts, go one by one.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from sda_engine.decoding.architecture import Layer
+from sda_engine.decoding.reach import Reach, first_seen
 from sda_engine.decoding.rows import Row
 from sda_engine.decoding.segments import Alone, Run, Segment, Together
 
 _MOST_TOGETHER = 16  # tokens of a segment that goes with others
+_thread = threading.local()
 
 
 class ForwardPass:
@@ -23,16 +27,21 @@ class ForwardPass:
     Args:
         segments: of different rows of one memory; a fork's comes after that of the row it is a fork of.
         device: where the model is.
+        layers: what the model's layers are.
 
     Attributes:
-        windows: the sliding windows of the layers that it went through; None for full attention.
+        layers: likewise.
+        attended: the layers that it has gone through, in order, each with the sliding window that it was told of.
+        is_handed_down: whether it has reached a layer as a keyword argument.
         together: the segments that go in one call; None where there are none.
         alone: the other ones.
     """
 
-    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+    def __init__(self, segments: Sequence[Segment], device: torch.device, layers: Sequence[Layer] = ()) -> None:
         self.segments: Sequence[Segment] = segments
-        self.windows: set[int | None] = set()
+        self.layers = layers
+        self.attended: list[tuple[int, int | None]] = []
+        self.is_handed_down = False
         self._device = device
         self._slots = segments[0].row.memory.slots
         self._masks: dict[object, Tensor | None] = {}
@@ -65,6 +74,16 @@ class ForwardPass:
         return self._starts[-1]
 
     @contextmanager
+    def runs_in_this_thread(self) -> Iterator[None]:
+        """Around the pass: layers find it even where their model hands no keyword arguments down to them."""
+        outer = running_pass()
+        _thread.forward_pass = self
+        try:
+            yield
+        finally:
+            _thread.forward_pass = outer
+
+    @contextmanager
     def let_go_on_failure(self) -> Iterator[None]:
         """Around the pass: the frames of an error, which may be kept, hold it, and it shall hold no rows then."""
         try:
@@ -77,7 +96,7 @@ class ForwardPass:
         """Put the states of all new tokens where their rows keep them.
 
         Args:
-            layer: layers come in order, from 0.
+            layer: its place among those that store keys and values; they come in order, from 0.
             keys, values: (heads, tokens of all segments, size).
         """
         self._slots.open(layer, keys, values)
@@ -106,7 +125,7 @@ class ForwardPass:
         keys, values = self._slots.layer(layer)
         return keys[:rows, :, :length], values[:rows, :, :length]
 
-    def tail_mask(self, groups: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    def tail_mask(self, groups: int, reach: Reach, dtype: torch.dtype) -> Tensor | None:
         """(rows, 1, groups * queries, length): what to add to the scores of the tails' keys; None where all are seen.
 
         Args:
@@ -114,53 +133,51 @@ class ForwardPass:
         """
         together = self.together
         assert together is not None
-        kind = ("tails", groups, window, dtype)
+        kind = ("tails", groups, reach, dtype)
         if kind not in self._masks:
             keys = together.tail_starts.unsqueeze(-1) + torch.arange(together.length)  # (rows, length)
-            seen = _seen(together.positions, keys, window)
+            seen = reach.seen(together.positions, keys)
             self._masks[kind] = self._additive(seen.repeat(1, groups, 1).unsqueeze(1), dtype)
         return self._masks[kind]
 
-    def visible(
-        self, run: Run, groups: int, window: int | None, dtype: torch.dtype
-    ) -> tuple[int, Tensor | None] | None:
+    def visible(self, run: Run, groups: int, reach: Reach, dtype: torch.dtype) -> tuple[int, Tensor | None] | None:
         """What the rows that share a run see of it: from which of its keys on, and a mask for these; None for nothing.
 
         The mask is (1, 1, members * groups * queries, keys), as for tails; None where all see all.
         """
         together = self.together
         assert together is not None
-        if window is None:
+        if reach.is_full:
             return 0, None
-        kind = (run, groups, window, dtype)
+        kind = (run, groups, reach, dtype)
         if kind not in self._visible:
             positions = together.positions[self._sharing[run]]
-            seen = _seen(positions, run.keys.expand(len(positions), -1), window)
-            first = _first_seen(seen)
+            seen = reach.seen(positions, run.keys.expand(len(positions), -1))
+            first = first_seen(seen)
             mask = self._additive(seen[..., first:].repeat(1, groups, 1).flatten(0, 1)[None, None], dtype)
             self._visible[kind] = None if first == len(run.piece) else (first, mask)
         return self._visible[kind]
 
     def visible_alone(
-        self, alone: Alone, run: Run, window: int | None, dtype: torch.dtype
+        self, alone: Alone, run: Run, reach: Reach, dtype: torch.dtype
     ) -> tuple[int, Tensor | None] | None:
         """The same for a segment by itself; the mask is (tokens, keys)."""
-        if window is None:
+        if reach.is_full:
             return 0, None
-        kind = (alone.start, run, window, dtype)
+        kind = (alone.start, run, reach, dtype)
         if kind not in self._visible:
-            seen = _seen(alone.positions, run.keys.unsqueeze(0), window)
-            first = _first_seen(seen)
+            seen = reach.seen(alone.positions, run.keys.unsqueeze(0))
+            first = first_seen(seen)
             mask = self._additive(seen[0, :, first:], dtype)
             self._visible[kind] = None if first == len(run.piece) else (first, mask)
         return self._visible[kind]
 
-    def mask_alone(self, alone: Alone, start: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    def mask_alone(self, alone: Alone, start: int, reach: Reach, dtype: torch.dtype) -> Tensor | None:
         """(tokens, keys) for a segment by itself and all keys of its row from a place on: as for tails."""
-        kind = ("alone", alone.start, start, window, dtype)
+        kind = ("alone", alone.start, start, reach, dtype)
         if kind not in self._masks:
             keys = torch.arange(start, alone.position + alone.stop - alone.start)
-            self._masks[kind] = self._additive(_seen(alone.positions, keys.unsqueeze(0), window)[0], dtype)
+            self._masks[kind] = self._additive(reach.seen(alone.positions, keys.unsqueeze(0))[0], dtype)
         return self._masks[kind]
 
     def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -222,6 +239,13 @@ class ForwardPass:
         return torch.tensor(numbers, device=self._device)
 
 
+def running_pass() -> ForwardPass | None:
+    """The pass that runs in this thread; None where none does."""
+    found = getattr(_thread, "forward_pass", None)
+    assert found is None or isinstance(found, ForwardPass)
+    return found
+
+
 def _goes_together(segment: Segment) -> bool:
     return segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
 
@@ -236,20 +260,3 @@ def _runs(row: Row) -> list[Run]:
         runs.append(Run(piece, start))
         start += len(piece)
     return runs
-
-
-def _seen(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """(rows, queries, keys) bool: each query sees itself and what is before it, or its window.
-
-    Args:
-        positions: (rows, queries), in their rows.
-        keys: (rows, keys), likewise.
-    """
-    seen = keys.unsqueeze(1) <= positions.unsqueeze(-1)
-    return seen if window is None else seen & (keys.unsqueeze(1) > positions.unsqueeze(-1) - window)
-
-
-def _first_seen(seen: Tensor) -> int:
-    """The first key that any query sees; as many as there are keys, where none sees one."""
-    by_any = seen.flatten(0, 1).any(0)
-    return int(by_any.int().argmax()) if bool(by_any.any()) else len(by_any)

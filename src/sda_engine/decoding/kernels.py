@@ -2,7 +2,8 @@
 
 A query that meets its keys in several parts gets one result and one logarithm of a sum of exponentials per part; the
 results are averaged with weights from these, which is what one softmax over all keys would give (online softmax:
-Milakov and Gimelshein 2018, arXiv 1805.02867; with shared prefixes: Juravsky et al. 2024, arXiv 2402.05099).
+Milakov and Gimelshein 2018, arXiv 1805.02867; with shared prefixes: Juravsky et al. 2024, arXiv 2402.05099). An
+attention sink is one more term of that sum, and counts once, when all parts are together.
 """
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.reach import Reach
 from sda_engine.decoding.segments import Alone, Together
 
 _flash_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -20,20 +22,29 @@ class Kernel:
 
     Args:
         forward_pass: what is attended to; its keys and values of this layer have been written.
-        layer: which layer.
+        layer: its place among those that store keys and values.
         scale: of the scores.
-        window: tokens that a token sees, itself included; None for all before it.
+        reach: what a token sees.
         softcap: a tanh keeps scores within plus and minus this, as Gemma 2 has it; None for none.
+        sinks: (heads,) scores of one more key per head, which takes weight and gives no value (gpt-oss, after Xiao et
+            al. 2023, arXiv 2309.17453); None for none.
     """
 
     def __init__(
-        self, forward_pass: ForwardPass, layer: int, scale: float, window: int | None, softcap: float | None
+        self,
+        forward_pass: ForwardPass,
+        layer: int,
+        scale: float,
+        reach: Reach,
+        softcap: float | None,
+        sinks: Tensor | None,
     ) -> None:
         self._pass = forward_pass
         self._layer = layer
         self._scale = scale
-        self._window = window
+        self._reach = reach
         self._softcap = softcap
+        self._sinks = sinks
 
     def attend(self, query: Tensor, value_size: int) -> Tensor:
         """Attention of all tokens of the pass.
@@ -64,10 +75,10 @@ class Kernel:
         queries = query if together.tokens is None else query[:, together.tokens]
         # heads that share keys are queries of the same keys: (rows, key heads, groups * queries, size)
         queries = queries.view(key_heads, groups, rows, together.queries, size).permute(2, 0, 1, 3, 4).flatten(2, 3)
-        mask = self._pass.tail_mask(groups, self._window, query.dtype)
+        mask = self._pass.tail_mask(groups, self._reach, query.dtype)
         output, weight = self._parts(queries, keys, values, mask)
         for run, members in together.runs:
-            visible = self._pass.visible(run, groups, self._window, query.dtype)
+            visible = self._pass.visible(run, groups, self._reach, query.dtype)
             if visible is None:
                 continue
             first, mask = visible
@@ -82,6 +93,9 @@ class Kernel:
                 output, weight = _merged(output, weight, seen, seen_weight)
             else:
                 output[members], weight[members] = _merged(output[members], weight[members], seen, seen_weight)
+        if self._sinks is not None:
+            sinks = self._sinks.view(key_heads, groups, 1).expand(-1, -1, together.queries).flatten(1)
+            output = _with_sinks(output, weight, sinks)
         output = output.to(query.dtype).view(rows, key_heads, groups, together.queries, -1)
         output = output.permute(0, 3, 1, 2, 4).reshape(rows * together.queries, heads, -1)
         return output if together.kept is None else output[together.kept]
@@ -92,18 +106,20 @@ class Kernel:
         if not self._is_flash(query, values):
             return self._attend_joined(alone, query)
         tokens = query.shape[1]
-        is_causal = alone.own_start == alone.position and (self._window is None or tokens <= self._window)
-        mask = None if is_causal else self._pass.mask_alone(alone, alone.own_start, self._window, query.dtype)
+        is_causal = alone.own_start == alone.position and self._reach.spans(alone.position, alone.position + tokens)
+        mask = None if is_causal else self._pass.mask_alone(alone, alone.own_start, self._reach, query.dtype)
         queries = query.unsqueeze(0)
         output, weight = self._flash(queries, keys.unsqueeze(0), values.unsqueeze(0), mask, is_causal)
         for run in alone.runs:
-            visible = self._pass.visible_alone(alone, run, self._window, query.dtype)
+            visible = self._pass.visible_alone(alone, run, self._reach, query.dtype)
             if visible is None:
                 continue
             first, mask = visible
             keys, values = run.piece.layer(self._layer)
             part = self._flash(queries, keys[None, :, first:], values[None, :, first:], mask, False)
             output, weight = _merged(output, weight, *part)
+        if self._sinks is not None:
+            output = _with_sinks(output, weight, self._sinks.unsqueeze(-1))
         return output[0].transpose(0, 1).to(query.dtype)
 
     def _attend_joined(self, alone: Alone, query: Tensor) -> Tensor:
@@ -115,11 +131,13 @@ class Kernel:
             torch.cat(part, dim=1).repeat_interleave(groups, dim=0).unsqueeze(0) for part in zip(*parts, strict=True)
         )
         queries = query.unsqueeze(0)
-        mask = self._pass.mask_alone(alone, 0, self._window, query.dtype)
-        if self._softcap is None:
+        mask = self._pass.mask_alone(alone, 0, self._reach, query.dtype)
+        if self._softcap is None and self._sinks is None:
             output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self._scale)
         else:
-            output, _ = self._softmax(queries, keys, values, mask)
+            output, weight = self._softmax(queries, keys, values, mask)
+            if self._sinks is not None:
+                output = _with_sinks(output, weight, self._sinks.unsqueeze(-1))
         return output[0].transpose(0, 1).to(query.dtype)
 
     def _parts(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -161,3 +179,8 @@ def _merged(output: Tensor, weight: Tensor, other: Tensor, other_weight: Tensor)
     """Attention to two sets of keys, from the attention to each: outputs (..., size), weights (...)."""
     share = torch.sigmoid(other_weight - weight).unsqueeze(-1)
     return torch.lerp(output, other, share), torch.logaddexp(weight, other_weight)
+
+
+def _with_sinks(output: Tensor, weight: Tensor, sinks: Tensor) -> Tensor:
+    """Attention to all keys and to a sink, which has no value: outputs (..., size), weights and sinks (...)."""
+    return output * torch.sigmoid(weight - sinks).unsqueeze(-1)

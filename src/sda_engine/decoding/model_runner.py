@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sda_engine.decoding.attention import check_attention, row_attention
+from sda_engine.decoding.architecture import read_architecture
+from sda_engine.decoding.attention import row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.mixers import Mixers
+from sda_engine.decoding.rows import RowMemory
 from sda_engine.decoding.segments import Segment
-from sda_engine.decoding.self_test import run_self_test
+from sda_engine.decoding.self_test import Footprint, run_self_test
+from sda_engine.decoding.states import StateCost
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
 from sda_engine.models import Change, ModelWatch, repack_linear_layers
@@ -22,17 +26,23 @@ class ModelRunner:
     """Runs one model. Its methods belong to the worker thread.
 
     Attributes:
-        bytes_per_token: bytes that the keys and values of one token take in all layers.
+        architecture: what the model's layers are.
+        bytes_per_token: bytes that the keys and values of one token take in all layers; 1 where none keeps any.
+        state_cost: what the state of a row takes in layers that carry one. Where it is not nothing, rows can be cut
+            back only to where a state was kept.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        check_attention(model)
+        self.architecture = read_architecture(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
-        self.bytes_per_token = compute(self._test)
+        self._mixers: Mixers | None = Mixers(model, self.architecture.recurrent_layers)
+        footprint = compute(self._test)
+        self.bytes_per_token = max(1, footprint.token)
+        self.state_cost = StateCost(fixed=-(-footprint.state // self.bytes_per_token))
 
     @property
     def outlives_forks(self) -> bool:
@@ -63,7 +73,11 @@ class ModelRunner:
     def release(self) -> None:
         """Let go of the model: nothing runs on it from here on."""
         self._place = self.place
-        self._held = self._watch = None
+        self._held = self._watch = self._mixers = None
+
+    def make_memory(self) -> RowMemory:
+        """Where rows of this model keep keys, values and states."""
+        return RowMemory(state_cost=self.state_cost)
 
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
@@ -92,29 +106,63 @@ class ModelRunner:
         Returns:
             Per segment (keep, vocab), where the model is: the logits of what follows each of its last `keep` tokens.
         """
-        return self._run(ForwardPass(segments, self.model.device))
+        return self._run(ForwardPass(segments, self.model.device, self.architecture.layers))
 
     @torch.inference_mode()
-    def _test(self) -> int:
-        return run_self_test(self.model, self._run)
+    def _test(self) -> Footprint:
+        return run_self_test(self.model, self.architecture, self._run)
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
-        with row_attention(self.model), forward_pass.let_go_on_failure():
+        kept = _kept(segments)
+        options: dict[str, object] = {}
+        if self.architecture.scales_by_position:
+            options["past_key_values"] = _Offsets(torch.tensor(positions, device=device))
+        mixers = self._mixers
+        assert mixers is not None, "the model is there"
+        with (
+            row_attention(self.model),
+            forward_pass.runs_in_this_thread(),
+            mixers.by_rows(segments) as commit_states,
+            forward_pass.let_go_on_failure(),
+        ):
             output = self.model(
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
                 attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
-                logits_to_keep=torch.tensor(_kept(segments), device=device),
+                logits_to_keep=torch.tensor(kept, device=device),
                 forward_pass=forward_pass,
+                **options,
             )
+        commit_states()
         for segment in segments:
             segment.row.append(segment.token_ids)
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
+        if len(logits) == len(token_ids) > len(kept):
+            logits = logits[kept]  # the model does not know `logits_to_keep`
         return list(torch.split(logits, [segment.keep for segment in segments]))
+
+
+class _Offsets:
+    """Stands where a cache would: layers that count on from how much that holds (Llama 4) count in each token's row.
+
+    Args:
+        positions: (tokens of all segments,) in their rows.
+    """
+
+    def __init__(self, positions: Tensor) -> None:
+        self._offsets = positions - torch.arange(len(positions), device=positions.device)
+
+    def get_seq_length(self, layer: int = 0) -> Tensor:
+        """(tokens of all segments,) what to add to a token's place in the pass."""
+        return self._offsets
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """The new keys and values alone: those from before are with their rows."""
+        return keys, values
 
 
 def _kept(segments: Sequence[Segment]) -> list[int]:

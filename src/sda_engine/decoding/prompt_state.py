@@ -9,9 +9,11 @@ from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
+from sda_engine.decoding.states import StateCost
 from sda_engine.prompts import BASE, Contexts
 
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
+_WORTH_A_PASS = 32  # tokens that others can begin with, where a pass has to end so that its state can be kept
 
 
 class PromptState:
@@ -23,6 +25,7 @@ class PromptState:
         contexts: the prompts.
         max_new_tokens: tokens that each row may grow by.
         copies: how many answers go on from the prompts at once, each on rows of its own.
+        state_cost: what the state of a row counts as, see `RowMemory`.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -31,10 +34,18 @@ class PromptState:
         released: whether the rows have been let go of.
     """
 
-    def __init__(self, contexts: Contexts, max_new_tokens: int, *, copies: int = 1) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        max_new_tokens: int,
+        *,
+        copies: int = 1,
+        state_cost: StateCost = StateCost(),  # noqa: B008 - frozen
+    ) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
         self.copies = copies
+        self._state_cost = state_cost
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -44,17 +55,26 @@ class PromptState:
         self._planned: list[str] = []
         self._evicted = False
         self._base_reach = 0  # tokens of the base row after the pass that was planned
+        self._stops: set[int] = set()  # where a pass of the base row has to end, since its state there is wanted
 
     @property
     def tokens(self) -> int:
-        """The most tokens whose keys and values the rows may come to hold; 0 once they have been released."""
+        """The most tokens whose keys and values the rows may come to hold, states told in such; 0 once released."""
         if self.released:
             return 0
+        states = self.most_states * self._state_cost.of(self.contexts.longest_prompt + self.max_new_tokens)
+        if self._state_cost.per_token:  # the states are all that there is
+            return states
         shared, names = len(self.contexts.shared), self.contexts.tails
         own = sum(len(tail) + self.max_new_tokens for tail in names.values())
         rows = self.copies * len(names)
         # what is shared stands in blocks, but for a copy in each row of the last tokens before it goes on by itself
-        return self.copies * own + min(rows * shared, shared + rows * TAIL)
+        return self.copies * own + min(rows * shared, shared + rows * TAIL) + states
+
+    @property
+    def most_states(self) -> int:
+        """The most states that the rows may come to hold, where layers carry any: two each, and one that they share."""
+        return 0 if self.released else self.copies * 2 * len(self.contexts.tails) + 1
 
     @property
     def held_rows(self) -> Sequence[Row]:
@@ -63,8 +83,8 @@ class PromptState:
 
     def awaits(self, other: "PromptState", store: PrefixStore) -> bool:
         """Whether it is better to let another prompt be read first, and begin with what will be stored of it."""
-        if self._rows or self.contexts is other.contexts:
-            return False
+        if self._rows or self.contexts is other.contexts or store.memory.state_cost:
+            return False  # a state is stored at the ends of prompts and of what their rows share, seldom where two part
         common = common_length(self._array(BASE), other._array(BASE))
         return common >= _WORTH_WAITING and common - store.match(self._array(BASE)) >= _WORTH_WAITING
 
@@ -85,7 +105,7 @@ class PromptState:
         if self.is_ready(names):
             return 0
         shared = len(self.contexts.shared)
-        stored = {name: store.match(self._array(name)) for name in names if name not in self._rows}
+        stored = {name: self._stored(name, store) for name in names if name not in self._rows}
         begins = {name: found if name == BASE else max(found, shared) for name, found in stored.items()}
         held = begins | {name: self._rows[name].length for name in names if name in self._rows}
         return sum(self.contexts.prompt_tokens(name) - held[name] for name in names)
@@ -115,7 +135,7 @@ class PromptState:
             row = None if name in self.logits or most == 0 else self._open(name, store)
             if row is not None:
                 prompt = self._token_ids(name)
-                piece = prompt[row.length : row.length + most]
+                piece = prompt[row.length : min(row.length + most, self._stop(row, name))]
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
@@ -131,11 +151,14 @@ class PromptState:
         """
         for name, last in zip(self._planned, logits, strict=True):
             row = self._rows[name]
-            if row.length == self.contexts.prompt_tokens(name):
+            is_whole = row.length == self.contexts.prompt_tokens(name)
+            if is_whole or (name == BASE and row.length in self._stops):
+                row.keep_state()
+            if is_whole:
                 self.logits[name] = last[-1].clone()  # not a view that keeps the logits of the whole pass
                 self.spoilt = self.spoilt or bool(last.isnan().any())
                 if not self.spoilt:
-                    store.insert(self.stored_as(row.token_ids), row.cut)
+                    store.insert(self.stored_as(row.token_ids), row.cut, row.kept_states)
 
     def release(self) -> None:
         """Let go of the rows: no later stage will need them."""
@@ -153,18 +176,45 @@ class PromptState:
         if name in self._rows:
             return self._rows[name]
         prompt = self._token_ids(name)
-        stored = min(store.match(self._array(name)), len(prompt) - 1)  # the last token is forwarded for its logits
+        stored = self._stored(name, store)
         shared = len(self.contexts.shared)
-        if name != BASE and stored < shared:
-            if self._base_reach < shared:
-                return None
+        if name != BASE and stored < shared and self._can_fork(store):
             self._rows[name] = self._rows[BASE].fork(shared, prompt)
+        elif name != BASE and stored < shared and self._waits_for_base(store):
+            return None
         else:
-            self._rows[name] = Row(store.memory)
-            self._rows[name].load(prompt[:stored], store.read(self._array(name), stored))
+            key = self._array(name)
+            self._rows[name] = store.memory.new_row()
+            self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
+            if name == BASE and store.memory.state_cost:
+                parts = shared if len(self.contexts.tails) > 1 else 0
+                self._stops = {place for place in (parts, store.known(key)) if place - stored >= _WORTH_A_PASS}
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
+
+    def _can_fork(self, store: PrefixStore) -> bool:
+        """Whether the base row has, or in the pass that is planned will have, what the other rows share with it."""
+        shared = len(self.contexts.shared)
+        if store.memory.state_cost:
+            return shared in self._rows[BASE].kept_states
+        return self._base_reach >= shared
+
+    def _waits_for_base(self, store: PrefixStore) -> bool:
+        """Whether the base row, which has not come so far yet, will be there to begin with."""
+        if store.memory.state_cost:
+            shared = len(self.contexts.shared)
+            return shared in self._stops and self._rows[BASE].length < shared
+        return True
+
+    def _stop(self, row: Row, name: str) -> int:
+        """Where the next piece of a prompt has to end."""
+        stops = [place for place in self._stops if place > row.length] if name == BASE else []
+        return min(stops, default=self.contexts.prompt_tokens(name))
+
+    def _stored(self, name: str, store: PrefixStore) -> int:
+        """Tokens of a prompt that can be read from the store; the last one is forwarded for its logits."""
+        return store.match(self._array(name), self.contexts.prompt_tokens(name) - 1)
 
     def _token_ids(self, name: str) -> tuple[int, ...]:
         return (*self.contexts.shared, *self.contexts.tails[name])

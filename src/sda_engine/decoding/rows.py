@@ -1,12 +1,13 @@
 """Row: one sequence of the running batch, with the keys and values of its tokens in every layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from weakref import WeakSet
 
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
 from sda_engine.decoding.slots import Slots
+from sda_engine.decoding.states import RowState, StateCost
 
 TAIL = 256  # tokens
 _LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
@@ -21,27 +22,34 @@ class RowMemory:
 
     Args:
         tail: tokens that a slot is meant for.
+        state_cost: what the state of a row takes, where layers carry one; nothing for a model without such layers,
+            whose rows can be cut back anywhere.
 
     Attributes:
         slots: for the tails.
-        ledger: counts the tokens of all blocks, those of the prefix store included.
+        ledger: counts the tokens of all blocks and states, those of the prefix store included.
     """
 
-    def __init__(self, tail: int = TAIL) -> None:
+    def __init__(self, tail: int = TAIL, state_cost: StateCost = StateCost()) -> None:  # noqa: B008 - frozen
         self.tail = tail
+        self.state_cost = state_cost
         self.slots = Slots(tail)
         self.ledger = Ledger()
         self._rows: WeakSet[Row] = WeakSet()
 
     @property
     def tokens(self) -> int:
-        """Tokens that are held: in living blocks, each counted once, and in tails."""
+        """Tokens that are held: in living blocks and states, each counted once, and in tails."""
         return self.ledger.tokens + sum(row.tail for row in self._rows)
 
     @property
     def row_tokens(self) -> int:
         """Tokens that rows hold, what they share counted once."""
         return held_tokens(self._rows)
+
+    def new_row(self) -> "Row":
+        """A row without tokens."""
+        return Row(self)
 
     def add(self, row: "Row") -> None:
         """Take note of a new row."""
@@ -58,6 +66,8 @@ class Row:
         token_ids: its tokens.
         slot: where its tail stands; None for a row that never had one.
         tail: tokens in it.
+        state: what layers that carry a state hold after its tokens; None for a model without them, and before the
+            first.
     """
 
     def __init__(self, memory: RowMemory) -> None:
@@ -70,6 +80,8 @@ class Row:
         self._making: Block | None = None
         self._source: Row | None = None
         self._loaded: Piece | None = None
+        self.state: RowState | None = None
+        self._kept: dict[int, RowState] = {}  # length -> the state after so many tokens
         memory.add(self)
 
     @property
@@ -91,6 +103,16 @@ class Row:
     def making(self) -> Block | None:
         """The block that the states of the next pass go into; None where they go into the tail."""
         return self._making
+
+    @property
+    def kept_states(self) -> Mapping[int, RowState]:
+        """Length -> the state after so many tokens, where the row can be cut back to, or another one begin."""
+        return self._kept
+
+    @property
+    def states(self) -> set[RowState]:
+        """All states that it holds."""
+        return {*self._kept.values(), *([] if self.state is None else [self.state])}
 
     @property
     def begins_with_a_copy(self) -> bool:
@@ -135,10 +157,18 @@ class Row:
             self._pieces.append(Piece(self._making, 0, len(token_ids)))
             self._written, self._making = 0, None
 
+    def keep_state(self) -> None:
+        """Keep the state after its tokens so far, where it has one: a row can be cut back to a state that was kept."""
+        if self.state is not None:
+            self._kept[self.length] = self.state.alone()
+
     def truncate(self, length: int) -> None:
-        """Forget the tokens from `length` on."""
+        """Forget the tokens from `length` on; where layers carry states, one must have been kept there."""
         if length >= self.length:
             return
+        if self.state is not None:
+            self.state = self._kept[length]
+            self._kept = {place: state for place, state in self._kept.items() if place <= length}
         before = self.length - self.tail
         if self._source is None and length < before:
             self._pieces = list(cut_pieces(self._pieces, 0, length))
@@ -150,23 +180,26 @@ class Row:
         """A row of its own that begins with the first tokens of this one.
 
         Its blocks are shared; of a tail, a copy is made in the fork's first pass: this row may get the states in that
-        very pass, by a segment that comes before the fork's.
+        very pass, by a segment that comes before the fork's. Where layers carry states, one must have been kept there.
 
         Args:
             token_ids: these tokens, where this row does not hold them all yet.
         """
-        forked = Row(self._memory)
+        forked = self._memory.new_row()
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
+        if self.state is not None:
+            forked.state = self._kept[length]
         return forked
 
-    def load(self, token_ids: Iterable[int], pieces: Sequence[Piece]) -> None:
+    def load(self, token_ids: Iterable[int], pieces: Sequence[Piece], state: RowState | None = None) -> None:
         """Begin with tokens whose states are known already: larger pieces are shared, smaller ones joined.
 
         Those at the end begin the tail, in the next pass.
 
         Args:
             token_ids: the tokens of all pieces; the row holds none so far.
+            state: after these tokens, where layers carry one.
         """
         assert not self.token_ids
         small: list[Piece] = []
@@ -177,6 +210,7 @@ class Row:
                 small = []
         self._loaded = next(iter(self._joined(small)), None)
         self.token_ids.extend(token_ids)
+        self.state = state
 
     def cut(self, start: int, stop: int) -> list[Piece]:
         """What its tokens from `start` to `stop` have for states, in pieces: blocks as they are, a copy of the tail."""
@@ -222,7 +256,9 @@ class Row:
 
 
 def held_tokens(rows: Iterable[Row], pieces: Iterable[Piece] = ()) -> int:
-    """Tokens that rows, and blocks that others are about to share, hold together: each block once."""
+    """Tokens that rows, and blocks that others are about to share, hold together: each block and state once."""
     rows = list(rows)
+    states = {state for row in rows for state in row.states}
     blocks = {piece.block for row in rows for piece in row.pieces} | {piece.block for piece in pieces}
-    return sum(block.tokens for block in blocks) + sum(row.tail for row in rows)
+    held = sum(block.tokens for block in blocks) + sum(state.tokens for state in states)
+    return held + sum(row.tail for row in rows)

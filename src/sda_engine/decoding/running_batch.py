@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ from torch import Tensor
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
-from sda_engine.decoding.rows import TAIL, RowMemory, held_tokens
+from sda_engine.decoding.rows import TAIL, Row, held_tokens
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.stats import BatchStats
 from sda_engine.decoding.step_batch import choose
@@ -38,7 +38,8 @@ class RunningBatch:
     Args:
         runner: runs the model.
         settings: how much runs at once.
-        cache_tokens: tokens whose keys and values may be held, those of stored prefixes included.
+        cache_tokens: tokens whose keys and values may be held, those of stored prefixes included; states of layers that
+            carry them count as so many tokens.
 
     Attributes:
         stats: numbers after the last pass; any thread may read them.
@@ -49,7 +50,7 @@ class RunningBatch:
         self._settings = settings
         self._cache_tokens = cache_tokens
         self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
-        self._memory = RowMemory()
+        self._memory = runner.make_memory()
         self._store = PrefixStore(self._most_stored, self._memory)
         self._tasks: list[Task] = []
         self.stats = BatchStats()
@@ -135,7 +136,8 @@ class RunningBatch:
         decoding = [task for task in self._running if not task.in_bulk]
         reading = [task for task in self._running if task.in_bulk]
         rows = sum(task.row_count for task in decoding)
-        proposals = min(self._settings.proposals, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
+        most = 0 if self._memory.state_cost else self._settings.proposals  # a state cannot be taken back
+        proposals = min(most, max(0, _MOST_VERIFIED // max(rows, 1) - 1))
         planned: dict[Task, list[Segment]] = {}
         for task in decoding:
             self._plan_task(task, PassLimits(0, proposals), planned)
@@ -308,9 +310,22 @@ class RunningBatch:
             return held_tokens(rows) + new
         stored = [piece for task in tasks for piece in task.stored_pieces(self._store)]
         ahead = sum(task.row_count * min(_AHEAD, task.prompt.max_new_tokens) for task in tasks)
+        ahead += self._states_to_come(tasks, rows)
         shared = [piece for piece in stored if len(piece) >= TAIL]
         copied = sum(len(piece) for piece in stored if len(piece) < TAIL)
         return held_tokens(rows, shared) + copied + sum(task.unread(self._store) for task in tasks) + ahead
+
+    def _states_to_come(self, tasks: Sequence[Task], rows: Iterable[Row]) -> int:
+        """What the states count as that tasks have not made yet, where layers carry any."""
+        cost = self._memory.state_cost
+        made = len({state for row in rows for state in row.states}) if cost else 0
+        to_come = [
+            cost.of(prompt.contexts.longest_prompt)
+            for task in tasks
+            for prompt in task.prompts
+            for _ in range(prompt.most_states)
+        ]
+        return sum(sorted(to_come)[made:])
 
     def _share_memory(self, new: int) -> None:
         """Leave stored prefixes what rows do not need, now and with so many new tokens."""

@@ -47,11 +47,15 @@ class Scheduler:
         runner: runs the model.
         settings: how much runs at once, and how much may wait.
         cache_tokens: tokens whose keys and values may be held.
+
+    Attributes:
+        state_cost: what the state of a row counts as, where layers of the model carry one.
     """
 
     def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
         self._worker = _Worker(runner, settings, cache_tokens)
         self._finalizer = weakref.finalize(self, self._worker.close)  # at collection, or at exit
+        self.state_cost = runner.state_cost
 
     @contextmanager
     def admitted(self) -> Iterator[None]:

@@ -3,61 +3,109 @@
 transformers lets any attention function be put in place of a model's own, but not every model does all of its attention
 there: some hide a window, a bias or an offset of positions in the mask or elsewhere. Such a model would be wrong in
 silence, so every model shows on two short texts that it is not one of these.
+
+Some models attend otherwise from some length on: past a window, a chunk, a number from which queries are scaled. One of
+the texts is longer than each such number that the configuration names, as far as that is cheap: it is for tiny models,
+whatever they name, and seldom for large ones, which name some hundred tokens or many thousand. What a large model does
+past its thresholds is known from its kinds of layers (`read_architecture` lets no others through), from what its
+attention function is told, and from tiny models of the same types, with small thresholds, in the engine's own tests.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from sda_engine.decoding.attention import unsupported_model
+from sda_engine.decoding.architecture import Architecture, unsupported_model
 from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
+from sda_engine.decoding.states import MixerState
+from sda_engine.models import context_window
 
 _PIECES = ((3, 5, 1), (2, 1, 2))  # tokens of each row in each of three passes
 _TAIL = 4  # tokens: so that there are tails, blocks that were tails, and blocks that a pass has filled
+_MOST_TOKENS = 1024  # of the longer text
+_MOST_WORK, _MOST_WORK_ON_CUDA = 4e9, 4e12  # its tokens times the model's weights: some tenths of a second
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # of the largest logit, in dtypes of eight to eleven bits
+_OTHER_ATTENTION = "attention that does not go through the interface of transformers"
+_LARGEST = 1e30  # a larger logit is a mask, and says nothing of how large logits are
 
 
-def run_self_test(model: PreTrainedModel, forward: Callable[[ForwardPass], list[Tensor]]) -> int:
+@dataclass(frozen=True)
+class Footprint:
+    """What rows take, in bytes.
+
+    Attributes:
+        token: the keys and values of one token in all layers.
+        state: what a row holds beside these in layers that carry a state.
+    """
+
+    token: int
+    state: int
+
+
+def run_self_test(
+    model: PreTrainedModel, architecture: Architecture, forward: Callable[[ForwardPass], list[Tensor]]
+) -> Footprint:
     """Decode two texts by rows, and compare with the model's own forward pass.
 
     Args:
         model: the model.
+        architecture: what its layers are.
         forward: runs a pass over segments.
 
     Returns:
-        Bytes that the keys and values of one token take in all layers.
+        What rows of this model take.
 
     Raises:
         ModelLoadError: the two do not agree, or a layer is not what the engine takes it for.
     """
     config = model.config.get_text_config(decoder=True)
-    texts = [_text(config.vocab_size, sum(pieces), start) for start, pieces in enumerate(_PIECES)]
+    pieces_of_rows = _pieces(model, architecture)
+    texts = [_text(config.vocab_size, sum(pieces), start) for start, pieces in enumerate(pieces_of_rows)]
     memory = RowMemory(tail=_TAIL)
     rows = [Row(memory) for _ in texts]
-    try:
-        for pieces in zip(*_PIECES, strict=True):
-            segments = [_next_segment(*row) for row in zip(rows, texts, pieces, strict=True)]
-            forward_pass = ForwardPass(segments, model.device)
+    for pieces in zip(*pieces_of_rows, strict=True):
+        segments = [_next_segment(*row) for row in zip(rows, texts, pieces, strict=True)]
+        forward_pass = ForwardPass(segments, model.device, architecture.layers)
+        try:
             logits = forward(forward_pass)
-            _check_layers(model, memory, forward_pass)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise unsupported_model(model, f"a forward pass that fails when it runs by rows ({error})") from error
+        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"a forward pass that fails when it runs by rows ({error})"
+            knows_interface = model._supports_attention_backend or model.get_decoder()._supports_attention_backend
+            if not forward_pass.attended and not knows_interface:
+                reason = _OTHER_ATTENTION
+            raise unsupported_model(model, reason) from error
+        _check_layers(model, architecture, forward_pass)
     for text, last in zip(texts, logits, strict=True):
         expected = _own_logits(model, text)
-        finite = expected[expected.isfinite()]  # broken weights are for the request that meets them to report
-        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        numbers = expected[expected.abs() < _LARGEST]  # broken weights are for the request that meets them to report
+        largest = float(numbers.abs().max()) if numbers.numel() else 0.0
         tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
         if not torch.allclose(last[-1].float().cpu(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
             raise unsupported_model(model, "attention that does more than its attention function")
     states = [
         state for piece in rows[0].cut(0, 1) for layer in range(memory.slots.layers) for state in piece.layer(layer)
     ]
-    return sum(state.nbytes for state in states)
+    state = rows[0].state
+    return Footprint(
+        sum(one.nbytes for one in states), state.alone().batch.nbytes if isinstance(state, MixerState) else 0
+    )
+
+
+def _pieces(model: PreTrainedModel, architecture: Architecture) -> Sequence[Sequence[int]]:
+    """Tokens of each row in each pass: with a first row past as many thresholds as are cheap to pass."""
+    window = context_window(model.config, VERY_LARGE_INTEGER).tokens
+    work = _MOST_WORK_ON_CUDA if model.device.type == "cuda" else _MOST_WORK
+    most = min(window, _MOST_TOKENS, int(work / max(1, model.num_parameters())))
+    past = [threshold + 2 for threshold in architecture.thresholds if threshold + 2 <= most]
+    (first, many, last), *others = _PIECES
+    return (first, max([many, *(length - first - last for length in past)]), last), *others
 
 
 def _text(vocab_size: int, length: int, start: int) -> list[int]:
@@ -69,18 +117,20 @@ def _next_segment(row: Row, text: Sequence[int], tokens: int) -> Segment:
     return Segment(row, text[row.length : row.length + tokens])
 
 
-def _check_layers(model: PreTrainedModel, memory: RowMemory, forward_pass: ForwardPass) -> None:
-    config = model.config.get_text_config(decoder=True)
-    if memory.slots.layers != config.num_hidden_layers:
+def _check_layers(model: PreTrainedModel, architecture: Architecture, forward_pass: ForwardPass) -> None:
+    attended = forward_pass.attended
+    if architecture.attending_layers and not attended:
+        raise unsupported_model(model, _OTHER_ATTENTION)
+    if sorted(layer for layer, _ in attended) != list(architecture.attending_layers):
         raise unsupported_model(model, "layers that do not attend once each")
-    window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    if window is not None and (types is None or "sliding_attention" in types) and window not in forward_pass.windows:
+    told = [window for layer, window in attended if architecture.layers[layer].has_window]
+    if None in told or (told and architecture.window not in told):
         raise unsupported_model(model, "a sliding window that their attention function is not told of")
 
 
 def _own_logits(model: PreTrainedModel, text: Sequence[int]) -> Tensor:
     """(vocab,) float32, on the CPU: what the model's own forward pass says comes after a text."""
-    output = model(input_ids=torch.tensor([text], device=model.device), use_cache=False)
+    last_place = torch.tensor([len(text) - 1], device=model.device)
+    output = model(input_ids=torch.tensor([text], device=model.device), use_cache=False, logits_to_keep=last_place)
     last: Tensor = output.logits[0, -1]
     return last.float().cpu()

@@ -20,10 +20,12 @@ class ContextWindow:
     Attributes:
         tokens: as many as the engine uses.
         stated: as many as the model states.
+        reason: why these are fewer; None where they are not.
     """
 
     tokens: int
     stated: int
+    reason: str | None = None
 
 
 def context_window(config: PreTrainedConfig, tokenizer_length: int) -> ContextWindow:
@@ -36,26 +38,38 @@ def context_window(config: PreTrainedConfig, tokenizer_length: int) -> ContextWi
     config = config.get_text_config(decoder=True)
     limits = (getattr(config, name, None) for name in _NAMES)
     stated = next((limit for limit in limits if isinstance(limit, int)), int(tokenizer_length))
-    return ContextWindow(min(stated, _longrope_window(config) or stated), stated)
+    cuts = [(tokens, why) for tokens, why in (_longrope_window(config), _indexed_window(config)) if tokens is not None]
+    tokens, why = min(cuts, default=(stated, ""))
+    return ContextWindow(tokens, stated, why) if tokens < stated else ContextWindow(stated, stated)
 
 
-def _longrope_window(config: PreTrainedConfig) -> int | None:
+def _longrope_window(config: PreTrainedConfig) -> tuple[int | None, str]:
     """Where a model's rotary frequencies change for the whole text (Phi 3); rows of one pass must stay on one side."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if parameters.get("rope_type") != "longrope":
-        return None
+        return None, ""
     window = parameters.get("original_max_position_embeddings")
-    return window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)
+    tokens = window if isinstance(window, int) else getattr(config, "original_max_position_embeddings", None)
+    return tokens, (
+        f"its positions are scaled by other factors in texts above {tokens} tokens than in those below (longrope), and "
+        f"rows that share a forward pass must all stay on one side"
+    )
+
+
+def _indexed_window(config: PreTrainedConfig) -> tuple[int | None, str]:
+    """Where a model begins to choose which tokens it attends to (DeepSeek V3.2); before, it attends to all of them."""
+    if "indexed_attention" not in (getattr(config, "layer_types", None) or ()):
+        return None, ""
+    tokens = getattr(config, "index_topk", None)
+    return tokens, (
+        f"in texts above {tokens} tokens it attends to those alone that an index chooses (indexed attention), and the "
+        f"index cannot tell rows apart that share a forward pass"
+    )
 
 
 def explain_cut(window: ContextWindow) -> str | None:
     """Why a window is shorter than the model states; None where it is not."""
-    if window.tokens >= window.stated:
-        return None
-    return (
-        f"its positions are scaled by other factors in texts above {window.tokens} tokens than in those below "
-        f"(longrope), and rows that share a forward pass must all stay on one side"
-    )
+    return window.reason
 
 
 def warn_of_cut(model: str, window: ContextWindow) -> None:
@@ -63,7 +77,7 @@ def warn_of_cut(model: str, window: ContextWindow) -> None:
     if reason := explain_cut(window):
         warn_user(
             f"The context window of {model!r} is {window.tokens} tokens here, not the {window.stated} that the model "
-            f"states: {reason}. Longer prompts are refused. Where you need them, choose a model with another kind of "
-            f"positions.",
+            f"states: {reason}. Longer prompts are refused. Where you need them, choose another "
+            f"model.",
             ContextWindowWarning,
         )

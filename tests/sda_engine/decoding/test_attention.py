@@ -7,15 +7,23 @@ import transformers as hf
 
 from sda_engine.decoding.attention import row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.kernels import Kernel
 from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.reach import Reach
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model
 from tests.sda_engine.decoding.architectures import (
+    GEMMA_3N,
     LAYERS,
+    LLAMA_4,
+    MLA,
+    SHARED,
     WINDOW,
     WINDOWED,
+    chameleon,
+    indexed,
     largest_error,
     logits_of,
     random_model,
@@ -34,15 +42,6 @@ VISION = {
     "patch_size": 14,
 }
 QWEN_VISION = {"depth": 1, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 32}
-MLA = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 12,
-    "head_dim": 8,
-}
 
 
 def rope(kind, **parameters):
@@ -110,24 +109,33 @@ RIGHT = {
     "exaone4": partial(tiny, "exaone4", **WINDOWED),
     "deepseek_v3, values smaller than keys": partial(tiny, "deepseek_v3", **MLA),
     "qwen2 that sees": qwen2_that_sees,
+    "granite, hybrid by name": partial(
+        tiny,
+        "granitemoehybrid",
+        layer_types=["full_attention"] * LAYERS,
+        position_embedding_type="rope",
+        num_local_experts=0,
+        shared_intermediate_size=64,
+    ),
+    "nemotron, keywords not handed down": partial(tiny, "nemotron"),
+    "biogpt": partial(tiny, "biogpt"),
+    "stablelm": partial(tiny, "stablelm"),
+    "chameleon, masked logits": chameleon,
+    "gpt_oss, sinks": partial(tiny, "gpt_oss", **WINDOWED),
+    "gemma3n, shared keys and values": partial(tiny, "gemma3n_text", **GEMMA_3N),
+    "gemma4, shared keys and values": partial(tiny, "gemma4_text", **SHARED),
+    "llama4, chunks, queries scaled by position": partial(tiny, "llama4_text", **LLAMA_4),
+    "deepseek_v32, as long as it attends to all tokens": partial(tiny, "deepseek_v32", **indexed(most=33)),
 }
+NEW_KERNELS = {name: RIGHT[name] for name in RIGHT if name.startswith(("gpt_oss", "gemma3n", "llama4"))}
 REFUSED = {
     "recurrent states": partial(tiny, "mamba"),
     "recurrent states without layer types": partial(tiny, "rwkv"),
     "convolutions": partial(tiny, "lfm2", layer_types=["conv", "full_attention"] * (LAYERS // 2)),
     "linear attention": partial(tiny, "jamba", num_hidden_layers=8),
-    "chunked attention": partial(tiny, "llama4_text", intermediate_size_mlp=64),
     "alibi": partial(tiny, "bloom"),
     "attention of its own": partial(tiny, "gptj"),
-    "keys and values shared between layers": partial(
-        tiny,
-        "gemma4_text",
-        **WINDOWED,
-        num_kv_shared_layers=2,
-        hidden_size_per_layer_input=8,
-        vocab_size_per_layer_input=128,
-    ),
-    "attention sinks": partial(tiny, "gpt_oss", sliding_window=WINDOW),
+    "layers of a kind of its own": partial(tiny, "minimax_m3_vl_text", layer_types=["minimax_m3_sparse"] * LAYERS),
 }
 # What the attention function is not told of, or does not reach; see the comment on each.
 RIGHT_OR_REFUSED = {
@@ -135,10 +143,6 @@ RIGHT_OR_REFUSED = {
     "doge, keys weighed by the mask": partial(tiny, "doge"),
     "diffllama, each layer attends twice": partial(tiny, "diffllama"),
     "hrm_text, each layer runs several times": partial(tiny, "hrm_text"),
-    "nemotron, layers with a copy of the config": partial(tiny, "nemotron"),
-    "llama4 without chunks, queries scaled by position": partial(
-        tiny, "llama4_text", intermediate_size_mlp=64, layer_types=["full_attention"] * LAYERS, floor_scale=8
-    ),
     "roberta, positions that begin behind the padding": partial(tiny, "roberta", is_decoder=True),
     "bert, not causal": partial(tiny, "bert"),
     "afmoe": partial(tiny, "afmoe", **WINDOWED, num_shared_experts=1),
@@ -151,12 +155,44 @@ def test_rows_decoded_together_are_what_transformers_makes_of_each_alone(make):
     assert largest_error(make()) < TOLERANCE
 
 
+@pytest.mark.parametrize("make", NEW_KERNELS.values(), ids=NEW_KERNELS)
+def test_the_kernel_of_other_devices_knows_sinks_and_chunks_too(make, monkeypatch):
+    monkeypatch.setattr(Kernel, "_is_flash", lambda *_: False)
+    assert largest_error(make()) < TOLERANCE
+
+
+@pytest.mark.parametrize("tail", [4, 64])
+@pytest.mark.parametrize("make", NEW_KERNELS.values(), ids=NEW_KERNELS)
+@torch.inference_mode()
+def test_rows_that_share_a_beginning_or_take_proposals_back_go_on_as_if_each_were_new(make, tail):
+    model = make()
+    runner = ModelRunner(model)
+    text, *ends = rows_of([30, 3, 9, 1])
+    row = Row(RowMemory(tail))
+    runner.forward([Segment(row, text)])
+    forks = [row.fork(20 + 3 * place) for place in range(len(ends))]
+    runner.forward([Segment(fork, [*end, 9, 9, 9], keep=4) for fork, end in zip(forks, ends, strict=True)])
+    for fork in forks:
+        fork.truncate(fork.length - 2)  # the last two proposals were wrong
+    logits = runner.forward([Segment(fork, [8, 7], keep=2) for fork in forks])
+    for fork, own in zip(forks, logits, strict=True):
+        expected = logits_of(model, fork.token_ids)[-2:]
+        torch.testing.assert_close(own, expected, atol=TOLERANCE * float(expected.abs().max()), rtol=0.0)
+
+
+def test_an_index_that_leaves_tokens_out_makes_rows_differ():
+    """So that the context window of such a model ends where its index begins to choose."""
+    assert largest_error(tiny("deepseek_v32", **indexed(most=20))) > 100 * TOLERANCE
+
+
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
 def test_a_model_that_cannot_be_run_by_rows_is_refused_when_its_runner_is_made(make):
     model = make()
     with pytest.raises(ModelLoadError, match="Load a model") as raised:
         ModelRunner(model)
     assert repr(model.config.model_type) in str(raised.value)
+    assert raised.value.reason
+    assert raised.value.reason in str(raised.value)
 
 
 @pytest.mark.parametrize("make", RIGHT_OR_REFUSED.values(), ids=RIGHT_OR_REFUSED)
@@ -170,19 +206,21 @@ def test_no_model_gives_wrong_results_without_a_word(make):
     assert largest_error(model) < TOLERANCE
 
 
-def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window():
+def test_a_mask_shows_each_token_itself_and_what_is_before_it_or_its_window_or_its_chunk():
     row = Row(RowMemory())
     row.append([7, 8])
     forward_pass = ForwardPass([Segment(row, list(range(9, 30)))], torch.device("cpu"))
     (alone,) = forward_pass.alone
 
-    def shown(window):
-        return (forward_pass.mask_alone(alone, 0, window, torch.float32)[:3, :5] == 0).int().tolist()
+    def shown(reach):
+        return (forward_pass.mask_alone(alone, 0, reach, torch.float32)[:3, :5] == 0).int().tolist()
 
-    assert shown(None) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert shown(2) == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    once = forward_pass.mask_alone(alone, 0, 2, torch.float32)
-    assert once is forward_pass.mask_alone(alone, 0, 2, torch.float32)  # made once for all layers
+    assert shown(Reach()) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert shown(Reach(window=2)) == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+    assert shown(Reach(chunk=3)) == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    assert shown(Reach(window=2, chunk=3)) == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    once = forward_pass.mask_alone(alone, 0, Reach(window=2), torch.float32)
+    assert once is forward_pass.mask_alone(alone, 0, Reach(window=2), torch.float32)  # made once for all layers
 
 
 # --- the model is its owner's
@@ -264,6 +302,34 @@ def test_somebody_elses_pass_that_overlaps_the_begin_or_end_of_ours_is_right(mod
                 ours.__exit__(None, None, None)
             torch.testing.assert_close(logits[0], right[0], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(logits[-1, 9:], right[-1, 9:], atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("usual", ["sdpa", "eager"])
+def test_somebody_else_gets_the_tokens_that_an_index_chooses_while_a_pass_runs(usual):
+    """His layers make no mask of them where another attention function has the place of the two that they know."""
+    model = tiny("deepseek_v32", **indexed(most=8), attn_implementation=usual)
+    (ids,) = rows_of([30])
+    expected = logits_of(model, ids)
+    with row_attention(model):
+        torch.testing.assert_close(logits_of(model, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_pass_of_somebody_else_from_a_hook_within_ours_is_his_own(model):
+    ours, his = rows_of([14, 14])
+    expected = logits_of(model, ours)[-1], logits_of(model, his)
+    found = []
+
+    def look(*_):
+        hook.remove()
+        found.append(logits_of(model, his))
+
+    runner = ModelRunner(model)
+    hook = decoder_layer(model, 1).register_forward_pre_hook(look)
+    ((logits,),) = runner.forward([Segment(Row(RowMemory()), ours)])
+    torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0], expected[1], atol=1e-4, rtol=1e-4)
 
 
 def test_two_runners_of_one_model_do_not_disturb_each_other():

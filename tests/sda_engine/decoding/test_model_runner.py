@@ -105,6 +105,17 @@ def test_each_segment_keeps_the_logits_of_as_many_of_its_last_tokens_as_it_asks_
         torch.testing.assert_close(piece, logits_of(model, row)[-len(piece) :], **CLOSE)
 
 
+def test_a_model_that_gives_all_logits_whatever_it_is_asked_for_gets_those_kept_that_were_meant(monkeypatch):
+    model = tiny_model()
+    give = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args, logits_to_keep=None, **more: give(*args, **more))
+    rows = rows_of((6, 4))
+    memory = RowMemory()
+    logits = forward(model, Segment(Row(memory), rows[0], keep=2), Segment(Row(memory), rows[1]))
+    for row, keep, piece in zip(rows, (2, 1), logits, strict=True):
+        torch.testing.assert_close(piece, logits_of(model, row)[-keep:], **CLOSE)
+
+
 @ARCHITECTURES
 def test_a_pass_appends_its_tokens_to_its_rows(model):
     memory = RowMemory()

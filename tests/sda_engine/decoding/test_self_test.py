@@ -1,14 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from sda_engine import SteeringEngine
+from sda_engine.decoding import self_test
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.errors import ModelLoadError
 from sda_engine.testing import tiny_model, tiny_tokenizer
+from tests.sda_engine.decoding.architectures import GEMMA_3N, SHARED, WINDOWED, chameleon, tiny
 
 
 def mask_of(tokens, sees):
@@ -37,7 +41,7 @@ def first_token_hidden(tokens):
 
 def hide_in_the_mask(model, make_mask):
     """Let the model's layers get a mask that its attention function is told nothing else of."""
-    for layer in model.model.layers:
+    for layer in model.get_decoder().layers:
         forward = layer.self_attn.forward
 
         def masked(hidden_states, *args, forward=forward, attention_mask=None, **kwargs):
@@ -59,6 +63,34 @@ def test_a_model_that_hides_something_in_its_mask_is_refused(make_mask):
     assert_refused(hide_in_the_mask(tiny_model(), make_mask), "more than its attention function")
 
 
+def test_a_model_that_masks_logits_is_refused_all_the_same():
+    """It masks with the lowest of all numbers, which says nothing of how large its logits are."""
+    ModelRunner(chameleon())
+    assert_refused(hide_in_the_mask(chameleon(), window), "more than its attention function")
+
+
+@pytest.mark.parametrize("name", ["attention_chunk_size", "floor_scale", "original_max_position_embeddings"])
+def test_a_text_is_longer_than_each_number_of_tokens_that_the_config_names(name):
+    def longer_window(tokens):
+        return mask_of(tokens, lambda query, key: (key <= query) & (key > query - 40))
+
+    model = hide_in_the_mask(tiny_model(), longer_window)
+    ModelRunner(model)  # nothing shows in a short text
+    setattr(model.config, name, 40)
+    assert_refused(model, "more than its attention function")
+
+
+@pytest.mark.parametrize("most", [{"_MOST_TOKENS": 41}, {"_MOST_WORK": 1e6}])
+def test_a_text_longer_than_is_cheap_is_not_tried(monkeypatch, most):
+    for name, value in most.items():
+        monkeypatch.setattr(self_test, name, value)
+    model, longest = tiny_model(context_window=256), []
+    model.config.floor_scale = 40
+    model.model.register_forward_hook(lambda module, given, output: longest.append(output[0].shape[1]))
+    ModelRunner(model)
+    assert max(longest) < 20
+
+
 @pytest.mark.parametrize("make_mask", [window, bias, bidirectional])
 def test_it_is_refused_in_a_dtype_of_few_bits_too(make_mask):
     model = hide_in_the_mask(tiny_model().bfloat16(), lambda tokens: make_mask(tokens).bfloat16())
@@ -78,6 +110,12 @@ def test_a_window_that_only_the_config_tells_of_is_refused_however_long():
     """The texts of the test are shorter than it, so that nothing would show."""
     model = tiny_model()
     model.config.sliding_window = 4096
+    assert_refused(model, "a sliding window that their attention function is not told of")
+
+
+def test_a_window_that_one_of_its_layers_is_not_told_of_is_refused():
+    model = tiny("gemma3_text", **{**WINDOWED, "sliding_window": 200})
+    model.model.layers[2].self_attn.sliding_window = None
     assert_refused(model, "a sliding window that their attention function is not told of")
 
 
@@ -123,6 +161,19 @@ def test_bytes_per_token_are_those_of_all_keys_and_values(architecture, dtype, s
     with torch.inference_mode():
         runner.forward([Segment(row, [3] * 30)])
     (piece,) = row.pieces
+    assert sum(state.nbytes for layer in piece.block.layers for state in layer) == 30 * runner.bytes_per_token
+
+
+@pytest.mark.parametrize("make", [partial(tiny, "gemma4_text", **SHARED), partial(tiny, "gemma3n_text", **GEMMA_3N)])
+def test_keys_and_values_that_layers_share_are_stored_and_counted_once(make):
+    model = make()
+    runner = ModelRunner(model)
+    assert [layer.place for layer in runner.architecture.layers] == [0, 1, 0, 1]
+    row = Row(RowMemory(tail=16))
+    with torch.inference_mode():
+        runner.forward([Segment(row, [3] * 30)])
+    (piece,) = row.pieces
+    assert len(piece.block.layers) == 2
     assert sum(state.nbytes for layer in piece.block.layers for state in layer) == 30 * runner.bytes_per_token
 
 

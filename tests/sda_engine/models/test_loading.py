@@ -7,14 +7,14 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from sda_engine import Sampling, SteeringEngine
-from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.errors import ConfigError, ContextLengthError, ModelLoadError
 from sda_engine.models import ContextWindowWarning, loading
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.gguf_conversion import cache_folder, converted_folder
 from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_reward_model, tiny_tokenizer
 from tests.conftest import user
-from tests.sda_engine.decoding.architectures import tiny
+from tests.sda_engine.decoding.architectures import indexed, tiny
 
 CPU = torch.device("cpu")
 
@@ -196,6 +196,18 @@ def test_a_longrope_model_has_the_context_window_it_was_first_trained_with(model
         told = engine.describe()
         assert (told["context_window"], told["stated_context_window"]) == (64, 256)
         assert "longrope" in told["context_window_reason"]
+
+
+def test_a_model_that_attends_by_an_index_has_the_context_window_before_it_begins_to_choose():
+    model = tiny("deepseek_v32", **indexed(most=64))
+    with pytest.warns(ContextWindowWarning, match=r"64 tokens here, not the 256 .*an index chooses"):
+        engine = SteeringEngine(model, tiny_tokenizer())
+    with engine:
+        told = engine.describe()
+        assert (engine.context_window, told["context_window"], told["stated_context_window"]) == (64, 64, 256)
+        assert "indexed attention" in told["context_window_reason"]
+        with pytest.raises(ContextLengthError):
+            engine.generate(user("fox " * 80), alignment=None)
 
 
 def test_other_scaled_positions_have_the_whole_context_window():
