@@ -78,13 +78,12 @@ class Piece:
         return keys[:, self.start : self.stop], values[:, self.start : self.stop]
 
 
-def make_piece(states: KeyValues, ledger: Ledger) -> Piece:
-    """A block of its own with copies of states, as a piece.
+def make_piece(states: KeyValues, tokens: int, ledger: Ledger) -> Piece:
+    """A block of its own with copies of the states of so many tokens, as a piece.
 
     Args:
-        states: of at least one token.
+        states: of each layer that stores some; where none does, there are none.
     """
-    tokens = states[0][0].shape[1]
     copies = [(_clone(keys), _clone(values)) for keys, values in states]
     block = Block(tokens, ledger)  # after the copies: where there is no memory for them, nothing is counted
     block.layers = copies
@@ -94,7 +93,8 @@ def make_piece(states: KeyValues, ledger: Ledger) -> Piece:
 def join_pieces(pieces: Sequence[Piece], ledger: Ledger) -> Piece:
     """One piece, in a block of its own, of what several hold one after the other."""
     if len(pieces) == 1:
-        return make_piece([pieces[0].layer(layer) for layer in range(len(pieces[0].block.layers))], ledger)
+        states = [pieces[0].layer(layer) for layer in range(len(pieces[0].block.layers))]
+        return make_piece(states, len(pieces[0]), ledger)
     layers = range(len(pieces[0].block.layers))
     joined = []
     for layer in layers:

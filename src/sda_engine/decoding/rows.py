@@ -217,7 +217,8 @@ class Row:
         pieces = self._pieces
         before = self.length - self.tail
         if stop > before:
-            pieces = [*pieces, make_piece(self._memory.slots.states(self, stop - before), self._memory.ledger)]
+            in_tail = stop - before
+            pieces = [*pieces, make_piece(self._memory.slots.states(self, in_tail), in_tail, self._memory.ledger)]
         return list(cut_pieces(pieces, start, stop))
 
     def _begin_like(self, source: "Row", new: int) -> None:
@@ -243,7 +244,7 @@ class Row:
 
     def _seal(self) -> None:
         """Make a block of the tail, and one of it and of such blocks before that are no larger."""
-        piece = make_piece(self._memory.slots.states(self, self.tail), self._memory.ledger)
+        piece = make_piece(self._memory.slots.states(self, self.tail), self.tail, self._memory.ledger)
         pieces, written = list(self._pieces), self._written
         while written and len(pieces[-1]) <= len(piece) and len(pieces[-1]) + len(piece) <= _LARGEST_JOINED:
             piece = join_pieces([pieces.pop(), piece], self._memory.ledger)

@@ -33,6 +33,8 @@ _MOST_WORK, _MOST_WORK_ON_CUDA = 4e9, 4e12  # its tokens times the model's weigh
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # of the largest logit, in dtypes of eight to eleven bits
 _OTHER_ATTENTION = "attention that does not go through the interface of transformers"
+_OTHER_RESULT = "attention that does more than its attention function"
+_OTHER_STATES = "states that do not go on alike when a text comes in pieces"
 _LARGEST = 1e30  # a larger logit is a mask, and says nothing of how large logits are
 
 
@@ -88,7 +90,7 @@ def run_self_test(
         largest = float(numbers.abs().max()) if numbers.numel() else 0.0
         tolerance = _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE) * largest
         if not torch.allclose(last[-1].float().cpu(), expected, rtol=0.0, atol=tolerance, equal_nan=True):
-            raise unsupported_model(model, "attention that does more than its attention function")
+            raise unsupported_model(model, _OTHER_STATES if architecture.recurrent_layers else _OTHER_RESULT)
     states = [
         state for piece in rows[0].cut(0, 1) for layer in range(memory.slots.layers) for state in piece.layer(layer)
     ]

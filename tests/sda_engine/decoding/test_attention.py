@@ -131,7 +131,6 @@ NEW_KERNELS = {name: RIGHT[name] for name in RIGHT if name.startswith(("gpt_oss"
 REFUSED = {
     "recurrent states": partial(tiny, "mamba"),
     "recurrent states without layer types": partial(tiny, "rwkv"),
-    "convolutions": partial(tiny, "lfm2", layer_types=["conv", "full_attention"] * (LAYERS // 2)),
     "linear attention": partial(tiny, "jamba", num_hidden_layers=8),
     "alibi": partial(tiny, "bloom"),
     "attention of its own": partial(tiny, "gptj"),

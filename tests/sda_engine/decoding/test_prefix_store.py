@@ -32,7 +32,7 @@ def states_of(ids):
 
 def insert(store, ids, states=None):
     """Store ids as a row would whose states are all in one block."""
-    pieces = [make_piece(states or states_of(ids), store.memory.ledger)] if ids else []
+    pieces = [make_piece(states or states_of(ids), len(ids), store.memory.ledger)] if ids else []
     store.insert(ids, lambda start, stop: list(cut_pieces(pieces, start, stop)))
 
 
@@ -136,10 +136,10 @@ def test_a_long_run_is_shared_with_whoever_has_it_and_split_without_a_copy():
     ids = [token % 50 for token in range(1000)]
     store = PrefixStore(3000)
     states = [(torch.zeros(1, 1000, 1), torch.zeros(1, 1000, 1))]
-    piece = make_piece(states, store.memory.ledger)
+    piece = make_piece(states, 1000, store.memory.ledger)
     store.insert(ids, lambda start, stop: [piece.cut(start, stop)])
     assert store.memory.tokens == 1000
-    one = make_piece([(state[:, :1], state[:, :1]) for state, _ in states], store.memory.ledger)
+    one = make_piece([(state[:, :1], state[:, :1]) for state, _ in states], 1, store.memory.ledger)
     store.insert([*ids[:700], 77], lambda *_: [one])
     assert (store.tokens, store.memory.tokens) == (1001, 1001)
     read = store.read(ids, 900)
@@ -149,7 +149,7 @@ def test_a_long_run_is_shared_with_whoever_has_it_and_split_without_a_copy():
 def test_few_tokens_of_a_large_block_do_not_keep_it_alive():
     store = PrefixStore(3000)
     state = torch.zeros(1, 1000, 1)
-    pieces = [make_piece([(state, state)], store.memory.ledger)]
+    pieces = [make_piece([(state, state)], 1000, store.memory.ledger)]
     store.insert(list(range(100)), lambda start, stop: [pieces[0].cut(start, stop)])
     assert store.memory.tokens == 1100
     pieces.clear()

@@ -202,7 +202,7 @@ def test_rows_that_share_a_long_beginning_hold_it_once():
 @pytest.mark.parametrize("tail", [1, 2, 4, 8])
 def test_a_row_is_loaded_from_pieces(tail):
     memory = RowMemory(tail)
-    pieces = [make_piece(states(token_ids), memory.ledger) for token_ids in ([1, 2], [3], [4, 5, 6], [7])]
+    pieces = [make_piece(states(token_ids), len(token_ids), memory.ledger) for token_ids in ([1, 2], [3], [4, 5, 6], [7])]
     row = Row(memory)
     row.load(range(1, 8), pieces)
     assert row.length == 7
@@ -212,7 +212,7 @@ def test_a_row_is_loaded_from_pieces(tail):
 
 def test_a_long_piece_is_shared_and_not_copied():
     memory = RowMemory(tail=4)
-    long, short = (make_piece(states(token_ids), memory.ledger) for token_ids in (range(1, 11), [11]))
+    long, short = (make_piece(states(token_ids), len(token_ids), memory.ledger) for token_ids in (range(1, 11), [11]))
     loaded = [Row(memory) for _ in range(3)]
     for row in loaded:
         row.load(range(1, 12), [long, short])
