@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Self, Unpack, cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
@@ -53,6 +53,7 @@ class SteeringEngine(ScoresTexts):
     Args:
         model: a causal language model of transformers, in memory.
         tokenizer: its tokenizer.
+        processor: its processor, for a model that sees pictures; without one it is given text alone.
         name: what results call the model. Caches tell models of one name apart all the same, see `describe`.
         settings: how the engine shares the machine between requests.
 
@@ -65,11 +66,12 @@ class SteeringEngine(ScoresTexts):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        processor: ProcessorMixin | None = None,
         name: str = "custom",
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings, can_be_loaded=False)
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name), processor), settings, can_be_loaded=False)
 
     @classmethod
     def load(

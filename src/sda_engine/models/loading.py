@@ -11,17 +11,19 @@ from typing import Protocol, cast, runtime_checkable
 
 from pydantic import Field, SkipValidation
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
-from sda_engine.errors import ModelLoadError
+from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.models.auto_classes import model_class_of, read_config
 from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
 from sda_engine.models.hub import check_hub
 from sda_engine.models.packed_linear import pack_linear_layers
+from sda_engine.models.processors import load_processor
 from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.template_check import check_templates
 from sda_engine.settings import Settings
@@ -113,12 +115,14 @@ class ModelFacts:
     Attributes:
         eos_token_ids: every token that ends an answer.
         window: the tokens that the model can attend to, prompt and answer together.
+        processor: makes pictures and text into the model's inputs; None for a model that is given text alone.
     """
 
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: frozenset[int]
     window: ContextWindow
+    processor: ProcessorMixin | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        config = read_config(source, settings.revision, settings.model)
+        loaded = model_class_of(config).from_pretrained(
             source,
             revision=settings.revision,
             trust_remote_code=False,
@@ -171,19 +176,34 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)
     pack_linear_layers(model)
-    return wrap_model(model, tokenizer, settings)
+    return wrap_model(model, tokenizer, settings, load_processor(source, settings.revision, config))
 
 
-def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
+def wrap_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    processor: ProcessorMixin | None = None,
+) -> LoadedModel:
     """Bring a model that is already in memory into the form the engine works with.
+
+    Args:
+        processor: of a model that sees; None where it is given text alone.
 
     Raises:
         ModelLoadError: a chat template takes too much time or memory.
+        ConfigError: the processor is none.
     """
-    check_templates(tokenizer)
+    if processor is not None and not isinstance(processor, ProcessorMixin):
+        raise ConfigError(
+            f"processor cannot be a {type(processor).__name__}: it must be a processor of transformers, as "
+            f"AutoProcessor.from_pretrained gives one for a model that sees, or None."
+        )
+    check_templates(tokenizer, processor)
     window = context_window(model.config, tokenizer.model_max_length)
     warn_of_cut(settings.model, window)
-    return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window))
+    facts = ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window, processor)
+    return LoadedModel(model, facts)
 
 
 def find_model(model: str) -> Path | str:
