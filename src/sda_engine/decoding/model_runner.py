@@ -13,7 +13,7 @@ from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
-from sda_engine.models import Change, ModelWatch, repack_linear_layers
+from sda_engine.models import Change, ModelWatch, adapter_at_work, repack_linear_layers
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 
@@ -87,7 +87,7 @@ class ModelRunner:
         """Append each segment's tokens to its row, all in one forward pass.
 
         Args:
-            segments: of different rows.
+            segments: of different rows, all under the same adapter.
 
         Returns:
             Per segment (keep, vocab), where the model is: the logits of what follows each of its last `keep` tokens.
@@ -102,7 +102,8 @@ class ModelRunner:
         device, segments = self.model.device, forward_pass.segments
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
-        with row_attention(self.model), forward_pass.let_go_on_failure():
+        adapter = adapter_at_work(self.model, segments[0].row.adapter)
+        with row_attention(self.model), adapter, forward_pass.let_go_on_failure():
             output = self.model(
                 input_ids=torch.tensor([token_ids], device=device),
                 position_ids=torch.tensor([positions], device=device),

@@ -9,8 +9,10 @@ from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
+from sda_engine.models import Adapter
 from sda_engine.prompts import BASE, Contexts
 
+_ADAPTER_BITS = 40  # from here on a stored token tells its adapter; token ids stay far below
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
 
 
@@ -23,6 +25,7 @@ class PromptState:
         contexts: the prompts.
         max_new_tokens: tokens that each row may grow by.
         copies: how many answers go on from the prompts at once, each on rows of its own.
+        adapter: what the model runs under; None for the model as it was given.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -31,10 +34,13 @@ class PromptState:
         released: whether the rows have been let go of.
     """
 
-    def __init__(self, contexts: Contexts, max_new_tokens: int, *, copies: int = 1) -> None:
+    def __init__(
+        self, contexts: Contexts, max_new_tokens: int, *, copies: int = 1, adapter: Adapter | None = None
+    ) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
         self.copies = copies
+        self.adapter = adapter
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -73,8 +79,9 @@ class PromptState:
         return [piece for name in names if name not in self._rows for piece in store.pieces(self._array(name))]
 
     def stored_as(self, token_ids: Sequence[int]) -> TokenArray:
-        """What the prefix store knows tokens of this request as."""
-        return as_array(token_ids)
+        """What the prefix store knows tokens of this request as: under each adapter as other ones."""
+        known = as_array(token_ids)
+        return known if self.adapter is None else known + (self.adapter.number << _ADAPTER_BITS)
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
@@ -160,7 +167,7 @@ class PromptState:
                 return None
             self._rows[name] = self._rows[BASE].fork(shared, prompt)
         else:
-            self._rows[name] = Row(store.memory)
+            self._rows[name] = Row(store.memory, self.adapter)
             self._rows[name].load(prompt[:stored], store.read(self._array(name), stored))
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored

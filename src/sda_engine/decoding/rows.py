@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
 from sda_engine.decoding.slots import Slots
+from sda_engine.models import Adapter
 
 TAIL = 256  # tokens
 _LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
@@ -58,9 +59,11 @@ class Row:
         token_ids: its tokens.
         slot: where its tail stands; None for a row that never had one.
         tail: tokens in it.
+        adapter: what its states were computed under; None for the model as it was given.
     """
 
-    def __init__(self, memory: RowMemory) -> None:
+    def __init__(self, memory: RowMemory, adapter: Adapter | None = None) -> None:
+        self.adapter = adapter
         self.token_ids: list[int] = []
         self.slot: int | None = None
         self.tail = 0
@@ -155,7 +158,7 @@ class Row:
         Args:
             token_ids: these tokens, where this row does not hold them all yet.
         """
-        forked = Row(self._memory)
+        forked = Row(self._memory, self.adapter)
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
         return forked

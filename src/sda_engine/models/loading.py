@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.models.adapters import load_adapters, without_wrapper
 from sda_engine.models.auto_classes import model_class_of, read_config
 from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
@@ -72,6 +73,7 @@ class ModelSettings(Settings):
         dtype: "auto" picks bfloat16 where the processor has native support for it, else float32.
         device_map: passed to transformers as it is, in place of `device`.
         quantization_config: passed to transformers as it is.
+        adapters: PEFT adapters that requests may name: their names, and the folder or Hub id of each.
     """
 
     model: str = Field(default="smollm2-135m", min_length=1, description="an alias, a path or a Hub id")
@@ -84,6 +86,7 @@ class ModelSettings(Settings):
     quantization_config: SkipValidation[QuantizationConfig | Mapping[str, object] | None] = Field(
         default=None, description="a quantization config of transformers, or None"
     )
+    adapters: Mapping[str, str] = Field(default_factory=dict, description="a dict of names and folders or Hub ids")
 
     def identity(self) -> str:
         """What tells one loaded model from another: these settings, with all that is spelled in several ways resolved.
@@ -105,7 +108,9 @@ class ModelSettings(Settings):
         quantization = self.quantization_config
         if quantization is not None and not isinstance(quantization, Mapping):
             quantization = quantization.to_dict()
-        return {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+        told = {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+        adapters = told.pop("adapters")
+        return {**told, "adapters": dict(adapters)} if adapters else told
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)
     pack_linear_layers(model)
+    load_adapters(model, settings.adapters)  # around the packed layers
     return wrap_model(model, tokenizer, settings, load_processor(source, settings.revision, config))
 
 
@@ -191,7 +197,7 @@ def wrap_model(
         processor: of a model that sees; None where it is given text alone.
 
     Raises:
-        ModelLoadError: a chat template takes too much time or memory.
+        ModelLoadError: a chat template takes too much time or memory, or an adapter puts tokens in front of texts.
         ConfigError: the processor is none.
     """
     if processor is not None and not isinstance(processor, ProcessorMixin):
@@ -199,6 +205,7 @@ def wrap_model(
             f"processor cannot be a {type(processor).__name__}: it must be a processor of transformers, as "
             f"AutoProcessor.from_pretrained gives one for a model that sees, or None."
         )
+    model = without_wrapper(model)
     check_templates(tokenizer, processor)
     window = context_window(model.config, tokenizer.model_max_length)
     warn_of_cut(settings.model, window)
