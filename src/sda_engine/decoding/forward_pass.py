@@ -7,6 +7,7 @@ of prompts, go one by one.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from sda_engine.decoding.rows import Row
 from sda_engine.decoding.segments import Alone, Run, Segment, Together
 
 _MOST_TOGETHER = 16  # tokens of a segment that goes with others
+
+
+_Write = tuple[Tensor | None, Tensor, Tensor]
+_Visible = dict[object, tuple[int, Tensor | None] | None]
+_Placed = tuple[_Write | None, Together | None, dict[object, Tensor | None], _Visible]
 
 
 class ForwardPass:
@@ -34,6 +40,7 @@ class ForwardPass:
         self.segments: Sequence[Segment] = segments
         self.windows: set[int | None] = set()
         self._device = device
+        self._elsewhere: dict[torch.device, _Placed] = {}  # the same for layers on other devices
         self._slots = segments[0].row.memory.slots
         self._masks: dict[object, Tensor | None] = {}
         self._sharing: dict[Run, list[int]] = {}  # which of the segments that go together begin with it
@@ -71,6 +78,7 @@ class ForwardPass:
             yield
         except BaseException:
             self.segments, self.together, self.alone, self._beginning, self._blocks = (), None, [], [], []
+            self._elsewhere.clear()
             raise
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -80,6 +88,8 @@ class ForwardPass:
             layer: layers come in order, from 0.
             keys, values: (heads, tokens of all segments, size).
         """
+        if keys.device != self._device:
+            self._move_to(keys.device)
         self._slots.open(layer, keys, values)
         for block, new in self._blocks:
             block.layers.append((keys[:, new].clone(), values[:, new].clone()))
@@ -163,6 +173,16 @@ class ForwardPass:
             self._masks[kind] = self._additive(_seen(alone.positions, keys.unsqueeze(0), window)[0], dtype)
         return self._masks[kind]
 
+    def _move_to(self, device: torch.device) -> None:
+        """Have indices and masks where a layer is; for each device of a model on several they are made once."""
+        self._elsewhere[self._device] = self._write_to, self.together, self._masks, self._visible
+        if device not in self._elsewhere:
+            write_to = None if self._write_to is None else _on(device, *self._write_to)
+            together = None if self.together is None else self.together.on(device)
+            self._elsewhere[device] = cast(_Write | None, write_to), together, {}, {}
+        self._write_to, self.together, self._masks, self._visible = self._elsewhere.pop(device)
+        self._device = device
+
     def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
         """What to add to scores: 0 where a key is seen, else a number so low that it counts for nothing."""
         if bool(seen.all()):
@@ -220,6 +240,10 @@ class ForwardPass:
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device)
+
+
+def _on(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if tensor is None else tensor.to(device) for tensor in tensors)
 
 
 def _goes_together(segment: Segment) -> bool:

@@ -109,13 +109,19 @@ class ModelRunner:
                 position_ids=torch.tensor([positions], device=device),
                 attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
-                logits_to_keep=torch.tensor(_kept(segments), device=device),
+                logits_to_keep=_index(self.model, _kept(segments)),
                 forward_pass=forward_pass,
             )
         for segment in segments:
             segment.row.append(segment.token_ids)
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
         return list(torch.split(logits, [segment.keep for segment in segments]))
+
+
+def _index(model: PreTrainedModel, places: list[int]) -> Tensor | list[int]:
+    """An index into what the last layer gives; as plain numbers where that may be on another device than the first."""
+    is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    return places if is_spread else torch.tensor(places, device=model.device)
 
 
 def _kept(segments: Sequence[Segment]) -> list[int]:
