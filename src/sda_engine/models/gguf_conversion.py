@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.integrations.gguf import GGUF_ARCHS
+from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from sda_engine.errors import ModelLoadError
