@@ -85,6 +85,7 @@ class ChatSDAFields(ReadsCallConfig):
     top_logprobs: SkipValidation[int | None] = None
     timeout: SkipValidation[float | None] = None
     template_kwargs: SkipValidation[Mapping[str, TemplateValue] | None] = None
+    adapter: SkipValidation[str | None] = None
 
     streaming: bool | None = None
     """Whether `invoke` streams internally; None: where a callback listens to its tokens."""

@@ -125,6 +125,9 @@ class SDAFields(FunctionCallingLLM):
     template_kwargs: SkipValidation[Mapping[str, TemplateValue] | None] = Field(
         default=None, description="Values for variables of the model's chat template, e.g. {'enable_thinking': False}."
     )
+    adapter: SkipValidation[str | None] = Field(
+        default=None, description="The PEFT adapter to answer under; None for the model as it is."
+    )
 
     _loaded: SteeringEngine | None = PrivateAttr(default=None)
     _lacking: str | None = PrivateAttr(default=None)  # of a written copy: the weights that it cannot load

@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Self, Unpack, cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
@@ -23,6 +23,7 @@ from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
 from sda_engine.models import (
+    Adapters,
     LoadedModel,
     ModelSettings,
     QuantizationConfig,
@@ -51,8 +52,9 @@ class SteeringEngine(ScoresTexts):
     """Decodes answers with SDA on one local model. Safe to use from many threads and event loops.
 
     Args:
-        model: a causal language model of transformers, in memory.
+        model: a causal language model of transformers, in memory, or a PeftModel around one.
         tokenizer: its tokenizer.
+        processor: its processor, for a model that sees pictures; without one it is given text alone.
         name: what results call the model. Caches tell models of one name apart all the same, see `describe`.
         settings: how the engine shares the machine between requests.
 
@@ -65,11 +67,12 @@ class SteeringEngine(ScoresTexts):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        processor: ProcessorMixin | None = None,
         name: str = "custom",
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings, can_be_loaded=False)
+        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name), processor), settings, can_be_loaded=False)
 
     @classmethod
     def load(
@@ -81,6 +84,7 @@ class SteeringEngine(ScoresTexts):
         dtype: str = "auto",
         device_map: str | dict[str, int | str] | None = None,
         quantization_config: QuantizationConfig | Mapping[str, object] | None = None,
+        adapters: Mapping[str, str] = MappingProxyType({}),
         settings: EngineSettings | None = None,
     ) -> Self:
         """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
@@ -96,6 +100,8 @@ class SteeringEngine(ScoresTexts):
                 or "float16".
             device_map: passed to transformers, in place of `device`.
             quantization_config: passed to transformers.
+            adapters: PEFT adapters, by the names that requests call them by: folders or Hub ids. None of them is at
+                work where a request names none.
             settings: how the engine shares the machine between requests. None: as it does where the model is loaded
                 already, else EngineSettings().
 
@@ -113,6 +119,7 @@ class SteeringEngine(ScoresTexts):
             dtype=dtype,
             device_map=device_map,
             quantization_config=quantization_config,
+            adapters=dict(adapters),
         )
 
         def make() -> SteeringEngine:
@@ -148,6 +155,7 @@ class SteeringEngine(ScoresTexts):
             cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
         self._cache_tokens = cache_tokens
         self._scheduler = Scheduler(runner, settings, cache_tokens)
+        self._adapters = Adapters(loaded.model)
         self._weights = WeightsIdentity(loaded.model, can_be_loaded=can_be_loaded)
 
     @property
@@ -228,6 +236,8 @@ class SteeringEngine(ScoresTexts):
                 not interrupted, since it has a limit of its own: the request ends after it.
             template_kwargs: values for variables that the model's chat template leaves open, e.g.
                 {"enable_thinking": False}; texts, numbers, True, False or None.
+            adapter: the PEFT adapter that all rows of the request run under, alone. None: the model as it was given,
+                with the adapters that are active on it.
 
         Raises:
             MessageError, ConfigError: the input is malformed.
@@ -312,6 +322,7 @@ class SteeringEngine(ScoresTexts):
         _loaded.forget(self)  # before the work has ended: nobody else shall get an engine that is being closed
         self._scheduler.close()
         self._runner.release()
+        self._adapters.release()
         self._weights.release()
 
     def __enter__(self) -> Self:
@@ -413,16 +424,23 @@ class SteeringEngine(ScoresTexts):
             context_window=self.context_window,
         )
         most = min(most, self.context_window - contexts.longest_prompt)
-        return PromptState(contexts, most, copies=answers, state_cost=self._scheduler.state_cost)
+        return PromptState(
+            contexts,
+            most,
+            copies=answers,
+            state_cost=self._scheduler.state_cost,
+            adapter=self._adapters.get(settings.adapter),
+        )
 
-    def _text_scorer(self, deadline: float | None, *, admitted: bool = False) -> TextScorer:
+    def _text_scorer(self, deadline: float | None, *, admitted: bool = False, adapter: str | None = None) -> TextScorer:
         return TextScorer(
             self._scheduler,
             self._tokenizer,
             self.context_window,
-            description=self.describe(),
+            description=self.describe() | ({} if adapter is None else {"adapter": adapter}),
             deadline=deadline,
             admitted=admitted,
+            adapter=self._adapters.get(adapter),
         )
 
     def _compile(self, request: Request) -> None:
@@ -440,12 +458,16 @@ class SteeringEngine(ScoresTexts):
                     pass
             if request.wants_score:
                 with request.verdict() as verdict:
-                    evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
+                    evaluation = request.evaluation_request(
+                        self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+                    )
                     verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
             if (revising := self._revise(request)) is not None:
                 for _ in self._scheduler.events(revising.task, deadline):
                     pass
-                evaluations = revising.evaluations(self._text_scorer(deadline, admitted=True))
+                evaluations = revising.evaluations(
+                    self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+                )
                 with revising.choice(evaluations) as scores:
                     for one in evaluations:
                         scores.append(None if one is None else revising.chooser.evaluate(one))
@@ -470,13 +492,17 @@ class SteeringEngine(ScoresTexts):
                         pass
             if request.wants_score:
                 with request.verdict() as verdict:
-                    evaluation = request.evaluation_request(self._text_scorer(deadline, admitted=True))
+                    evaluation = request.evaluation_request(
+                        self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+                    )
                     verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
             if (revising := await apart.run(self._revise, request)) is not None:
                 async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
                     async for _ in events:
                         pass
-                evaluations = revising.evaluations(self._text_scorer(deadline, admitted=True))
+                evaluations = revising.evaluations(
+                    self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+                )
                 with revising.choice(evaluations) as scores:
                     for one in evaluations:
                         scores.append(None if one is None else await revising.chooser.aevaluate(one))

@@ -7,9 +7,10 @@ from typing import Self, TypedDict
 
 from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.config import NoEffectWarning, Policy, Sampling, Steering
+from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
-from sda_engine.settings import check_timeout, check_type, unknown_name
+from sda_engine.settings import check_timeout, check_type, shown, unknown_name
 from sda_engine.user_warnings import warn_user
 
 
@@ -24,6 +25,7 @@ class RequestOptions(TypedDict, total=False):
             not interrupted, since it has a limit of its own: the request ends after it.
         template_kwargs: values for variables that the model's chat template leaves open, e.g.
             {"enable_thinking": False}.
+        adapter: the PEFT adapter that all rows run under; None for the model as it was given.
     """
 
     steering: Steering
@@ -31,6 +33,7 @@ class RequestOptions(TypedDict, total=False):
     output: Output
     timeout: float | None
     template_kwargs: Mapping[str, TemplateValue]
+    adapter: str | None
 
 
 class RequestArguments(RequestOptions):
@@ -50,6 +53,7 @@ class RequestSettings:
         output: the form of the answer: tools and constraints.
         timeout: seconds from the call on; None means no limit.
         template_kwargs: values for variables of the model's chat template. Which it has, only the model can tell.
+        adapter: the PEFT adapter that all rows run under. Which there are, only the model can tell.
         whole: whether the answer is wanted as a whole, and nobody sees it growing.
 
     Raises:
@@ -62,6 +66,7 @@ class RequestSettings:
     output: Output = field(default_factory=Output)
     timeout: float | None = None
     template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)
+    adapter: str | None = None
     whole: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +75,7 @@ class RequestSettings:
         check_type("output", self.output, Output)
         if self.timeout is not None:
             check_timeout(self.timeout)
+        check_adapter_name(self.adapter)
         object.__setattr__(self, "template_kwargs", check_template_values(self.template_kwargs))
 
     @classmethod
@@ -121,4 +127,16 @@ class RequestSettings:
             "output": self.output,
             "timeout": self.timeout,
             "template_kwargs": self.template_kwargs,
+            "adapter": self.adapter,
         }
+
+
+def check_adapter_name(adapter: object) -> str | None:
+    """The name of an adapter, or None, if it can be one.
+
+    Raises:
+        ConfigError: it is neither a text nor None.
+    """
+    if adapter is None or isinstance(adapter, str):
+        return adapter
+    raise ConfigError(f"adapter cannot be {shown(adapter)}: it must be the name of an adapter of the model, or None.")

@@ -164,6 +164,7 @@ class ScriptedRequest:
     sampling: Sampling
     output: Output
     template_kwargs: Mapping[str, TemplateValue]
+    adapter: str | None = None
 
 
 class ScriptedEngine(SteeringEngine):
@@ -216,6 +217,7 @@ class ScriptedEngine(SteeringEngine):
                 sampling=settings.sampling,
                 output=settings.output,
                 template_kwargs=settings.template_kwargs,
+                adapter=settings.adapter,
             )
         )
         end = min(request.eos_token_ids)

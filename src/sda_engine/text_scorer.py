@@ -22,6 +22,7 @@ from sda_engine.decoding import (
 )
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
+from sda_engine.models import Adapter
 from sda_engine.prompts import (
     BASE,
     INSTRUCTED,
@@ -56,6 +57,7 @@ class TextScorer:
         description: what identifies the model, as plain JSON.
         deadline: time.monotonic() seconds for all that is asked of it; None waits for ever.
         admitted: whether it works for a request that has been taken on, and need not queue as a new one.
+        adapter: what the model runs under.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TextScorer:
         description: Mapping[str, object],
         deadline: float | None = None,
         admitted: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
@@ -74,6 +77,7 @@ class TextScorer:
         self._description = description
         self._deadline = deadline
         self._admitted = admitted
+        self._adapter = adapter
 
     def describe(self) -> dict[str, object]:
         """What identifies the model, as plain JSON, for the keys of kept scores."""
@@ -178,7 +182,7 @@ class TextScorer:
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
             raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
-        prompt = PromptState(contexts, longest, state_cost=self._scheduler.state_cost)
+        prompt = PromptState(contexts, longest, state_cost=self._scheduler.state_cost, adapter=self._adapter)
         return TextScoring(prompt, [*self._tasks(prompt, token_ids, steering)])
 
     def _tasks(
@@ -196,7 +200,7 @@ class ScoresTexts(ABC):
     """What SteeringEngine can do with texts that are given: how likely they are, and how an evaluator rates them."""
 
     @abstractmethod
-    def _text_scorer(self, deadline: float | None, *, admitted: bool = False) -> TextScorer:
+    def _text_scorer(self, deadline: float | None, *, admitted: bool = False, adapter: str | None = None) -> TextScorer:
         """A scorer for one task, which ends at a deadline in seconds of time.monotonic(); see TextScorer."""
 
     def continuation_logprobs(
@@ -206,6 +210,7 @@ class ScoresTexts(ABC):
         *,
         alignment: AlignmentLike | None = None,
         steering: Steering = Steering(),  # noqa: B008 - frozen
+        adapter: str | None = None,
         timeout: float | None = None,
     ) -> Tensor:
         """How likely each text is as the beginning of the model's answer to a chat, steered if there is an alignment.
@@ -228,6 +233,7 @@ class ScoresTexts(ABC):
             continuations: the texts, none of them empty, tokenised as plain text.
             alignment: as for `generate`; None scores under the base context.
             steering: how strongly to steer. The score has to be known beforehand: by `amplification`, or FixedScore.
+            adapter: as for `generate`.
             timeout: seconds, waiting time included; None waits for ever.
 
         Returns:
@@ -242,7 +248,9 @@ class ScoresTexts(ABC):
             RequestTimeoutError: the timeout passed.
         """
         settings = _settings(alignment, steering)
-        return self._text_scorer(_deadline(timeout)).continuation_logprobs(messages, continuations, settings)
+        return self._text_scorer(_deadline(timeout), adapter=adapter).continuation_logprobs(
+            messages, continuations, settings
+        )
 
     async def acontinuation_logprobs(
         self,
@@ -251,11 +259,12 @@ class ScoresTexts(ABC):
         *,
         alignment: AlignmentLike | None = None,
         steering: Steering = Steering(),  # noqa: B008 - frozen
+        adapter: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
     ) -> Tensor:
         """`continuation_logprobs` for an event loop."""
         settings = _settings(alignment, steering)
-        scorer = self._text_scorer(_deadline(timeout))
+        scorer = self._text_scorer(_deadline(timeout), adapter=adapter)
         return await scorer.acontinuation_logprobs(messages, continuations, settings)
 
     def rate(
@@ -266,6 +275,7 @@ class ScoresTexts(ABC):
         evaluator: Evaluator,
         *,
         placement: Placement = "after_query",
+        adapter: str | None = None,
         timeout: float | None = None,
     ) -> Score:
         """Have an evaluator rate a response that is given: what it would say, were this the base response.
@@ -276,13 +286,14 @@ class ScoresTexts(ABC):
             alignment: what it is rated for.
             evaluator: who rates.
             placement: where the instruction goes, see Steering.placement.
+            adapter: as for `generate`.
             timeout: seconds for what the model computes; an evaluator has a limit of its own.
 
         Raises:
             EvaluationError, or what the evaluator raises: no score.
             MessageError, ConfigError, ContextLengthError, RequestTimeoutError: as for `generate`.
         """
-        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        scorer, wanted = self._text_scorer(_deadline(timeout), adapter=adapter), _resolved(alignment)
         return evaluator.evaluate(scorer.evaluation_request(messages, response, wanted, evaluator, placement))
 
     async def arate(
@@ -293,10 +304,11 @@ class ScoresTexts(ABC):
         evaluator: Evaluator,
         *,
         placement: Placement = "after_query",
+        adapter: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - it covers the queue too, and stops the work
     ) -> Score:
         """`rate` for an event loop."""
-        scorer, wanted = self._text_scorer(_deadline(timeout)), _resolved(alignment)
+        scorer, wanted = self._text_scorer(_deadline(timeout), adapter=adapter), _resolved(alignment)
         request = await scorer.aevaluation_request(messages, response, wanted, evaluator, placement)
         return await evaluator.aevaluate(request)
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from sda_engine import Sampling, SteeringEngine
 from sda_engine.errors import ModelLoadError
-from sda_engine.models import loading
+from sda_engine.models import auto_classes, loading
 from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is_whole
 from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_tokenizer
@@ -172,18 +173,23 @@ def test_a_revision_reaches_everything_that_is_loaded(monkeypatch):
     asked = []
 
     def refuse(*given, **settings):
-        asked.append((settings["revision"], settings["trust_remote_code"]))
+        asked.append((settings["revision"], settings.get("trust_remote_code", False)))
         raise OSError("asked")
 
+    config = LlamaConfig()
     monkeypatch.setattr(loading, "check_hub", lambda name, revision: asked.append((revision, False)))
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", refuse)
-    with pytest.raises(ModelLoadError, match="asked"):
-        load_model(ModelSettings(model="nobody/nothing", revision="abc123"))
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *_, **settings: tiny_tokenizer())
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", refuse)
-    with pytest.raises(ModelLoadError, match="asked"):
-        load_model(ModelSettings(model="nobody/nothing", revision="abc123"))
-    assert asked == [("abc123", False)] * 4
+    stages = [
+        (loading.AutoTokenizer, "from_pretrained", tiny_tokenizer()),
+        (auto_classes.PreTrainedConfig, "get_config_dict", (config.to_dict(), {})),
+        (auto_classes.AutoConfig, "from_pretrained", config),
+        (auto_classes.AutoModelForCausalLM, "from_pretrained", None),
+    ]
+    for owner, method, found in stages:
+        monkeypatch.setattr(owner, method, refuse)
+        with pytest.raises(ModelLoadError, match="asked"):
+            load_model(ModelSettings(model="nobody/nothing", revision="abc123"))
+        monkeypatch.setattr(owner, method, lambda *_, found=found, **settings: found)
+    assert asked == [("abc123", False)] * 2 * len(stages)
 
 
 # --- 28: conversions

@@ -12,7 +12,7 @@ from sda_engine.alignment import Alignment, AlignmentLike, resolve_alignment
 from sda_engine.config import Steering
 from sda_engine.models import check_template_values
 from sda_engine.output import Output
-from sda_engine.request_settings import RequestSettings
+from sda_engine.request_settings import RequestSettings, check_adapter_name
 from sda_engine.settings import check_timeout, check_type, unknown_name
 
 STEERING_KEYWORDS = ("policy", "evaluator", "gain", "amplification")
@@ -32,7 +32,8 @@ _SAMPLING_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-REQUEST_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, *_SAMPLING_FIELDS, "timeout", "template_kwargs")
+_OTHERS = ("timeout", "template_kwargs", "adapter")
+REQUEST_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, *_SAMPLING_FIELDS, *_OTHERS)
 """What can be set on a model of an adapter and, under the same name, on a single call."""
 
 
@@ -90,6 +91,7 @@ def override_settings(
         ),
         timeout=check_timeout(values["timeout"]) if "timeout" in values else settings.timeout,
         template_kwargs={**settings.template_kwargs, **check_template_values(values.get("template_kwargs", {}))},
+        adapter=check_adapter_name(values.get("adapter", settings.adapter)),
     )
 
 
@@ -118,6 +120,7 @@ def describe_settings(settings: RequestSettings) -> dict[str, object]:
         **{flat: sampling[name] for flat, name in _SAMPLING_FIELDS.items()},
         **({"output": form.model_dump(mode="json", exclude={"strict"})} if form != Output() else {}),
         **({"template_kwargs": dict(settings.template_kwargs)} if settings.template_kwargs else {}),
+        **({"adapter": settings.adapter} if settings.adapter is not None else {}),
     }
 
 

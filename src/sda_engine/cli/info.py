@@ -75,7 +75,7 @@ def _model(facts: Facts) -> dict[str, object]:
     if "problem" in facts:
         told["problem"] = facts["problem"]
     if "context_window" in facts:
-        told["type"] = facts["type"]
+        told["type"] = f"{facts['type']}, which sees pictures too" if facts["sees_pictures"] else facts["type"]
         told["context window"] = f"{facts['context_window']:,} tokens"
     if "context_window_reason" in facts:
         told["context window"] = (

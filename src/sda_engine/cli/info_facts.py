@@ -10,10 +10,11 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from sda_engine.cli.options import ModelOptions
 from sda_engine.decoding import cache_bytes
+from sda_engine.errors import ModelLoadError
 from sda_engine.models import (
     available_memory,
     context_window,
@@ -25,6 +26,7 @@ from sda_engine.models import (
     resolve_device,
     resolve_dtype,
 )
+from sda_engine.models.auto_classes import model_class_of, read_config, sees_pictures
 from sda_engine.models.gguf_conversion import cache_path, find_converted_folder
 from sda_engine.models.loading import ALIASES, find_model
 
@@ -116,13 +118,14 @@ def _model_facts(name: str, dtype: torch.dtype, device: torch.device) -> Facts:
     if folder is None:
         return facts
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = read_config(str(folder), None, name)
         length = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).model_max_length
         weights = _weight_facts(config, dtype, device)
-    except (OSError, ValueError, KeyError) as error:
+    except (ModelLoadError, OSError, ValueError, KeyError) as error:
         return {**facts, "problem": str(error).strip().splitlines()[0]}
     window = context_window(config, length)
     facts |= {"type": config.model_type, "context_window": window.tokens, "stated_context_window": window.stated}
+    facts["sees_pictures"] = sees_pictures(config)
     if reason := explain_cut(window):
         facts["context_window_reason"] = reason
     return facts | {"bytes_per_token": _bytes_per_token(config, dtype)} | weights
@@ -156,7 +159,7 @@ def _bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
 def _weight_facts(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Facts:
     """What the weights take once they are loaded, and whether they are packed too: from a model that holds none."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = model_class_of(config).from_config(config)  # type: ignore[no-untyped-call]
     weights = dtype.itemsize * sum(weight.numel() for weight in model.parameters())
     facts: Facts = {"weights_bytes": weights, "packed": False}
     if device.type != "cpu" or dtype != torch.float32:

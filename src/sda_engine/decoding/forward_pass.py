@@ -8,6 +8,7 @@ of prompts, go one by one.
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ from sda_engine.decoding.segments import Alone, Run, Segment, Together
 
 _MOST_TOGETHER = 16  # tokens of a segment that goes with others
 _thread = threading.local()
+
+
+_Write = tuple[Tensor | None, Tensor, Tensor]
+_Visible = dict[object, tuple[int, Tensor | None] | None]
+_Placed = tuple[_Write | None, Together | None, dict[object, Tensor | None], _Visible]
 
 
 class ForwardPass:
@@ -43,6 +49,7 @@ class ForwardPass:
         self.attended: list[tuple[int, int | None]] = []
         self.is_handed_down = False
         self._device = device
+        self._elsewhere: dict[torch.device, _Placed] = {}  # the same for layers on other devices
         self._slots = segments[0].row.memory.slots
         self._masks: dict[object, Tensor | None] = {}
         self._sharing: dict[Run, list[int]] = {}  # which of the segments that go together begin with it
@@ -90,6 +97,7 @@ class ForwardPass:
             yield
         except BaseException:
             self.segments, self.together, self.alone, self._beginning, self._blocks = (), None, [], [], []
+            self._elsewhere.clear()
             raise
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -99,6 +107,8 @@ class ForwardPass:
             layer: its place among those that store keys and values; they come in order, from 0.
             keys, values: (heads, tokens of all segments, size).
         """
+        if keys.device != self._device:
+            self._move_to(keys.device)
         self._slots.open(layer, keys, values)
         for block, new in self._blocks:
             block.layers.append((keys[:, new].clone(), values[:, new].clone()))
@@ -180,6 +190,16 @@ class ForwardPass:
             self._masks[kind] = self._additive(reach.seen(alone.positions, keys.unsqueeze(0))[0], dtype)
         return self._masks[kind]
 
+    def _move_to(self, device: torch.device) -> None:
+        """Have indices and masks where a layer is; for each device of a model on several they are made once."""
+        self._elsewhere[self._device] = self._write_to, self.together, self._masks, self._visible
+        if device not in self._elsewhere:
+            write_to = None if self._write_to is None else _on(device, *self._write_to)
+            together = None if self.together is None else self.together.on(device)
+            self._elsewhere[device] = cast(_Write | None, write_to), together, {}, {}
+        self._write_to, self.together, self._masks, self._visible = self._elsewhere.pop(device)
+        self._device = device
+
     def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
         """What to add to scores: 0 where a key is seen, else a number so low that it counts for nothing."""
         if bool(seen.all()):
@@ -244,6 +264,10 @@ def running_pass() -> ForwardPass | None:
     found = getattr(_thread, "forward_pass", None)
     assert found is None or isinstance(found, ForwardPass)
     return found
+
+
+def _on(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if tensor is None else tensor.to(device) for tensor in tensors)
 
 
 def _goes_together(segment: Segment) -> bool:

@@ -17,7 +17,7 @@ from sda_engine.decoding.self_test import Footprint, run_self_test
 from sda_engine.decoding.states import StateCost
 from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
-from sda_engine.models import Change, ModelWatch, repack_linear_layers
+from sda_engine.models import Change, ModelWatch, adapter_at_work, repack_linear_layers
 
 _CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
 
@@ -101,7 +101,7 @@ class ModelRunner:
         """Append each segment's tokens to its row, all in one forward pass.
 
         Args:
-            segments: of different rows.
+            segments: of different rows, all under the same adapter.
 
         Returns:
             Per segment (keep, vocab), where the model is: the logits of what follows each of its last `keep` tokens.
@@ -124,6 +124,7 @@ class ModelRunner:
         assert mixers is not None, "the model is there"
         with (
             row_attention(self.model),
+            adapter_at_work(self.model, segments[0].row.adapter),
             forward_pass.runs_in_this_thread(),
             mixers.by_rows(segments) as commit_states,
             forward_pass.let_go_on_failure(),
@@ -133,7 +134,7 @@ class ModelRunner:
                 position_ids=torch.tensor([positions], device=device),
                 attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
-                logits_to_keep=torch.tensor(kept, device=device),
+                logits_to_keep=_index(self.model, kept),
                 forward_pass=forward_pass,
                 **options,
             )
@@ -163,6 +164,12 @@ class _Offsets:
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """The new keys and values alone: those from before are with their rows."""
         return keys, values
+
+
+def _index(model: PreTrainedModel, places: list[int]) -> Tensor | list[int]:
+    """An index into what the last layer gives; as plain numbers where that may be on another device than the first."""
+    is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    return places if is_spread else torch.tensor(places, device=model.device)
 
 
 def _kept(segments: Sequence[Segment]) -> list[int]:

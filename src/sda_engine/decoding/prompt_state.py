@@ -10,8 +10,10 @@ from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, 
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.states import StateCost
+from sda_engine.models import Adapter
 from sda_engine.prompts import BASE, Contexts
 
+_ADAPTER_BITS = 40  # from here on a stored token tells its adapter; token ids stay far below
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
 _WORTH_A_PASS = 32  # tokens that others can begin with, where a pass has to end so that its state can be kept
 
@@ -26,6 +28,7 @@ class PromptState:
         max_new_tokens: tokens that each row may grow by.
         copies: how many answers go on from the prompts at once, each on rows of its own.
         state_cost: what the state of a row counts as, see `RowMemory`.
+        adapter: what the model runs under; None for the model as it was given.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -41,11 +44,13 @@ class PromptState:
         *,
         copies: int = 1,
         state_cost: StateCost = StateCost(),  # noqa: B008 - frozen
+        adapter: Adapter | None = None,
     ) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
         self.copies = copies
         self._state_cost = state_cost
+        self.adapter = adapter
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -93,8 +98,9 @@ class PromptState:
         return [piece for name in names if name not in self._rows for piece in store.pieces(self._array(name))]
 
     def stored_as(self, token_ids: Sequence[int]) -> TokenArray:
-        """What the prefix store knows tokens of this request as."""
-        return as_array(token_ids)
+        """What the prefix store knows tokens of this request as: under each adapter as other ones."""
+        known = as_array(token_ids)
+        return known if self.adapter is None else known + (self.adapter.number << _ADAPTER_BITS)
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""
@@ -184,7 +190,7 @@ class PromptState:
             return None
         else:
             key = self._array(name)
-            self._rows[name] = store.memory.new_row()
+            self._rows[name] = store.memory.new_row(self.adapter)
             self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
             if name == BASE and store.memory.state_cost:
                 parts = shared if len(self.contexts.tails) > 1 else 0

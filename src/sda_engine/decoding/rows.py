@@ -8,6 +8,7 @@ from torch import Tensor
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
 from sda_engine.decoding.slots import Slots
 from sda_engine.decoding.states import RowState, StateCost
+from sda_engine.models import Adapter
 
 TAIL = 256  # tokens
 _LARGEST_JOINED = 4096  # tokens: what a row has written is joined into blocks of up to that many
@@ -47,9 +48,9 @@ class RowMemory:
         """Tokens that rows hold, what they share counted once."""
         return held_tokens(self._rows)
 
-    def new_row(self) -> "Row":
-        """A row without tokens."""
-        return Row(self)
+    def new_row(self, adapter: Adapter | None = None) -> "Row":
+        """A row without tokens, under an adapter or the model as it was given."""
+        return Row(self, adapter)
 
     def add(self, row: "Row") -> None:
         """Take note of a new row."""
@@ -68,9 +69,11 @@ class Row:
         tail: tokens in it.
         state: what layers that carry a state hold after its tokens; None for a model without them, and before the
             first.
+        adapter: what its states were computed under; None for the model as it was given.
     """
 
-    def __init__(self, memory: RowMemory) -> None:
+    def __init__(self, memory: RowMemory, adapter: Adapter | None = None) -> None:
+        self.adapter = adapter
         self.token_ids: list[int] = []
         self.slot: int | None = None
         self.tail = 0
@@ -185,7 +188,7 @@ class Row:
         Args:
             token_ids: these tokens, where this row does not hold them all yet.
         """
-        forked = self._memory.new_row()
+        forked = self._memory.new_row(self.adapter)
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
         if self.state is not None:

@@ -103,7 +103,7 @@ class RunningBatch:
         for task in [task for task in self._tasks if task.cancelled]:
             self._finish(task)
         self._resume()
-        logits = self._forward(self._fitted(self._plan()))
+        logits = self._forward_by_adapter(self._fitted(self._plan()))
         self._note()
         choosing: dict[Task, Choosing] = {}
         for task in list(logits):  # this frame must hold no rows or logits: a kept exception of a task keeps it alive
@@ -159,6 +159,15 @@ class RunningBatch:
             planned[task] = task.plan(limits, self._store)
         except BaseException as error:  # noqa: BLE001 - a user's code may raise SystemExit: not for the others
             self._fail(task, error)
+
+    def _forward_by_adapter(self, planned: dict[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
+        """Run what is planned, that of each adapter in passes of its own; the plan is emptied."""
+        logits: dict[Task, list[Tensor]] = {}
+        while planned:
+            adapter = next(iter(planned)).prompt.adapter
+            alike = [task for task in planned if task.prompt.adapter == adapter]
+            logits |= self._forward({task: planned.pop(task) for task in alike})
+        return logits
 
     def _forward(self, planned: dict[Task, list[Segment]]) -> dict[Task, list[Tensor]]:
         """Run what is planned in one pass, or else each task in one of its own; tasks that fail are left out.

@@ -1,7 +1,7 @@
 """Segments: what a forward pass adds to rows, one by one and as it is attended to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,15 @@ class Together:
     positions: Tensor
     tail_starts: Tensor
     runs: Sequence[tuple[Run, Tensor | None]]
+
+    def on(self, device: torch.device) -> "Together":
+        """The same with its indices on a device."""
+        tokens, kept, places, *members = (
+            None if index is None else index.to(device)
+            for index in (self.tokens, self.kept, self.places, *(members for _, members in self.runs))
+        )
+        runs = [(run, moved) for (run, _), moved in zip(self.runs, members, strict=True)]
+        return replace(self, tokens=tokens, kept=kept, places=places, runs=runs)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Loads a model: from an alias, a folder, a GGUF file or the Hub, onto this machine, its chat templates tried out."""
 
+from sda_engine.models.adapters import Adapter, Adapters, adapter_at_work
 from sda_engine.models.context_window import context_window_of
 from sda_engine.models.devices import explain_dtype, processor_features, resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
@@ -20,6 +21,8 @@ from sda_engine.models.template_variables import (
 from sda_engine.models.weights import WeightsIdentity
 
 __all__ = [
+    "Adapter",
+    "Adapters",
     "Change",
     "ContextWindow",
     "ContextWindowWarning",
@@ -32,6 +35,7 @@ __all__ = [
     "TemplateValue",
     "TurnRules",
     "WeightsIdentity",
+    "adapter_at_work",
     "available_memory",
     "check_hub",
     "check_template_names",

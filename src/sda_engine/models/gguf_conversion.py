@@ -16,6 +16,8 @@ import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from sda_engine.errors import ModelLoadError
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _EDGE = 2**22  # bytes at either end of a file that go into its checksum
+_NO_ARCHITECTURES = {"general", "tokenizer", "t5", "umt5"}  # and what has an encoder, which is not steered
 _FORMAT = "1"  # part of every cache key; raise it when the conversion changes
 
 
@@ -103,20 +106,36 @@ def cache_path() -> Path:
 
 
 def _convert(gguf_file: Path, target: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        gguf_file.parent,
-        gguf_file=gguf_file.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf_file.parent,
+            gguf_file=gguf_file.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    except ValueError as error:
+        if "architecture" not in str(error) and "Unrecognized configuration class" not in str(error):
+            raise
+        raise _unread_architecture(gguf_file, error) from error
     if hasattr(loaded.config, "quantization_config"):  # the weights are unpacked, and the new model an ordinary one
         del loaded.config.quantization_config
-    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
-    model.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # it takes over the weights that are there: two copies might not fit into memory
+        model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
     model.generation_config = loaded.generation_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _unread_architecture(gguf_file: Path, error: ValueError) -> ModelLoadError:
+    read = sorted({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_ARCHS} - _NO_ARCHITECTURES)
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    return ModelLoadError(
+        f"The GGUF file {str(gguf_file)!r} cannot be converted: {reason}. transformers reads the architectures "
+        f"{', '.join(read)}. Choose a file of one of these, or the model's own safetensors weights."
+    )
 
 
 def _write_manifest(folder: Path) -> None:

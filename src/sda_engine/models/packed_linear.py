@@ -85,7 +85,8 @@ def repack_linear_layers(model: nn.Module) -> None:
 
 
 def _can_be_packed(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_inference()
+    is_plain = type(weight) in (Tensor, nn.Parameter)  # and not, say, quantized values that pass for numbers
+    return is_plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_inference()
 
 
 def _has_packed_products() -> bool:

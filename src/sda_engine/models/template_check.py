@@ -12,7 +12,7 @@ from functools import lru_cache
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from sda_engine.errors import ModelLoadError
 
@@ -50,16 +50,20 @@ _CHATS: Sequence[tuple[_Dicts, _Dicts | None]] = (
 )
 
 
-def check_templates(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_templates(tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin | None = None) -> None:
     """Have each chat template of a tokenizer render some short chats, which takes a fifth of a second, and once only.
 
     A template that is harmless there and without bounds elsewhere is not found out: load models of people you trust.
 
+    Args:
+        tokenizer: the tokenizer.
+        processor: of a model that sees, whose templates are tried out too.
+
     Raises:
         ModelLoadError: one cannot be compiled, or takes too much time or memory.
     """
-    templates = tokenizer.chat_template
-    for template in templates.values() if isinstance(templates, dict) else [templates]:
+    both = [tokenizer.chat_template, getattr(processor, "chat_template", None)]
+    for template in (one for templates in both for one in _each(templates)):
         if isinstance(template, str):
             chats = [
                 {"messages": messages, "tools": tools, "add_generation_prompt": True, "documents": None}
@@ -69,6 +73,10 @@ def check_templates(tokenizer: PreTrainedTokenizerBase) -> None:
             limits = {"megabytes": _MEGABYTES, "seconds": _SECONDS // 2, "characters": _CHARACTERS}
             task = json.dumps({"template": template, "chats": chats, **limits}, default=str)
             _try_out(tokenizer.name_or_path, task)
+
+
+def _each(templates: object) -> list[object]:
+    return list(templates.values()) if isinstance(templates, dict) else [templates]
 
 
 @lru_cache(maxsize=64)

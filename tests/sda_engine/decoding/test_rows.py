@@ -202,7 +202,9 @@ def test_rows_that_share_a_long_beginning_hold_it_once():
 @pytest.mark.parametrize("tail", [1, 2, 4, 8])
 def test_a_row_is_loaded_from_pieces(tail):
     memory = RowMemory(tail)
-    pieces = [make_piece(states(token_ids), len(token_ids), memory.ledger) for token_ids in ([1, 2], [3], [4, 5, 6], [7])]
+    pieces = [
+        make_piece(states(token_ids), len(token_ids), memory.ledger) for token_ids in ([1, 2], [3], [4, 5, 6], [7])
+    ]
     row = Row(memory)
     row.load(range(1, 8), pieces)
     assert row.length == 7

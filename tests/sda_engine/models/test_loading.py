@@ -8,7 +8,7 @@ from transformers import BitsAndBytesConfig
 
 from sda_engine import Sampling, SteeringEngine
 from sda_engine.errors import ConfigError, ContextLengthError, ModelLoadError
-from sda_engine.models import ContextWindowWarning, loading
+from sda_engine.models import ContextWindowWarning, auto_classes, loading
 from sda_engine.models.devices import resolve_device, resolve_dtype
 from sda_engine.models.gguf_conversion import cache_folder, converted_folder
 from sda_engine.models.loading import ModelSettings, load_model
@@ -81,13 +81,13 @@ def test_an_unknown_dtype_or_device_is_refused_by_name(settings, folder):
 
 def test_device_map_and_quantization_reach_transformers_and_remote_code_is_never_run(folder, monkeypatch):
     passed = {}
-    loader = loading.AutoModelForCausalLM.from_pretrained
+    loader = auto_classes.AutoModelForCausalLM.from_pretrained
 
     def record(source, **kwargs):
         passed.update(kwargs)
         return loader(source, **{**kwargs, "device_map": None, "quantization_config": None})
 
-    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", record)
+    monkeypatch.setattr(auto_classes.AutoModelForCausalLM, "from_pretrained", record)
     quantization = BitsAndBytesConfig(load_in_8bit=True)
     load_model(ModelSettings(model=folder, device_map={"": "cpu"}, quantization_config=quantization))
     assert passed["device_map"] == {"": "cpu"}
