@@ -1,6 +1,7 @@
 """Tiny configs of all types: the common sizes for the names that a type has, then what it needs beside them."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -26,26 +27,27 @@ _LAYER_NUMBERS = (
 _MAY_BE_LEFT_OUT = ("sliding_window", "q_lora_rank", "attention_chunk_size", "n_group", "topk_group", "head_dim")
 
 
-def tiny_config(model_type: str) -> PreTrainedConfig:
+def tiny_config(model_type: str, sizes: Settings = MappingProxyType({})) -> PreTrainedConfig:
     """A config of four layers.
 
     Args:
         model_type: as transformers names it, or a variant of `settings.VARIANTS`.
+        sizes: in place of common ones, where the type has a name for them.
     """
     config_class = CONFIG_MAPPING[model_type.partition(VARIANT)[0]]
     settings = {**VISION_SETTINGS, **TEXT_SETTINGS, **VARIANTS}.get(model_type, {})
-    return cast(PreTrainedConfig, config_class(**_arguments(config_class, settings)))
+    return cast(PreTrainedConfig, config_class(**_arguments(config_class, settings, {**SHAPE, **sizes})))
 
 
-def _arguments(config_class: type[PreTrainedConfig], settings: Settings) -> dict[str, object]:
-    """What to make a config of a class with; `settings` come last."""
+def _arguments(config_class: type[PreTrainedConfig], settings: Settings, shape: Settings) -> dict[str, object]:
+    """What to make a config of a class with: a shape, and what the type needs beside it."""
     default = config_class()
     stated = default.to_dict()
-    arguments = _sizes(default, stated) | _lists(stated)
+    arguments = _sizes(default, stated, shape) | _lists(stated)
     for name in _MAY_BE_LEFT_OUT:
         if name in stated and stated[name] is None:
             arguments.pop(name, None)
-    arguments |= _parts(config_class, default, settings)
+    arguments |= _parts(config_class, default, settings, shape)
     for name, value in settings.items():
         part = arguments.get(name)
         is_part = name in config_class.sub_configs and isinstance(part, dict) and isinstance(value, Mapping)
@@ -53,16 +55,16 @@ def _arguments(config_class: type[PreTrainedConfig], settings: Settings) -> dict
     return arguments
 
 
-def _sizes(default: PreTrainedConfig, stated: Settings) -> dict[str, object]:
-    """The common sizes that a config has a name for, each once."""
+def _sizes(default: PreTrainedConfig, stated: Settings, shape: Settings) -> dict[str, object]:
+    """The sizes that a config has a name for, each once."""
     names = {*stated, *default.attribute_map}
-    sizes = {name: value for name, value in SHAPE.items() if name in names}
+    sizes = {name: value for name, value in shape.items() if name in names}
     for alias, name in default.attribute_map.items():
         if alias != name and name in sizes:
             sizes.pop(alias, None)
     heads, shared = stated.get("num_attention_heads"), stated.get("num_key_value_heads")
     if shared is not None and heads == shared:
-        sizes["num_key_value_heads"] = sizes.get("num_attention_heads", SHAPE["num_attention_heads"])
+        sizes["num_key_value_heads"] = sizes.get("num_attention_heads", shape["num_attention_heads"])
     turned = stated.get("qk_rope_head_dim")
     if turned and turned == stated.get("head_dim"):
         sizes["head_dim"] = sizes["qk_rope_head_dim"]
@@ -92,7 +94,7 @@ def _lists(stated: Settings) -> dict[str, object]:
 
 
 def _parts(
-    config_class: type[PreTrainedConfig], default: PreTrainedConfig, settings: Settings
+    config_class: type[PreTrainedConfig], default: PreTrainedConfig, settings: Settings, shape: Settings
 ) -> dict[str, dict[str, object]]:
     """Arguments of the configs that a config holds: of its decoder, of its towers."""
     parts = {}
@@ -102,10 +104,10 @@ def _parts(
         held = getattr(default, name, None)
         if held is None:
             if own and part_class is not AutoConfig:
-                parts[name] = _arguments(part_class, own)
+                parts[name] = _arguments(part_class, own, shape)
         elif own.get("model_type", held.model_type) != held.model_type:  # another tower altogether
             parts[name] = dict(own)
         else:
             named = {"model_type": held.model_type} if part_class is AutoConfig else {}
-            parts[name] = _arguments(type(held), own) | named
+            parts[name] = _arguments(type(held), own, shape) | named
     return parts

@@ -3,22 +3,24 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from sda_engine import Alignment, Completion, Sampling, Steering, SteeringEngine
-from sda_engine.errors import ModelLoadError
+from sda_engine.errors import ContextLengthError, ModelLoadError
 from sda_engine.testing import ScriptedEvaluator, tiny_tokenizer
 
 from .models import draw_weights, tiny_model
 from .questions import AMPLIFICATION, GAIN, QUESTIONS, LoopAnswer, Question, loop_answer
+from .settings import Settings
 from .types import Group
 
 Verdict = Literal["exact", "different", "refused", "not built"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "different", "refused", "not built")
+_LONG_INDEX = {"index_topk": 400}  # longer than all questions
 TOLERANCE = 1e-4  # of the largest logit; what is wrong is wrong by a hundredth and more
 
 
@@ -61,22 +63,36 @@ class Finding:
     seconds: float = 0.0
 
 
-def examine(model_type: str, group: Group, size: Size = Size()) -> Finding:  # noqa: B008 - frozen
+def examine(model_type: str, group: Group, size: Size = Size()) -> Finding:
     """Build a type and hold the engine on it against the loop. Whatever goes wrong is in the finding."""
     start = time.perf_counter()
     try:
-        model = tiny_model(model_type, sees=group == "vision")
+        finding = _examine(model_type, group, size, {})
+    except ContextLengthError:  # the engine takes texts that are shorter than what an indexer picks
+        finding = replace(_examine(model_type, group, size, _LONG_INDEX), reason="for texts up to its index_topk")
+    return replace(finding, seconds=time.perf_counter() - start)
+
+
+def _examine(model_type: str, group: Group, size: Size, sizes: Settings) -> Finding:
+    """
+    Raises:
+        ContextLengthError: the engine accepts the model for texts shorter than the questions.
+    """
+    try:
+        model = tiny_model(model_type, group, sizes=sizes)
         _check_that_text_is_enough(model)
     except Exception as error:  # noqa: BLE001 - each type fails in its own way, and that is what is asked
-        found: tuple[Verdict, str] = "not built", _shown(error)
-        return Finding(model_type, group, *found, seconds=time.perf_counter() - start)
+        return Finding(model_type, group, "not built", _shown(error))
     try:
-        finding = _compare(model, model_type, group, size)
+        return _compare(model, model_type, group, size)
     except ModelLoadError as error:
-        finding = Finding(model_type, group, "refused", _refusal(error))
+        return Finding(model_type, group, "refused", _refusal(error))
+    except ContextLengthError:
+        if sizes:
+            return Finding(model_type, group, "different", "accepted for texts shorter than the questions")
+        raise
     except Exception as error:  # noqa: BLE001 - what is accepted and then fails is no answer
-        finding = Finding(model_type, group, "different", f"accepted, then fails: {_shown(error)}")
-    return Finding(**{**vars(finding), "seconds": time.perf_counter() - start})
+        return Finding(model_type, group, "different", f"accepted, then fails: {_shown(error)}")
 
 
 @torch.inference_mode()

@@ -1,15 +1,22 @@
 """Tiny random models of all types, in which attention and every position make a difference."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from unittest.mock import patch
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
 from .configs import tiny_config
+from .settings import Settings
+from .types import Group
 
+_AUTO_CLASSES: Mapping[Group, type] = MappingProxyType(
+    {"vision": AutoModelForImageTextToText, "encoder-decoder": AutoModelForSeq2SeqLM}
+)
 # What a random value would make a state explode, or forget at once, by
 _KEPT = ("A_log", "dt_bias", ".D", "slope", "conv1d", "lambda")
 # Types whose embeddings are scaled up and tied: large ones would only repeat the last token
@@ -17,18 +24,25 @@ _SCALED_UP = ("gemma", "minicpm3", "biogpt", "bloom", "xglm", "zamba")
 _FIRST_SEED = 3
 
 
-def tiny_model(model_type: str, *, sees: bool = False, seed: int = _FIRST_SEED) -> PreTrainedModel:
+def tiny_model(
+    model_type: str,
+    group: Group = "decoder",
+    *,
+    sizes: Settings = MappingProxyType({}),
+    seed: int = _FIRST_SEED,
+) -> PreTrainedModel:
     """A random model in float32; torch's global random state is left alone.
 
     Args:
         model_type: as transformers names it, or a variant of `settings.VARIANTS`.
-        sees: whether to build it as a model of text and pictures. A tower of timm is left empty.
+        group: what to build it as. A tower of timm is left empty.
+        sizes: in place of common ones.
         seed: of the weights.
     """
-    auto_class = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    auto_class = _AUTO_CLASSES.get(group, AutoModelForCausalLM)
     with torch.random.fork_rng(devices=[]), _empty_timm_towers():
         torch.manual_seed(0)
-        model: PreTrainedModel = auto_class.from_config(tiny_config(model_type), dtype=torch.float32)
+        model: PreTrainedModel = auto_class.from_config(tiny_config(model_type, sizes), dtype=torch.float32)
     model.train(False)
     draw_weights(model, seed)
     return model

@@ -23,7 +23,9 @@ def _each(names: str, value: object) -> dict[str, object]:
 
 SHAPE: Mapping[str, object] = MappingProxyType(
     _each("vocab_size vocab_size_per_layer_input", VOCABULARY)
-    | _each("hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size embed_dim encoder_hidden_size", _HIDDEN)
+    | _each(
+        "hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size embed_dim encoder_hidden_size", _HIDDEN
+    )
     | _each("out_hidden_size word_embed_proj_dim", _HIDDEN)
     | _each("intermediate_size ffn_dim n_inner dff dim_ff decoder_ffn_dim encoder_ffn_dim d_ff d_inner", _INNER)
     | _each("ffn_hidden_size feed_forward_size intermediate_size_mlp dense_intermediate_size", _INNER)

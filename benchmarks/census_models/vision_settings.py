@@ -1,4 +1,4 @@
-"""What single types need that also see or hear. No picture is shown to any model here: their towers only have to be built."""
+"""What single types need that also see or hear. They are shown no picture: their towers only have to be built."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -34,7 +34,7 @@ _TEXT_PARTS: dict[str, Settings] = {
     "cohere_compass": _text(TEXT_SETTINGS["cohere_compass_text"]),
     "deepseek_ocr2": _text({"mlp_layer_types": ["dense", "sparse"] * (LAYERS // 2)}),
     "gemma3n": _text(TEXT_SETTINGS["gemma3n_text"]),
-    "glm5_next": _text({"head_dim": 0, "qk_rope_head_dim": 0, "index_kpool": 4, "index_topk": 24}),
+    "glm5_next": _text({"head_dim": 0, "qk_rope_head_dim": 0, "index_kpool": 4}),
     "inkling2": {"vision_config": {"text_hidden_size": 64}, **_text(TEXT_SETTINGS["inkling2_text"])},
     "inkling_mm_model": _text(TEXT_SETTINGS["inkling_text"]),
     "lfm2_vl": _text(TEXT_SETTINGS["lfm2"]),
