@@ -21,6 +21,7 @@ from .types import Group
 Verdict = Literal["exact", "different", "refused", "not built"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "different", "refused", "not built")
 _LONG_INDEX = {"index_topk": 400}  # longer than all questions
+_REPEATS = "with answers of one token, repeated"
 TOLERANCE = 1e-4  # of the largest logit; what is wrong is wrong by a hundredth and more
 
 
@@ -69,7 +70,9 @@ def examine(model_type: str, group: Group, size: Size = Size()) -> Finding:
     try:
         finding = _examine(model_type, group, size, {})
     except ContextLengthError:  # the engine takes texts that are shorter than what an indexer picks
-        finding = replace(_examine(model_type, group, size, _LONG_INDEX), reason="for texts up to its index_topk")
+        finding = _examine(model_type, group, size, _LONG_INDEX)
+        if finding.verdict == "exact":
+            finding = replace(finding, reason="for texts up to its index_topk")
     return replace(finding, seconds=time.perf_counter() - start)
 
 
@@ -122,8 +125,9 @@ def _compare(model: PreTrainedModel, model_type: str, group: Group, size: Size) 
     error = max(_error(*answer) for answer in answers)
     if not wrong and error >= TOLERANCE:
         wrong = f"log-probabilities are off by {error:.0e} of the largest logit"
+    distinct = len(set(alone.token_ids))
     verdict: Verdict = "different" if wrong else "exact"
-    return Finding(model_type, group, verdict, wrong, runner, error, len(set(alone.token_ids)))
+    return Finding(model_type, group, verdict, wrong or _REPEATS * (distinct == 1), runner, error, distinct)
 
 
 def _loop_answers(model: PreTrainedModel, size: Size) -> list[LoopAnswer]:

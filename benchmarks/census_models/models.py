@@ -19,7 +19,7 @@ _AUTO_CLASSES: Mapping[Group, type] = MappingProxyType(
 )
 # What a random value would make a state explode, or forget at once, by
 _KEPT = ("A_log", "dt_bias", ".D", "slope", "conv1d", "lambda")
-# Types whose embeddings are scaled up and tied: large ones would only repeat the last token
+# Types that scale their embeddings up: beside large ones nothing that layers add would count
 _SCALED_UP = ("gemma", "minicpm3", "biogpt", "bloom", "xglm", "zamba")
 _FIRST_SEED = 3
 

@@ -62,5 +62,7 @@ SHAPE: Mapping[str, object] = MappingProxyType(
     | _each("audio_token_id audio_token_index", 252)
     | {"vision_start_token_id": 253, "vision_end_token_id": 254}
     | {"image_size": 28, "patch_size": 14, "spatial_merge_size": 2, "hidden_size_per_layer_input": 8}
+    # A random model that reads and writes by the same embeddings mostly repeats its last token
+    | {"tie_word_embeddings": False}
     | {"is_decoder": True, "use_cache": True, "initializer_range": 0.02}
 )

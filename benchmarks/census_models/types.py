@@ -18,18 +18,14 @@ Group = Literal["variant", "other", "vision", "decoder", "encoder-decoder"]
 
 # Causal by their mapping alone
 _ENCODERS = (
-    "     "bert",     "bert-generation",     "big_bird",     "camembert",     "data2vec-text",     "electra", "
-    ""ernie",     "megatron-bert",     "reformer",     "rembert",     "roberta",     "roberta-prelayernorm", "
-    ""roc_bert",     "roformer",     "xlm",     "xlm-roberta",     "xlm-roberta-xl",     "xlnet",     "xmod","
+    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert reformer rembert roberta "
+    "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod"
 )
 _DECODERS_OF_ENCODER_DECODERS = (
-    "     "bart",     "bigbird_pegasus",     "blenderbot",     "blenderbot-small",     "git",     "marian", "
-    ""mbart",     "mvp",     "pegasus",     "plbart",     "prophetnet",     "trocr",     "whisper","
+    "bart bigbird_pegasus blenderbot blenderbot-small git marian mbart mvp pegasus plbart prophetnet trocr whisper"
 )
-_SPEECH_AND_MUSIC = (
-    "moshi moss_transcribe_diarize musicgen musicgen_melody"
-)
-_OTHERS = frozenset(" ".join((_ENCODERS, _DECODERS_OF_ENCODER_DECODERS, _SPEECH_AND_MUSIC)).split())
+_SPEECH_AND_MUSIC = "moshi moss_transcribe_diarize musicgen musicgen_melody"
+_OTHERS = frozenset(f"{_ENCODERS} {_DECODERS_OF_ENCODER_DECODERS} {_SPEECH_AND_MUSIC}".split())
 
 TYPES: Mapping[Group, tuple[str, ...]] = MappingProxyType(
     {
