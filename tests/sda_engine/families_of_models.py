@@ -63,7 +63,7 @@ _PICTURES = (
     Family("llava", "a decoder within", group="vision"),
     Family("qwen2_5_vl", "positions of three axes", group="vision"),
     Family("video_llama_3", "logits of all tokens, whatever is asked for", group="vision"),
-    Family("janus", "a decoder that takes attention functions in a model that does not", group="vision"),
+    Family("deepseek_vl", "a decoder that takes attention functions in a model that does not", group="vision"),
     Family("chameleon", "tokens that are ruled out by a huge logit", group="vision"),
 )
 
