@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.census_models import running
+from benchmarks.census_models import examining, running
 from benchmarks.census_models.configs import tiny_config
-from benchmarks.census_models.examining import Finding
+from benchmarks.census_models.examining import Finding, Size, examine
 from benchmarks.census_models.page import count, fill_page
+from benchmarks.census_models.questions import loop_answer
 from benchmarks.census_models.types import TYPES
+from sda_engine.errors import ContextLengthError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 
@@ -70,3 +72,26 @@ def test_a_type_whose_process_fails_is_no_exact_one(monkeypatch, fails, limit, r
     (found,) = running.examine_all([("qwen3", "decoder")], jobs=1, limit=limit)
     assert (found.model_type, found.verdict) == ("qwen3", "different")
     assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(1.01, "log-probabilities are off"), (-3.0, "its answer alone is another")]
+)
+def test_an_engine_that_computes_something_else_is_told_of(monkeypatch, factor, reason):
+    def loop(model, prompts, strength, tokens):
+        return loop_answer(model, prompts, factor * strength, tokens)
+
+    monkeypatch.setattr(examining, "loop_answer", loop)
+    found = examine("llama", "decoder", Size(alone=3, together=1, questions=1, seeds=(3,)))
+    assert found.verdict == "different"
+    assert reason in found.reason
+
+
+def test_what_the_engine_takes_for_short_texts_alone_is_asked_with_a_longer_index(monkeypatch):
+    def compare(model, model_type, group, size):
+        if model.config.index_topk < 400:
+            raise ContextLengthError(66, model.config.index_topk)
+        return Finding(model_type, group, "exact", runner="flat")
+
+    monkeypatch.setattr(examining, "_compare", compare)
+    assert examine("glm_moe_dsa", "decoder").reason == "for texts up to its index_topk"
