@@ -66,6 +66,7 @@ bench: setup
 	$(BIN)/python benchmarks/injection.py
 	$(BIN)/python benchmarks/guards.py
 	$(BIN)/python benchmarks/scopes.py
+	$(BIN)/python benchmarks/census.py --vision
 	$(PIP) py3langid rouge-score vadersentiment
 	$(BIN)/python benchmarks/kept_answers.py
 	$(BIN)/python benchmarks/combined.py
