@@ -36,6 +36,11 @@ class Alignment(Settings):
         avoid: a description, in the affirmative, of the text to steer away from; `instruction` may then be None.
             It is our extension of the paper: amplifying a prohibition backfires, since naming a thing makes it
             likelier, while steering away from its description works.
+        blank_picture: whether to steer away from the answer to the same chat with its pictures blank, all of them in
+            their mean colour, so that what is left is what the picture itself says, and not what such questions are
+            usually answered with. Goes with a text to avoid, which then stands in that chat. It is our extension, after
+            visual contrastive decoding (Leng et al. 2023, arXiv 2311.16922), which adds noise in place of blanking.
+            It does nothing in a chat without pictures.
         name: a short name for results and traces.
         parts: of a combined alignment, the pairs (alignment, weight) that `combine` put together; () for any other.
     """
@@ -43,6 +48,7 @@ class Alignment(Settings):
     instruction: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
     rubric: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
     avoid: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
+    blank_picture: bool = Field(default=False, description="True or False")
     name: str = Field(default="custom", min_length=1, description="a text of at least one character")
     parts: tuple[tuple["Alignment", Annotated[float, Field(gt=0)]], ...] = Field(
         default=(), description="pairs (alignment, weight), as Alignment.combine makes them, each weight above 0"
@@ -121,10 +127,10 @@ class Alignment(Settings):
         blank = [n for n in ("instruction", "rubric", "avoid") if (t := getattr(self, n)) is not None and not t.strip()]
         if blank:
             raise ConfigError(f"Alignment.{blank[0]} is blank: write a text, or leave it out.")
-        if not self.instructions and self.avoid is None:
+        if not self.instructions and self.avoid is None and not self.blank_picture:
             raise ConfigError(
-                "Alignment(instruction=None, avoid=None) has nothing to steer by: give at least one of the two, "
-                "or pass alignment=None for a plain answer."
+                "Alignment(instruction=None, avoid=None) has nothing to steer by: give at least one of the two or "
+                "blank_picture=True, or pass alignment=None for a plain answer."
             )
         return self
 

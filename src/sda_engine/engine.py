@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Self, Unpack, cast
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
@@ -40,7 +40,7 @@ from sda_engine.results import Completion, Piece
 from sda_engine.revising import Revising
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
-from sda_engine.tokens import SafeTokenizer, TokenCategories
+from sda_engine.tokens import SafeTokenizer, TokenCategories, make_tokenizer, text_of_prompt
 
 _PREFIX_TOKENS = 16  # at the end of a prompt, where an opened thought would stand
 
@@ -53,6 +53,7 @@ class SteeringEngine(ScoresTexts):
     Args:
         model: a causal language model of transformers, in memory.
         tokenizer: its tokenizer.
+        processor: its processor, where it sees and is to be given pictures.
         name: what results call the model. Caches tell models of one name apart all the same, see `describe`.
         settings: how the engine shares the machine between requests.
 
@@ -65,11 +66,13 @@ class SteeringEngine(ScoresTexts):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        processor: ProcessorMixin | None = None,
         name: str = "custom",
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name)), settings, can_be_loaded=False)
+        loaded = wrap_model(model, tokenizer, ModelSettings(model=name), processor)
+        self._set_up(loaded, settings, can_be_loaded=False)
 
     @classmethod
     def load(
@@ -138,7 +141,7 @@ class SteeringEngine(ScoresTexts):
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
         self._runner = runner
         self._closed = False
-        self._tokenizer = SafeTokenizer(loaded.facts.tokenizer)
+        self._tokenizer = make_tokenizer(loaded)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
         self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
@@ -324,7 +327,7 @@ class SteeringEngine(ScoresTexts):
 
     def _pieces(self, messages: Sequence[Message], settings: RequestSettings) -> Generator[Piece, None, None]:
         self._constraints.warn_of(settings.output.left_out)
-        return self._stream(self._request(messages, settings), settings.deadline())
+        return self._stream(self._request(normalise_messages(messages), settings), settings.deadline())
 
     def _apieces(self, messages: Sequence[Message], settings: RequestSettings) -> AsyncGenerator[Piece, None]:
         self._constraints.warn_of(settings.output.left_out)
@@ -398,7 +401,7 @@ class SteeringEngine(ScoresTexts):
 
     def _prompt_end(self, contexts: Contexts) -> str:
         """The last words of the prompt, where it may have begun or closed a thought."""
-        prompt = (*contexts.shared, *contexts.tails[BASE])
+        prompt = text_of_prompt((*contexts.shared, *contexts.tails[BASE]))
         return self._tokenizer.decode(prompt[-_PREFIX_TOKENS:], skip_special_tokens=False)
 
     def _stream(self, request: Request, deadline: float | None) -> Generator[Piece, None, None]:

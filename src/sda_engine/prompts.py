@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sda_engine.alignment import Alignment
 from sda_engine.choosing import Sight
 from sda_engine.config import Placement
 from sda_engine.errors import ContextLengthError, MessageError
-from sda_engine.models import merge_leading_system
+from sda_engine.models import join_contents, merge_leading_system, parts_of
 from sda_engine.output import Output, jsonable_calls, tool_prompt
-from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
+from sda_engine.pictures import Picture, blanked
+from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, PreparedPicture, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
@@ -33,12 +34,14 @@ class Contexts:
         tails: row name -> the token ids that follow; each has at least one token.
         stop: strings that end the answer, where the prompt's format needs them.
         weights: how much each of the `instructed_rows` counts; they sum to 1.
+        pictures: number -> the picture, of all that the token ids below 0 stand for.
     """
 
     shared: tuple[int, ...]
     tails: Mapping[str, tuple[int, ...]]
     stop: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    pictures: Mapping[int, PreparedPicture] = field(default_factory=dict)
 
     def prompt_tokens(self, row: str = BASE) -> int:
         """Tokens of one row's prompt."""
@@ -66,7 +69,8 @@ def make_contexts(
 ) -> Contexts:
     """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
 
-    A combined alignment has an instructed context for each of its parts: "instructed", "instructed 2", ...
+    A combined alignment has an instructed context for each of its parts: "instructed", "instructed 2", ... All contexts
+    have the same pictures in the same order, but for one of `Alignment.blank_picture`, where they are blank.
 
     Args:
         messages: chat messages as plain dicts; never changed.
@@ -77,7 +81,8 @@ def make_contexts(
         context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
 
     Raises:
-        MessageError: messages are empty, malformed, or refused by the chat template.
+        MessageError: messages are empty, malformed, or refused by the chat template; or they hold a picture, and the
+            model cannot be given any; or they hold none, and there is nothing else to steer by.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
     turns = _tell_of_output(merge_leading_system(normalise_messages(messages)), output, tokenizer)
@@ -86,13 +91,17 @@ def make_contexts(
     if alignment is not None:
         places = enumerate(alignment.instructions, start=1)
         texts |= {INSTRUCTED if place == 1 else f"{INSTRUCTED} {place}": text for place, text in places}
-        texts |= {} if alignment.avoid is None else {AVOIDED: alignment.avoid}
-    prompts = {}
+        texts |= {AVOIDED: alignment.avoid} if _avoids(alignment, turns) else {}
+    prompts: dict[str, list[int]] = {}
+    pictures: dict[int, PreparedPicture] = {}
     for row, text in texts.items():
         placed = turns if text is None else place_instruction(turns, text, placement)
+        if row == AVOIDED and alignment is not None and alignment.blank_picture:
+            placed = _with_blank_pictures(placed)
+        pictures |= {(prepared := tokenizer.prepare(picture)).number: prepared for picture in pictures_in(placed)}
         prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
     stop, weights = PLAIN_TEMPLATE_STOP if tokenizer.is_plain else (), alignment.weights if alignment else ()
-    contexts = _split_shared(prompts, stop, weights)
+    contexts = replace(_split_shared(prompts, stop, weights), pictures=pictures)
     if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
     return contexts
@@ -112,7 +121,7 @@ def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "ch
 
 
 def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Copies of the messages with text content, checked.
+    """Copies of the messages, checked: their content is a text or, where it holds pictures, a list of parts.
 
     Raises:
         MessageError: empty list, unknown role or key, or content that is not text.
@@ -136,7 +145,7 @@ def place_instruction(turns: Sequence[Message], instruction: str, placement: Pla
     users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
     if placement == "after_query" and users:
         last = users[-1]
-        placed[last] = {**turns[last], "content": f"{turns[last]['content']}\n{instruction}"}
+        placed[last] = {**turns[last], "content": _followed_by(turns[last]["content"], f"\n{instruction}")}
         return placed
     return _add_to_system_turn(turns, instruction, "\n")
 
@@ -155,8 +164,47 @@ def _tell_of_output(turns: Sequence[Message], output: Output, tokenizer: SafeTok
 def _add_to_system_turn(turns: Sequence[Message], text: str, separator: str) -> list[Message]:
     """The turns with a text at the end of the system turn, or in a new one."""
     if turns[0]["role"] == "system":
-        return [{**turns[0], "content": f"{turns[0]['content']}{separator}{text}"}, *turns[1:]]
+        return [{**turns[0], "content": _followed_by(turns[0]["content"], f"{separator}{text}")}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
+
+
+def pictures_in(turns: Sequence[Message]) -> list[Picture]:
+    """The pictures of a chat, in their order."""
+    parts = (part for turn in turns for part in parts_of(turn["content"]))
+    return [picture for part in parts if isinstance(picture := part.get("picture"), Picture)]
+
+
+def _followed_by(content: object, text: str) -> object:
+    """A content with a text at its end."""
+    return f"{content}{text}" if isinstance(content, str) else join_contents([content, text], "")
+
+
+def _avoids(alignment: Alignment, turns: Sequence[Message]) -> bool:
+    """Whether there is an avoided context."""
+    if not alignment.blank_picture or pictures_in(turns):
+        return alignment.blank_picture or alignment.avoid is not None
+    if alignment.avoid is None and not alignment.instructions:
+        raise MessageError(
+            "The alignment steers away from a blank picture alone, and the messages hold no picture. Send one, or give "
+            "the alignment an instruction too."
+        )
+    return alignment.avoid is not None
+
+
+def _with_blank_pictures(turns: Sequence[Message]) -> list[Message]:
+    """The turns with a blank picture of the same size in place of each."""
+    return [
+        turn
+        if isinstance(turn["content"], str)
+        else {
+            **turn,
+            "content": [
+                {**part, "picture": blanked(picture)} if isinstance(picture := part.get("picture"), Picture) else part
+                for part in parts_of(turn["content"])
+            ],
+        }
+        for turn in turns
+    ]
 
 
 def _normalise(message: Message, place: int) -> dict[str, object]:
@@ -174,12 +222,14 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
     return {**given, **calls, "content": _text_of(given.get("content", ""), where)}
 
 
-def _text_of(content: object, where: str) -> str:
+def _text_of(content: object, where: str) -> object:
     """The text of a message's content: a string, or a list of text parts, which stand one a line."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
         raise MessageError(f"{where} has content of type {type(content).__name__}: it must be a text.")
+    if any(isinstance(part, Mapping) and isinstance(part.get("picture"), Picture) for part in content):
+        return join_contents([part["text"] if part["type"] == "text" else [part] for part in content], "")
     texts = []
     for part in content:
         if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
@@ -215,15 +265,15 @@ def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_
 
 
 def _results_as_text(turns: Iterable[Message]) -> Message:
-    results = (f"<tool_response>\n{turn['content']}\n</tool_response>" for turn in turns)
-    return {"role": "user", "content": "\n\n".join(results)}
+    results = (join_contents(["<tool_response>\n", turn["content"], "\n</tool_response>"], "") for turn in turns)
+    return {"role": "user", "content": join_contents([*results], "\n\n")}
 
 
 def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
     calls = turn.get("tool_calls")
     if not isinstance(calls, Sequence) or not calls:
         return turn
-    lines = [str(turn["content"])] if turn["content"] else []
+    lines = []
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or "name" not in function:
@@ -233,7 +283,7 @@ def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
             )
         body = {"name": function["name"], "arguments": function.get("arguments", {})}
         lines.append(f"{markers.call_begin}{json.dumps(body, ensure_ascii=False)}{markers.call_end}")
-    return {"role": turn["role"], "content": "\n".join(lines)}
+    return {"role": turn["role"], "content": join_contents([turn["content"], *lines], "\n")}
 
 
 def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...], weights: tuple[float, ...]) -> Contexts:

@@ -160,7 +160,8 @@ class ForwardPass:
         kind = ("alone", alone.start, start, window, dtype)
         if kind not in self._masks:
             keys = torch.arange(start, alone.position + alone.stop - alone.start)
-            self._masks[kind] = self._additive(_seen(alone.positions, keys.unsqueeze(0), window)[0], dtype)
+            seen = _seen(alone.positions, keys.unsqueeze(0), window)[0] | _seen_inside(alone, keys, window)
+            self._masks[kind] = self._additive(seen, dtype)
         return self._masks[kind]
 
     def _additive(self, seen: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -215,15 +216,25 @@ class ForwardPass:
         )
 
     def _make_alone(self, place: int) -> Alone:
-        row, start = self.segments[place].row, self._starts[place]
-        return Alone(row, start, self._starts[place + 1], row.length, row.length - row.tail, _runs(row))
+        segment, start = self.segments[place], self._starts[place]
+        row = segment.row
+        return Alone(
+            row, start, self._starts[place + 1], row.length, row.length - row.tail, _runs(row), _blocks(segment)
+        )
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device)
 
 
 def _goes_together(segment: Segment) -> bool:
-    return segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
+    few = segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
+    return few and not _blocks(segment)
+
+
+def _blocks(segment: Segment) -> Sequence[tuple[int, int]]:
+    """Where in the row those new tokens are that attend to each other in both directions."""
+    row = segment.row
+    return () if row.pictures is None else row.pictures.blocks(row.length, row.length + len(segment.token_ids))
 
 
 def _end_of_tail(segment: Segment) -> int:
@@ -247,6 +258,20 @@ def _seen(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
     """
     seen = keys.unsqueeze(1) <= positions.unsqueeze(-1)
     return seen if window is None else seen & (keys.unsqueeze(1) > positions.unsqueeze(-1) - window)
+
+
+def _seen_inside(alone: Alone, keys: Tensor, window: int | None) -> Tensor:
+    """(queries, keys) bool: what tokens of one picture see of each other in both directions, as Gemma 3 has it: of
+    what comes before, no more than the window.
+
+    Args:
+        keys: (keys,) their places in the row.
+    """
+    queries = alone.positions[0].unsqueeze(-1)
+    seen = torch.zeros(len(queries), len(keys), dtype=torch.bool)
+    for start, stop in alone.blocks:
+        seen |= (queries >= start) & (queries < stop) & (keys >= start) & (keys < stop)
+    return seen if window is None else seen & (keys > queries - window)
 
 
 def _first_seen(seen: Tensor) -> int:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from sda_engine.decoding.attention import check_attention, row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
+from sda_engine.decoding.picture_reader import PictureReader
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import run_self_test
 from sda_engine.errors import EngineClosedError
@@ -32,6 +33,7 @@ class ModelRunner:
         check_attention(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
+        self._pictures: PictureReader | None = PictureReader(model, self._run)
         self.bytes_per_token = compute(self._test)
 
     @property
@@ -63,7 +65,7 @@ class ModelRunner:
     def release(self) -> None:
         """Let go of the model: nothing runs on it from here on."""
         self._place = self.place
-        self._held = self._watch = None
+        self._held = self._watch = self._pictures = None
 
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
@@ -73,6 +75,8 @@ class ModelRunner:
         change = Change.NOTHING if self._watch is None else self._watch.look()
         if change is Change.WEIGHTS:
             repack_linear_layers(self.model)
+        if change is not Change.NOTHING and self._pictures is not None:
+            self._pictures.forget()
         return change is not Change.NOTHING
 
     @property
@@ -100,12 +104,11 @@ class ModelRunner:
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments
-        token_ids = [token_id for segment in segments for token_id in segment.token_ids]
-        positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
+        with forward_pass.let_go_on_failure():
+            inputs = self._inputs(segments)
         with row_attention(self.model), forward_pass.let_go_on_failure():
             output = self.model(
-                input_ids=torch.tensor([token_ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                **inputs,
                 attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
                 logits_to_keep=torch.tensor(_kept(segments), device=device),
@@ -115,6 +118,18 @@ class ModelRunner:
             segment.row.append(segment.token_ids)
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
         return list(torch.split(logits, [segment.keep for segment in segments]))
+
+    def _inputs(self, segments: Sequence[Segment]) -> dict[str, object]:
+        """What the model is told of the tokens of a pass."""
+        if self._pictures is not None and any(segment.row.pictures is not None for segment in segments):
+            return self._pictures.inputs(segments)
+        device = self.model.device
+        token_ids = [token_id for segment in segments for token_id in segment.token_ids]
+        positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
+        return {
+            "input_ids": torch.tensor([token_ids], device=device),
+            "position_ids": torch.tensor([positions], device=device),
+        }
 
 
 def _kept(segments: Sequence[Segment]) -> list[int]:

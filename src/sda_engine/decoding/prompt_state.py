@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
+from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
 from sda_engine.prompts import BASE, Contexts
@@ -112,10 +113,13 @@ class PromptState:
         self._planned = []
         segments = []
         for name in names:
-            row = None if name in self.logits or most == 0 else self._open(name, store)
+            row = None if name in self.logits or most <= 0 else self._open(name, store)
             if row is not None:
                 prompt = self._token_ids(name)
-                piece = prompt[row.length : row.length + most]
+                stop = min(row.length + most, len(prompt))
+                piece = prompt[
+                    row.length : stop if row.pictures is None else row.pictures.end_of_piece(row.length, stop)
+                ]
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
@@ -153,7 +157,10 @@ class PromptState:
         if name in self._rows:
             return self._rows[name]
         prompt = self._token_ids(name)
+        pictures = RowPictures(prompt, self.contexts.pictures) if self.contexts.pictures else None
         stored = min(store.match(self._array(name)), len(prompt) - 1)  # the last token is forwarded for its logits
+        for block in () if pictures is None else pictures.blocks(stored, stored):
+            stored = block[0]  # what is stored of a run that is read as a whole is of no use
         shared = len(self.contexts.shared)
         if name != BASE and stored < shared:
             if self._base_reach < shared:
@@ -162,6 +169,7 @@ class PromptState:
         else:
             self._rows[name] = Row(store.memory)
             self._rows[name].load(prompt[:stored], store.read(self._array(name), stored))
+        self._rows[name].pictures = pictures
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]

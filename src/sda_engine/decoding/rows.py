@@ -6,6 +6,7 @@ from weakref import WeakSet
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
+from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.slots import Slots
 
 TAIL = 256  # tokens
@@ -58,12 +59,14 @@ class Row:
         token_ids: its tokens.
         slot: where its tail stands; None for a row that never had one.
         tail: tokens in it.
+        pictures: those of its prompt; None where it has none.
     """
 
     def __init__(self, memory: RowMemory) -> None:
         self.token_ids: list[int] = []
         self.slot: int | None = None
         self.tail = 0
+        self.pictures: RowPictures | None = None
         self._memory = memory
         self._pieces: list[Piece] = []
         self._written = 0  # pieces at the end that the row has made of its own tails
@@ -158,6 +161,7 @@ class Row:
         forked = Row(self._memory)
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
+        forked.pictures = self.pictures
         return forked
 
     def load(self, token_ids: Iterable[int], pieces: Sequence[Piece]) -> None:

@@ -15,6 +15,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from sda_engine.errors import ModelLoadError
@@ -113,12 +114,14 @@ class ModelFacts:
     Attributes:
         eos_token_ids: every token that ends an answer.
         window: the tokens that the model can attend to, prompt and answer together.
+        processor: of a model that sees; None for one that is given text alone.
     """
 
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: frozenset[int]
     window: ContextWindow
+    processor: ProcessorMixin | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,12 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     return wrap_model(model, tokenizer, settings)
 
 
-def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> LoadedModel:
+def wrap_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelSettings,
+    processor: ProcessorMixin | None = None,
+) -> LoadedModel:
     """Bring a model that is already in memory into the form the engine works with.
 
     Raises:
@@ -183,7 +191,7 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     check_templates(tokenizer)
     window = context_window(model.config, tokenizer.model_max_length)
     warn_of_cut(settings.model, window)
-    return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window))
+    return LoadedModel(model, ModelFacts(settings, tokenizer, _eos_token_ids(model, tokenizer), window, processor))
 
 
 def find_model(model: str) -> Path | str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from sda_engine.models.turn_content import join_contents
+
 Turn = Mapping[str, object]
 
 _BLANK_LINE = "\n\n"
@@ -110,4 +112,4 @@ def _joined(turns: Sequence[Turn]) -> Turn:
     """One turn of several of a role, with a blank line between their texts."""
     if len(turns) == 1:
         return turns[0]
-    return {**turns[0], "content": _BLANK_LINE.join(str(turn["content"]) for turn in turns if turn["content"])}
+    return {**turns[0], "content": join_contents([turn["content"] for turn in turns], _BLANK_LINE)}
