@@ -1,6 +1,6 @@
 """Alignments: what the answer should be like, as an instruction, a rating rubric and a text to steer away from.
 
-The five presets are data. Their wording is ours; the dimensions are the paper's.
+The presets are data. Their wording is ours; the dimensions are the paper's, but for that of pictures, which is ours.
 """
 
 import sys
@@ -83,13 +83,15 @@ class Alignment(Settings):
         given = [(_part(alignment), _weight(alignment, weight)) for alignment, weight in _pairs(weights)]
         if avoid is None:
             avoid = _only_avoided(alignment for alignment, _ in given)
+        blank = any(alignment.blank_picture for alignment, _ in given)
         counted: dict[Alignment, float] = {}
         for alignment, weight in given:
             parts = [part for part, _ in alignment.parts] or [alignment]
             for part, share in zip(parts, alignment.weights, strict=True):
                 counted[part] = counted.get(part, 0.0) + weight * share
         if len(counted) > 1:
-            return cls(parts=tuple(counted.items()), avoid=avoid, name="+".join(part.name for part in counted))
+            name = "+".join(part.name for part in counted)
+            return cls(parts=tuple(counted.items()), avoid=avoid, blank_picture=blank, name=name)
         (only,) = counted
         return only if avoid == only.avoid else only.replace(avoid=avoid)
 
@@ -103,9 +105,12 @@ class Alignment(Settings):
 
     @model_serializer(mode="wrap")
     def _without_empty_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plain data, which says nothing of parts where there are none: what was kept under it is found again."""
+        """Plain data, which says nothing of parts or blank pictures where there are none: what was kept under it is
+        found again.
+        """
         plain: dict[str, Any] = handler(self)
-        return plain if self.parts else {name: value for name, value in plain.items() if name != "parts"}
+        unsaid = [name for name in ("parts", "blank_picture") if not getattr(self, name)]
+        return {name: value for name, value in plain.items() if name not in unsaid}
 
     @model_validator(mode="after")
     def _parts_stand_alone(self) -> Self:
@@ -172,6 +177,8 @@ class Alignment(Settings):
             wishes.append(f"how well the response follows this instruction: {self.instruction}")
         if self.avoid is not None:
             wishes.append(f"how far the response stays away from text of this kind: {self.avoid}")
+        if not wishes:
+            wishes.append("how far the response says what the picture shows, and nothing that it does not show")
         return "Rate " + ", and ".join(wishes)
 
     def _rubric_of_parts(self) -> str:
@@ -221,6 +228,16 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
                 "Rate how empathic the response is. A high rating means that it names and accepts the other "
                 "person's feeling, relates to what they actually said, and sounds warm and sincere. Coldness, "
                 "lecturing, stock phrases and changing the subject rate low."
+            ),
+        ),
+        "faithful_to_picture": Alignment(
+            name="faithful_to_picture",
+            instruction="Say only what the picture shows.",
+            blank_picture=True,
+            rubric=(
+                "Rate how faithful the response is to the picture. A high rating means that the things, numbers, "
+                "colours and places that it names are those that can be seen, and that it says so where something "
+                "cannot be seen. Things that are usual in such pictures and not in this one rate very low."
             ),
         ),
         "summarization": Alignment(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+from sda_engine.models import holds_pictures
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestSettings
 
@@ -29,7 +30,12 @@ class Apart:
     def __init__(self, messages: Sequence[Message], settings: RequestSettings) -> None:
         output = settings.output
         compiles = output.constraint is not None or output.callable_tools or settings.steering.critical_categories
-        self._is_long = bool(compiles) or sum(len(str(message["content"])) for message in messages) > _LONG
+        contents = [message["content"] for message in messages]
+        self._is_long = (
+            bool(compiles)
+            or any(map(holds_pictures, contents))
+            or sum(len(str(content)) for content in contents) > _LONG
+        )
         self.release: Callable[[], None] = lambda: None
 
     async def run(

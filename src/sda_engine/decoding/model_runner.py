@@ -33,6 +33,7 @@ class ModelRunner:
         check_attention(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
+        self._missed = Change.NOTHING  # that nobody was told of yet
         self._pictures: PictureReader | None = PictureReader(model, self._run)
         self.bytes_per_token = compute(self._test)
 
@@ -67,12 +68,24 @@ class ModelRunner:
         self._place = self.place
         self._held = self._watch = self._pictures = None
 
+    @property
+    def pictures_read(self) -> int:
+        """Times that the vision tower ran."""
+        return 0 if self._pictures is None else self._pictures.pictures_read
+
+    @property
+    def picture_bytes(self) -> int:
+        """Bytes of what it made of pictures, as far as that is kept."""
+        return 0 if self._pictures is None else self._pictures.held_bytes
+
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
 
         Then no keys and values from before may be used. Packed copies of weights that changed are made anew.
         """
-        change = Change.NOTHING if self._watch is None else self._watch.look()
+        changes = {self._missed, self._look()}
+        self._missed = Change.NOTHING
+        change = next((one for one in (Change.WEIGHTS, Change.LAYERS) if one in changes), Change.NOTHING)
         if change is Change.WEIGHTS:
             repack_linear_layers(self.model)
         if change is not Change.NOTHING and self._pictures is not None:
@@ -119,10 +132,21 @@ class ModelRunner:
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
         return list(torch.split(logits, [segment.keep for segment in segments]))
 
+    def _look(self) -> Change:
+        return Change.NOTHING if self._watch is None else self._watch.look()
+
     def _inputs(self, segments: Sequence[Segment]) -> dict[str, object]:
         """What the model is told of the tokens of a pass."""
         if self._pictures is not None and any(segment.row.pictures is not None for segment in segments):
-            return self._pictures.inputs(segments)
+            if self._pictures.pictures_read:
+                return self._pictures.inputs(segments)
+            # when a tower first runs, transformers hooks its layers: that is no change of the model
+            if (change := self._look()) is not Change.NOTHING:
+                self._missed = change
+            try:
+                return self._pictures.inputs(segments)
+            finally:
+                self._look()
         device = self.model.device
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]

@@ -20,6 +20,7 @@ from sda_engine.evaluators.protocol import (
     needs_logprobs,
 )
 from sda_engine.evaluators.score_store import CacheStatistics, ScoreStore
+from sda_engine.pictures import Picture
 from sda_engine.settings import check_argument
 
 if TYPE_CHECKING:
@@ -233,6 +234,8 @@ def _digest(content: object) -> bytes | None:
 def _as_plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Picture):
+        return {"digest": value.digest}
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
 
 

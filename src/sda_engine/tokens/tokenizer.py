@@ -40,7 +40,7 @@ PLAIN_TEMPLATE = (
 )
 PLAIN_TEMPLATE_STOP = ("\nUser:",)
 READS_TEXT_ONLY = (
-    "this model reads text only. Load one that sees, such as Qwen2.5-VL, Qwen3-VL, Gemma 3, SmolVLM, InternVL or LLaVA, "
+    "this model reads text only. Load one that sees, such as Qwen2.5-VL, Qwen3-VL, Gemma 3, SmolVLM or InternVL, "
     "or describe the picture in words"
 )
 

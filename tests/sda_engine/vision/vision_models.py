@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from sda_engine import SteeringEngine
+from sda_engine.pictures import Picture
 from sda_engine.testing import tiny_tokenizer
 
 # as models that see have it: contents are lists of parts, or texts
@@ -309,9 +310,27 @@ FAMILIES = {
 }
 
 
-def engine_of(family, **settings):
+class SeeingEngine(SteeringEngine):
+    """An engine that its test can ask for the processor."""
+
+    processor = None
+
+
+def engine_of(family, **options):
+    """An engine on a tiny model of a family."""
     model, processor = FAMILIES[family]()
-    return SteeringEngine(model, processor.tokenizer, processor=processor, name=family, **settings)
+    engine = SeeingEngine(model, processor.tokenizer, processor=processor, name=family, **options)
+    engine.processor = processor
+    return engine
+
+
+def ours(messages):
+    """Messages of transformers as the engine has them inside."""
+    return [{**message, "content": [_ours(part) for part in message["content"]]} for message in messages]
+
+
+def _ours(part):
+    return {"type": "image", "picture": Picture.of(part["image"])} if part["type"] == "image" else part
 
 
 def processor_inputs(processor, messages):
