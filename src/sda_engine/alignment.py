@@ -230,6 +230,15 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
                 "lecturing, stock phrases and changing the subject rate low."
             ),
         ),
+        "summarization": Alignment(
+            name="summarization",
+            instruction="Summarise this faithfully in a few short sentences.",
+            rubric=(
+                "Rate the response as a summary. A high rating means that it is faithful to the source, covers the "
+                "main persons, events and outcome, and is short and fluent. Invented content, missing main points, "
+                "copied passages and needless length rate low."
+            ),
+        ),
         "faithful_to_picture": Alignment(
             name="faithful_to_picture",
             instruction="Say only what the picture shows.",
@@ -238,15 +247,6 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
                 "Rate how faithful the response is to the picture. A high rating means that the things, numbers, "
                 "colours and places that it names are those that can be seen, and that it says so where something "
                 "cannot be seen. Things that are usual in such pictures and not in this one rate very low."
-            ),
-        ),
-        "summarization": Alignment(
-            name="summarization",
-            instruction="Summarise this faithfully in a few short sentences.",
-            rubric=(
-                "Rate the response as a summary. A high rating means that it is faithful to the source, covers the "
-                "main persons, events and outcome, and is short and fluent. Invented content, missing main points, "
-                "copied passages and needless length rate low."
             ),
         ),
     }

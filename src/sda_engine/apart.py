@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-from sda_engine.models import holds_pictures
+from sda_engine.contents import has_pictures, plain_text
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestSettings
 
@@ -15,12 +15,12 @@ _Result = TypeVar("_Result")
 
 
 class Apart:
-    """Runs calls of one request in threads where its texts are long, or something has to be compiled.
+    """Runs calls of one request in threads where its texts are long, or pictures are to be read, or a form compiled.
 
     Where neither is so it runs them at once, so that short requests come in their order.
 
     Args:
-        messages: the chat, as plain dicts whose content is text.
+        messages: the chat, normalised.
         settings: what the request asks for.
 
     Attributes:
@@ -30,12 +30,8 @@ class Apart:
     def __init__(self, messages: Sequence[Message], settings: RequestSettings) -> None:
         output = settings.output
         compiles = output.constraint is not None or output.callable_tools or settings.steering.critical_categories
-        contents = [message["content"] for message in messages]
-        self._is_long = (
-            bool(compiles)
-            or any(map(holds_pictures, contents))
-            or sum(len(str(content)) for content in contents) > _LONG
-        )
+        long = sum(len(plain_text(message["content"])) for message in messages) > _LONG
+        self._is_long = bool(compiles) or long or has_pictures(messages)
         self.release: Callable[[], None] = lambda: None
 
     async def run(

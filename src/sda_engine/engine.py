@@ -33,7 +33,7 @@ from sda_engine.models import (
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
-from sda_engine.prompts import BASE, Contexts, Message, make_contexts, normalise_messages
+from sda_engine.prompts import BASE, Contexts, Message, make_contexts, normalise_messages, read_messages
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
@@ -141,7 +141,7 @@ class SteeringEngine(ScoresTexts):
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
         self._runner = runner
         self._closed = False
-        self._tokenizer = make_tokenizer(loaded)
+        self._tokenizer = make_tokenizer(loaded, settings.picture_limits)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
         self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
@@ -182,6 +182,11 @@ class SteeringEngine(ScoresTexts):
         return self._tokenizer.answer_format.thinks
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether messages may hold pictures, which takes a vision-language model and its processor."""
+        return self._tokenizer.reads_pictures
+
+    @property
     def closed(self) -> bool:
         """Whether the engine has been closed."""
         return self._closed
@@ -212,7 +217,9 @@ class SteeringEngine(ScoresTexts):
         """Answer a chat.
 
         Args:
-            messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}.
+            messages: plain dicts in the chat format of transformers: {"role": ..., "content": ...}. The content is a
+                text, or a list of {"type": "text", "text": ...} and, for a model that reads pictures, {"type": "image",
+                "image": ...} with a PIL image, a pathlib.Path, bytes or a data URL.
             alignment: a preset's name, an instruction of your own, an Alignment, several of these with weights, e.g.
                 {"honesty": 1.0, "empathy": 0.5} (see Alignment.combine), or None for a plain answer of the base context
                 alone.
@@ -327,7 +334,7 @@ class SteeringEngine(ScoresTexts):
 
     def _pieces(self, messages: Sequence[Message], settings: RequestSettings) -> Generator[Piece, None, None]:
         self._constraints.warn_of(settings.output.left_out)
-        return self._stream(self._request(normalise_messages(messages), settings), settings.deadline())
+        return self._stream(self._request(messages, settings), settings.deadline())
 
     def _apieces(self, messages: Sequence[Message], settings: RequestSettings) -> AsyncGenerator[Piece, None]:
         self._constraints.warn_of(settings.output.left_out)
@@ -335,6 +342,7 @@ class SteeringEngine(ScoresTexts):
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
+        messages = read_messages(messages, self._tokenizer.pictures)
         tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
         prompt = self._prompt(settings, tokenizer, messages, settings.sampling.max_new_tokens)
         answer_format, prompt_end = self._tokenizer.answer_format, self._prompt_end(prompt.contexts)

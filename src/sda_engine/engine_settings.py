@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from sda_engine.pictures import PictureLimits
 from sda_engine.settings import Settings
 
 
@@ -25,6 +26,10 @@ class EngineSettings(Settings):
             at most half of `cache_tokens`, and the least recently used go first.
         proposals: how many tokens at most are proposed from the prompt and verified in one forward pass; 0 for none.
         prefill_chunk: tokens of new prompts that a forward pass takes while others decode.
+        max_pictures: pictures that the messages of a request may hold; 0 refuses them all.
+        max_picture_pixels: width times height of a picture. It is looked at before the picture is unpacked, which takes
+            three bytes a pixel.
+        max_picture_bytes: bytes of a picture's file.
     """
 
     max_rows: int = Field(default=64, ge=3, description="a whole number of at least 3")
@@ -33,3 +38,11 @@ class EngineSettings(Settings):
     prefix_cache: bool = Field(default=True, description="True or False")
     proposals: int = Field(default=8, ge=0, le=64, description="a whole number from 0 to 64")
     prefill_chunk: int = Field(default=128, ge=1, description="a whole number of at least 1")
+    max_pictures: int = Field(default=8, ge=0, description="a whole number of at least 0")
+    max_picture_pixels: int = Field(default=32_000_000, ge=1, description="a whole number of at least 1")
+    max_picture_bytes: int = Field(default=20_000_000, ge=1, description="a whole number of at least 1")
+
+    @property
+    def picture_limits(self) -> PictureLimits:
+        """What the pictures of a request may be like."""
+        return PictureLimits(most=self.max_pictures, pixels=self.max_picture_pixels, bytes=self.max_picture_bytes)

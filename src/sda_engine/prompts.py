@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sda_engine.alignment import Alignment
+from sda_engine.blank_pictures import with_blank_pictures
 from sda_engine.choosing import Sight
 from sda_engine.config import Placement
+from sda_engine.contents import Content, has_pictures, joined, normalise_content, pictures_of, read_pictures
 from sda_engine.errors import ContextLengthError, MessageError
-from sda_engine.models import join_contents, merge_leading_system, parts_of
+from sda_engine.models import merge_leading_system
 from sda_engine.output import Output, jsonable_calls, tool_prompt
-from sda_engine.pictures import Picture, blanked
+from sda_engine.pictures import PictureLimits
 from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, PreparedPicture, SafeTokenizer
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
@@ -81,11 +83,12 @@ def make_contexts(
         context_window: tokens that the model can attend to, prompt and answer together; None for no limit.
 
     Raises:
-        MessageError: messages are empty, malformed, or refused by the chat template; or they hold a picture, and the
-            model cannot be given any; or they hold none, and there is nothing else to steer by.
+        MessageError: messages are empty, malformed, or refused by the chat template, or hold a picture that cannot be
+            read; or they hold none, and the alignment steers by pictures alone.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
-    turns = _tell_of_output(merge_leading_system(normalise_messages(messages)), output, tokenizer)
+    turns = merge_leading_system(read_messages(messages, tokenizer.pictures))
+    turns = _tell_of_output(turns, output, tokenizer)
     tools = [tool.as_function() for tool in output.callable_tools] if tokenizer.answer_format.tools_in_template else []
     texts: dict[str, str | None] = {BASE: None}
     if alignment is not None:
@@ -97,8 +100,8 @@ def make_contexts(
     for row, text in texts.items():
         placed = turns if text is None else place_instruction(turns, text, placement)
         if row == AVOIDED and alignment is not None and alignment.blank_picture:
-            placed = _with_blank_pictures(placed)
-        pictures |= {(prepared := tokenizer.prepare(picture)).number: prepared for picture in pictures_in(placed)}
+            placed = with_blank_pictures(placed)
+        pictures |= {(one := tokenizer.prepare(picture)).number: one for picture in pictures_of(placed)}
         prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
     stop, weights = PLAIN_TEMPLATE_STOP if tokenizer.is_plain else (), alignment.weights if alignment else ()
     contexts = replace(_split_shared(prompts, stop, weights), pictures=pictures)
@@ -121,10 +124,10 @@ def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "ch
 
 
 def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Copies of the messages, checked: their content is a text or, where it holds pictures, a list of parts.
+    """Copies of the messages with normalised contents, checked. Pictures are not read yet.
 
     Raises:
-        MessageError: empty list, unknown role or key, or content that is not text.
+        MessageError: empty list, unknown role or key, or content that is neither text nor pictures.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise MessageError(
@@ -136,16 +139,30 @@ def normalise_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
     return [_normalise(message, place) for place, message in enumerate(messages)]
 
 
+def read_messages(messages: Sequence[Message], pictures: PictureLimits | None) -> list[Message]:
+    """Normalised messages with the pictures in them read.
+
+    Args:
+        messages: plain dicts; never changed.
+        pictures: how many and how large they may be; None for a model that reads text only.
+
+    Raises:
+        MessageError: the messages are malformed, or a picture cannot be read.
+    """
+    return read_pictures(normalise_messages(messages), pictures)
+
+
 def place_instruction(turns: Sequence[Message], instruction: str, placement: Placement) -> list[Message]:
     """The turns with an instruction added: after the last user turn's text, or in the system turn.
 
-    Without a user turn the instruction goes into the system turn. The given turns are not changed.
+    It stands behind all pictures of the turn, so that what they become is shared by all rows. Without a user turn the
+    instruction goes into the system turn. The given turns are not changed.
     """
     placed = list(turns)
     users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
     if placement == "after_query" and users:
         last = users[-1]
-        placed[last] = {**turns[last], "content": _followed_by(turns[last]["content"], f"\n{instruction}")}
+        placed[last] = {**turns[last], "content": joined([_content_of(turns[last]), instruction], "\n")}
         return placed
     return _add_to_system_turn(turns, instruction, "\n")
 
@@ -164,47 +181,8 @@ def _tell_of_output(turns: Sequence[Message], output: Output, tokenizer: SafeTok
 def _add_to_system_turn(turns: Sequence[Message], text: str, separator: str) -> list[Message]:
     """The turns with a text at the end of the system turn, or in a new one."""
     if turns[0]["role"] == "system":
-        return [{**turns[0], "content": _followed_by(turns[0]["content"], f"{separator}{text}")}, *turns[1:]]
+        return [{**turns[0], "content": joined([_content_of(turns[0]), text], separator)}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
-
-
-def pictures_in(turns: Sequence[Message]) -> list[Picture]:
-    """The pictures of a chat, in their order."""
-    parts = (part for turn in turns for part in parts_of(turn["content"]))
-    return [picture for part in parts if isinstance(picture := part.get("picture"), Picture)]
-
-
-def _followed_by(content: object, text: str) -> object:
-    """A content with a text at its end."""
-    return f"{content}{text}" if isinstance(content, str) else join_contents([content, text], "")
-
-
-def _avoids(alignment: Alignment, turns: Sequence[Message]) -> bool:
-    """Whether there is an avoided context."""
-    if not alignment.blank_picture or pictures_in(turns):
-        return alignment.blank_picture or alignment.avoid is not None
-    if alignment.avoid is None and not alignment.instructions:
-        raise MessageError(
-            "The alignment steers away from a blank picture alone, and the messages hold no picture. Send one, or give "
-            "the alignment an instruction too."
-        )
-    return alignment.avoid is not None
-
-
-def _with_blank_pictures(turns: Sequence[Message]) -> list[Message]:
-    """The turns with a blank picture of the same size in place of each."""
-    return [
-        turn
-        if isinstance(turn["content"], str)
-        else {
-            **turn,
-            "content": [
-                {**part, "picture": blanked(picture)} if isinstance(picture := part.get("picture"), Picture) else part
-                for part in parts_of(turn["content"])
-            ],
-        }
-        for turn in turns
-    ]
 
 
 def _normalise(message: Message, place: int) -> dict[str, object]:
@@ -219,27 +197,26 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
     if "content" not in given and "tool_calls" not in given:
         raise MessageError(f"{where} has no content: give it a text.")
     calls = {"tool_calls": jsonable_calls(given["tool_calls"], where)} if "tool_calls" in given else {}
-    return {**given, **calls, "content": _text_of(given.get("content", ""), where)}
+    return {**given, **calls, "content": normalise_content(given.get("content", ""), where, role)}
 
 
-def _text_of(content: object, where: str) -> object:
-    """The text of a message's content: a string, or a list of text parts, which stand one a line."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise MessageError(f"{where} has content of type {type(content).__name__}: it must be a text.")
-    if any(isinstance(part, Mapping) and isinstance(part.get("picture"), Picture) for part in content):
-        return join_contents([part["text"] if part["type"] == "text" else [part] for part in content], "")
-    texts = []
-    for part in content:
-        if not (isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise MessageError(
-                f"{where} has a content part of type {kind!r}: this engine reads text only, so each part must be "
-                f'{{"type": "text", "text": "..."}}. Describe images and files in words.'
-            )
-        texts.append(str(part["text"]))
-    return "\n".join(texts)
+def _avoids(alignment: Alignment, turns: Sequence[Message]) -> bool:
+    """Whether there is an avoided context."""
+    if alignment.avoid is not None or not alignment.blank_picture or has_pictures(turns):
+        return alignment.avoid is not None or alignment.blank_picture
+    if not alignment.instructions:
+        raise MessageError(
+            "The alignment steers away from a blank picture alone, and the messages hold no picture. Send one, or give "
+            "the alignment an instruction too."
+        )
+    return False
+
+
+def _content_of(turn: Message) -> Content:
+    """The content of a normalised turn."""
+    content = turn["content"]
+    assert isinstance(content, (str, list)), "turns are normalised first"
+    return content
 
 
 def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_tools: bool) -> list[Message]:
@@ -265,15 +242,15 @@ def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_
 
 
 def _results_as_text(turns: Iterable[Message]) -> Message:
-    results = (join_contents(["<tool_response>\n", turn["content"], "\n</tool_response>"], "") for turn in turns)
-    return {"role": "user", "content": join_contents([*results], "\n\n")}
+    results = (joined(["<tool_response>", _content_of(turn), "</tool_response>"], "\n") for turn in turns)
+    return {"role": "user", "content": joined(results, "\n\n")}
 
 
 def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
     calls = turn.get("tool_calls")
     if not isinstance(calls, Sequence) or not calls:
         return turn
-    lines = []
+    lines: list[Content] = [_content_of(turn)] if turn["content"] else []
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or "name" not in function:
@@ -283,7 +260,7 @@ def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
             )
         body = {"name": function["name"], "arguments": function.get("arguments", {})}
         lines.append(f"{markers.call_begin}{json.dumps(body, ensure_ascii=False)}{markers.call_end}")
-    return {"role": turn["role"], "content": join_contents([turn["content"], *lines], "\n")}
+    return {"role": turn["role"], "content": joined(lines, "\n")}
 
 
 def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...], weights: tuple[float, ...]) -> Contexts:

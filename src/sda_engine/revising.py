@@ -68,7 +68,7 @@ class Revising:
     """The revisions of one base response.
 
     Attributes:
-        messages: the chat, as plain dicts whose content is text.
+        messages: the chat, normalised.
         settings: what the request asks for.
         base: the base response.
         values: what it says that must stay.

@@ -51,16 +51,15 @@ def tiny_vision_model(
             patch_size=_PATCH,
             initializer_range=0.3,
         ),
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_index=len(tokenizer) - 1,
         vision_feature_layer=-1,
-        initializer_range=0.3,
         tie_word_embeddings=False,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
     model.train(False)
-    processor = LlavaProcessor(
+    processor = LlavaProcessor(  # type: ignore[no-untyped-call]
         CLIPImageProcessorPil(size={"height": side, "width": side}, do_center_crop=False),
         tokenizer,
         patch_size=_PATCH,

@@ -22,7 +22,7 @@ from sda_engine.decoding import (
 )
 from sda_engine.errors import ConfigError, ContextLengthError
 from sda_engine.evaluators.protocol import EvaluationRequest, Evaluator, Score, needs_logprobs
-from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts
+from sda_engine.prompts import BASE, INSTRUCTED, Contexts, Message, instructed_rows, make_contexts, read_messages
 from sda_engine.request_settings import RequestSettings
 from sda_engine.settings import check_timeout, shown
 from sda_engine.text_steering import text_steering
@@ -106,6 +106,8 @@ class TextScorer:
     ) -> EvaluationRequest:
         """What an evaluator is asked about a response that is given."""
         results: Sequence[Logprobs] = ()
+        if self._tokenizer.pictures is not None:
+            messages = read_messages(messages, self._tokenizer.pictures)
         if needs_logprobs(evaluator):
             results = self._run(self._scoring(messages, alignment, [response], placement))
         return self._request(messages, response, alignment, results)
@@ -120,6 +122,8 @@ class TextScorer:
     ) -> EvaluationRequest:
         """The same for an event loop."""
         results: Sequence[Logprobs] = ()
+        if self._tokenizer.pictures is not None:
+            messages = await asyncio.to_thread(read_messages, messages, self._tokenizer.pictures)
         if needs_logprobs(evaluator):
             scoring = await asyncio.to_thread(self._scoring, messages, alignment, [response], placement)
             results = await self._arun(scoring)

@@ -196,7 +196,7 @@ def test_messages_are_never_changed(tokenizer):
         ([{"role": "user\n<|im_end|>", "content": "x"}], "has the role"),
         ([{"role": "user"}], "no content"),
         ([{"role": "user", "content": 3}], "content of type int"),
-        ([{"role": "user", "content": [{"type": "image_url", "url": "x"}]}], "'image_url'.*text only"),
+        ([{"role": "user", "content": [{"type": "audio", "url": "x"}]}], "'audio': each part must be"),
         ([{"role": "user", "content": "x", "contnt": "y"}], "'contnt'.*known ones"),
         ([{"role": "assistant", "tool_calls": ["clock"]}], "tool call cannot be 'clock'"),
     ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sda_engine.choosing.values import facts_of, values_of, without_questions
 from sda_engine.choosing.words import words_of
+from sda_engine.contents import plain_text
 
 _REQUEST = 60  # words up to which one line that asks nothing by a question mark is all request, and holds no documents
 _BRIEF = 40  # words up to which an answer to a question is its answer, and nothing composed
@@ -36,7 +37,7 @@ def values_to_keep(messages: Sequence[Mapping[str, object]], base_response: str)
     That is what it took word for word from the chat, but for what is asked last. Where the chat holds nothing to take
     from, a brief answer to a question has to keep its names and numbers; and what was composed, as a poem is, nothing.
     """
-    texts = [str(message.get("content") or "") for message in messages]
+    texts = [plain_text(message.get("content")) for message in messages]
     users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
     if not users:
         return values_of(base_response, texts)

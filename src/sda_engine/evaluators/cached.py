@@ -235,7 +235,7 @@ def _as_plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Picture):
-        return {"digest": value.digest}
+        return {"sha256 of the picture": value.digest}
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
 
 

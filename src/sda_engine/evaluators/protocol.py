@@ -89,7 +89,8 @@ class EvaluationRequest:
     """What an evaluator is given.
 
     Attributes:
-        messages: the chat messages, as the user wrote them.
+        messages: the chat messages, as the user wrote them; a picture in them is {"type": "image", "picture": ...} with
+            a sda_engine.pictures.Picture. Judges, who read text, are shown "[image]".
         response: the text of the base response; "" for evaluators that need none.
         alignment: what the response is rated for.
         base_logprobs: (tokens,) float32, nats: log-probability of each token of the response in the base context,

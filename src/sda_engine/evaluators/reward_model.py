@@ -20,7 +20,6 @@ from sda_engine.evaluators.classifier import check_classifier, fingerprint, load
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
 from sda_engine.forks import compute, make_lock
 from sda_engine.models import find_turn_rules
-from sda_engine.pictures import Picture
 from sda_engine.settings import check_argument, shown, unknown_name
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -309,7 +308,7 @@ def _turn(message: Mapping[str, object]) -> dict[str, str]:
 
 
 def _part_text(part: object) -> str:
-    if isinstance(part, Mapping) and isinstance(part.get("picture"), Picture):
+    if isinstance(part, Mapping) and part.get("type") == "image":
         return "[image]"
     text = part.get("text") if isinstance(part, Mapping) else part
     if not isinstance(text, str):

@@ -17,18 +17,9 @@ from sda_engine.models.template_variables import (
     check_template_values,
     template_variables,
 )
-from sda_engine.models.turn_content import (
-    PICTURE,
-    holds_pictures,
-    join_contents,
-    parts_of,
-    text_part,
-    texts_of,
-)
 from sda_engine.models.weights import WeightsIdentity
 
 __all__ = [
-    "PICTURE",
     "Change",
     "ContextWindow",
     "ContextWindowWarning",
@@ -51,19 +42,14 @@ __all__ = [
     "explain_cut",
     "explain_dtype",
     "find_turn_rules",
-    "holds_pictures",
-    "join_contents",
     "load_model",
     "memory_limits",
     "merge_leading_system",
-    "parts_of",
     "pays_to_pack",
     "processor_features",
     "repack_linear_layers",
     "resolve_device",
     "resolve_dtype",
     "template_variables",
-    "text_part",
-    "texts_of",
     "wrap_model",
 ]

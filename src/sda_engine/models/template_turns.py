@@ -7,8 +7,9 @@ want user and assistant to alternate (Gemma 3, Mistral). No list of models is ne
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import cast
 
-from sda_engine.models.turn_content import join_contents
+from sda_engine.contents import Content, joined
 
 Turn = Mapping[str, object]
 
@@ -109,7 +110,8 @@ def _join_neighbours(turns: Sequence[Turn], roles: frozenset[str]) -> list[Turn]
 
 
 def _joined(turns: Sequence[Turn]) -> Turn:
-    """One turn of several of a role, with a blank line between their texts."""
+    """One turn of several of a role, with a blank line between their contents."""
     if len(turns) == 1:
         return turns[0]
-    return {**turns[0], "content": join_contents([turn["content"] for turn in turns], _BLANK_LINE)}
+    contents = [cast(Content, turn["content"]) for turn in turns if turn["content"]]
+    return {**turns[0], "content": joined(contents, _BLANK_LINE)}

@@ -10,13 +10,12 @@ from sda_engine.tokens.picture_tokens import (
     picture_spans,
     text_of_prompt,
 )
-from sda_engine.tokens.tokenizer import PLAIN_TEMPLATE_STOP, READS_TEXT_ONLY, SafeTokenizer
+from sda_engine.tokens.tokenizer import PLAIN_TEMPLATE_STOP, SafeTokenizer
 
 __all__ = [
     "CALL_BEGIN",
     "CALL_END",
     "PLAIN_TEMPLATE_STOP",
-    "READS_TEXT_ONLY",
     "AnswerFormat",
     "PictureSpan",
     "PreparedPicture",

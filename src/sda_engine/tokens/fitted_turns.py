@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sda_engine.models import TurnRules, find_turn_rules, parts_of
+from sda_engine.models import TurnRules, find_turn_rules
 
 Turn = Mapping[str, object]
 Render = Callable[[Sequence[Turn], str], object]
@@ -46,6 +46,18 @@ class FittedTurns:
             return False
 
 
+def parts_of(content: object) -> Sequence[Mapping[str, object]]:
+    """A content in parts; a text is one, and an empty text none."""
+    if isinstance(content, (list, tuple)):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def texts_of(content: object) -> list[str]:
+    """The texts of a content, without its pictures."""
+    return [str(part["text"]) for part in parts_of(content) if part["type"] == "text"]
+
+
 def _in_parts(turn: Turn) -> dict[str, object]:
     """A turn whose content is a list of parts."""
-    return {**turn, "content": parts_of(turn["content"])}
+    return {**turn, "content": list(parts_of(turn["content"]))}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from sda_engine.contents import pictures_of
 from sda_engine.errors import MessageError
-from sda_engine.models import parts_of
 from sda_engine.pictures import Picture
 from sda_engine.tokens.picture_tokens import PreparedPicture, picture_token_id
 
@@ -66,8 +66,7 @@ class PictureChats:
         Raises:
             MessageError: a picture cannot be read, or they do not take as many tokens together as each takes alone.
         """
-        parts = [part for turn in turns for part in parts_of(turn["content"])]
-        pictures = [self.prepare(one, template) for part in parts if isinstance(one := part.get("picture"), Picture)]
+        pictures = [self.prepare(picture, template) for picture in pictures_of(turns)]
         found = self._apply(turns, template, sanitize_control_tokens=sanitize, **options)
         ids = [int(token_id) for token_id in found["input_ids"][0]]
         ours = [picture_token_id(picture.number, place) for picture in pictures for place in range(picture.tokens)]

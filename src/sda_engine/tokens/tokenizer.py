@@ -12,20 +12,19 @@ from typing import Self, cast
 
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
+from sda_engine.contents import has_pictures
 from sda_engine.errors import MessageError
 from sda_engine.forks import make_lock
 from sda_engine.models import (
     TemplateValue,
     check_template_names,
     check_template_values,
-    holds_pictures,
     template_variables,
-    texts_of,
 )
-from sda_engine.pictures import Picture
+from sda_engine.pictures import Picture, PictureLimits
 from sda_engine.tokens.answer_format import make_answer_format
 from sda_engine.tokens.control_tokens import ControlTokens
-from sda_engine.tokens.fitted_turns import FittedTurns
+from sda_engine.tokens.fitted_turns import FittedTurns, texts_of
 from sda_engine.tokens.picture_chats import PictureChats
 from sda_engine.tokens.picture_tokens import PreparedPicture
 
@@ -39,10 +38,6 @@ PLAIN_TEMPLATE = (
     "Assistant:"
 )
 PLAIN_TEMPLATE_STOP = ("\nUser:",)
-READS_TEXT_ONLY = (
-    "this model reads text only. Load one that sees, such as Qwen2.5-VL, Qwen3-VL, Gemma 3, SmolVLM or InternVL, "
-    "or describe the picture in words"
-)
 
 
 class SafeTokenizer:
@@ -56,13 +51,14 @@ class SafeTokenizer:
         tokenizer: the model's; a copy of it is used.
         processor: of a model that sees, whose chat template comes before the tokenizer's; None for text alone.
         image_token_id: the token that such a model puts pictures in the place of.
-        why_blind: without a processor, why the model is given no pictures, and the remedy.
+        pictures: see below.
 
     Attributes:
         chat_template: the model's own, or None.
         answer_format: how the model writes tool calls and thoughts.
         special_tokens: text -> id of every token that is not ordinary text.
         template_variables: what `with_template_kwargs` may set.
+        pictures: how many pictures a chat may hold, and how large; None where the model reads text only.
     """
 
     def __init__(
@@ -71,8 +67,9 @@ class SafeTokenizer:
         *,
         processor: ProcessorMixin | None = None,
         image_token_id: int | None = None,
-        why_blind: str = READS_TEXT_ONLY,
+        pictures: PictureLimits | None = None,
     ) -> None:
+        self.pictures = pictures
         if processor is not None and processor.chat_template is not None:
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.chat_template = processor.chat_template
@@ -102,15 +99,19 @@ class SafeTokenizer:
         self.template_variables = template_variables(tokenizer)
         self._template_kwargs: Mapping[str, TemplateValue] = {}
         self._turns = FittedTurns(self._write)
-        self._why_blind = why_blind
-        self._pictures: PictureChats | None = None
+        self._picture_chats: PictureChats | None = None
         if processor is not None and image_token_id is not None:
-            self._pictures = PictureChats(processor, self._tokenizer, image_token_id)
+            self._picture_chats = PictureChats(processor, self._tokenizer, image_token_id)
 
     @property
     def is_plain(self) -> bool:
         """Whether the plain template stands in for a missing chat template."""
         return self.chat_template is None
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether chats may hold pictures."""
+        return self._picture_chats is not None
 
     def with_template_kwargs(self, template_kwargs: Mapping[str, TemplateValue]) -> Self:
         """This tokenizer with values for variables of its chat template; the two share all else.
@@ -145,7 +146,7 @@ class SafeTokenizer:
         with self._lock:
             turns = self._turns.fit(messages, template)
             try:
-                if any(holds_pictures(turn["content"]) for turn in turns):
+                if has_pictures(turns):
                     return self._render_pictures(turns, tools, template)
                 ids = self._tokenizer.apply_chat_template(
                     cast(list[dict[str, str]], [dict(turn) for turn in turns]),
@@ -177,24 +178,28 @@ class SafeTokenizer:
             MessageError: the model cannot be given pictures, or not this one.
         """
         template = self.chat_template
-        if self._pictures is None:
-            raise MessageError(f"The messages hold a picture, and {self._why_blind}.")
+        if self._picture_chats is None:
+            raise MessageError(
+                "The messages hold a picture, and this model was loaded without its processor, which makes its inputs "
+                "of pictures. Where it has one, the log says why that could not be loaded; a model in memory takes "
+                "SteeringEngine(..., processor=...)."
+            )
         if template is None:
             raise MessageError(
                 "The messages hold a picture, and this model has no chat template that says where pictures go. Load "
                 "its instruction-tuned version, or set processor.chat_template."
             )
         with self._lock:
-            return self._pictures.prepare(picture, template)
+            return self._picture_chats.prepare(picture, template)
 
     def _render_pictures(
         self, turns: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]], template: str
     ) -> list[int]:
         """`render`, of turns that hold pictures. The lock must be held."""
-        assert self._pictures is not None, "prepare() comes first"
+        assert self._picture_chats is not None, "prepare() comes first"
         for turn in turns:
             self._control_tokens.refuse_in_pieces(texts_of(turn["content"]))
-        return self._pictures.render(
+        return self._picture_chats.render(
             turns,
             template,
             # not always: some processors cannot read what is marked

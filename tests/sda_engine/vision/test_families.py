@@ -75,3 +75,9 @@ def test_requests_with_pictures_run_together_as_each_would_alone(engine):
     assert again.usage.cached_prompt_tokens > 0.9 * again.usage.prompt_tokens
     assert list(again.token_ids) == answers[3]
     assert engine.stats().pictures_read == 3
+
+
+def test_a_chat_of_text_alone_is_written_whatever_the_form_of_contents_that_its_template_takes(engine):
+    messages = [{"role": "user", "content": [text("What is it?")]}]
+    inputs = processor_inputs(engine.processor, messages)
+    assert engine._tokenizer.render([{"role": "user", "content": "What is it?"}]) == inputs["input_ids"][0].tolist()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sda_engine import Alignment, Sampling, Steering
+from sda_engine.blank_pictures import blanked
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import Row, RowMemory
@@ -14,7 +15,7 @@ from sda_engine.errors import ContextLengthError, MessageError, SDAError
 from sda_engine.evaluators import CachedEvaluator, RewardModelEvaluator
 from sda_engine.evaluators.protocol import EvaluationRequest
 from sda_engine.evaluators.verdict import make_rating_prompt
-from sda_engine.pictures import Picture, blanked
+from sda_engine.pictures import Picture
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
 from sda_engine.testing import ScriptedEvaluator, tiny_engine, tiny_reward_model, tiny_vision_engine
 from tests.sda_engine.vision.vision_models import loop_with_pictures, picture, processor_inputs

@@ -257,7 +257,12 @@ def gemma3():
     return model, Gemma3Processor(sight, tokenizer, image_seq_length=16, chat_template=_template("<start_of_image>"))
 
 
-def idefics3():
+def smolvlm():
+    """SmolVLM with the processor of Idefics3, from which it differs in videos alone: its own needs num2words."""
+    return idefics3("smolvlm")
+
+
+def idefics3(model_type="idefics3"):
     rows = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = _tokenizer("<image>", ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *rows])
     sight = Idefics3ImageProcessorPil(
@@ -265,7 +270,7 @@ def idefics3():
     )
     processor = Idefics3Processor(sight, tokenizer, image_seq_len=4, chat_template=_template("<image>", PARTS_TEMPLATE))
     model = _model(
-        "idefics3",
+        model_type,
         tokenizer,
         {"model_type": "llama"},
         {"image_size": 32, "patch_size": 8},
@@ -306,6 +311,7 @@ FAMILIES = {
     "Qwen3-VL": qwen3_vl,
     "Gemma 3": gemma3,
     "Idefics3": idefics3,
+    "SmolVLM": smolvlm,
     "InternVL": internvl,
 }
 
