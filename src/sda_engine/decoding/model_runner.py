@@ -34,7 +34,7 @@ class ModelRunner:
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
         self._missed = Change.NOTHING  # that nobody was told of yet
-        self._pictures: PictureReader | None = PictureReader(model, self._run)
+        self._pictures: PictureReader | None = PictureReader(model, self.forward)
         self.bytes_per_token = compute(self._test)
 
     @property

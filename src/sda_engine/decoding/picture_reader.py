@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
@@ -29,7 +28,7 @@ _FEATURES = "mm_encoder_outputs"
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # in dtypes of eight to eleven bits
 
-Forward = Callable[[ForwardPass], list[Tensor]]
+Forward = Callable[[Sequence[Segment]], list[Tensor]]
 ModelInputs = dict[str, object]
 Output = BaseModelOutputWithPooling
 
@@ -61,7 +60,7 @@ class PictureReader:
 
     Args:
         model: the model.
-        forward: runs a pass.
+        forward: runs a pass over segments.
 
     Attributes:
         pictures_read: times that the vision tower ran.
@@ -230,7 +229,7 @@ class PictureReader:
         try:
             while row.length < len(prompt):
                 stop = row.pictures.end_of_piece(row.length, min(len(prompt), row.length + len(prompt) // 3 + 1))
-                (last,) = self._forward(ForwardPass([Segment(row, prompt[row.length : stop])], self._model.device))
+                (last,) = self._forward([Segment(row, prompt[row.length : stop])])
         except torch.OutOfMemoryError:
             raise  # another time it may fit
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
