@@ -39,6 +39,7 @@ PRESET_AVOIDED: Mapping[str, str] = {
     "honesty": "Make facts up and state them with full confidence.",
     "empathy": "Answer in a cold, dismissive and mocking way.",
     "summarization": "Add details that are not in the text, and leave out what matters.",
+    "faithful_to_picture": "Name things, numbers and colours that the picture does not show.",
 }
 """What an arm with `avoid_only` steers away from, for each preset."""
 

@@ -1,6 +1,6 @@
 """Alignments: what the answer should be like, as an instruction, a rating rubric and a text to steer away from.
 
-The five presets are data. Their wording is ours; the dimensions are the paper's.
+The presets are data. Their wording is ours; the dimensions are the paper's, but for that of pictures, which is ours.
 """
 
 import sys
@@ -36,6 +36,11 @@ class Alignment(Settings):
         avoid: a description, in the affirmative, of the text to steer away from; `instruction` may then be None.
             It is our extension of the paper: amplifying a prohibition backfires, since naming a thing makes it
             likelier, while steering away from its description works.
+        blank_picture: whether to steer away from the answer to the same chat with its pictures blank, all of them in
+            their mean colour, so that what is left is what the picture itself says, and not what such questions are
+            usually answered with. Goes with a text to avoid, which then stands in that chat. It is our extension, after
+            visual contrastive decoding (Leng et al. 2023, arXiv 2311.16922), which adds noise in place of blanking.
+            It does nothing in a chat without pictures.
         name: a short name for results and traces.
         parts: of a combined alignment, the pairs (alignment, weight) that `combine` put together; () for any other.
     """
@@ -43,6 +48,7 @@ class Alignment(Settings):
     instruction: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
     rubric: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
     avoid: str | None = Field(default=None, min_length=1, description="a text of at least one character, or None")
+    blank_picture: bool = Field(default=False, description="True or False")
     name: str = Field(default="custom", min_length=1, description="a text of at least one character")
     parts: tuple[tuple["Alignment", Annotated[float, Field(gt=0)]], ...] = Field(
         default=(), description="pairs (alignment, weight), as Alignment.combine makes them, each weight above 0"
@@ -77,13 +83,15 @@ class Alignment(Settings):
         given = [(_part(alignment), _weight(alignment, weight)) for alignment, weight in _pairs(weights)]
         if avoid is None:
             avoid = _only_avoided(alignment for alignment, _ in given)
+        blank = any(alignment.blank_picture for alignment, _ in given)
         counted: dict[Alignment, float] = {}
         for alignment, weight in given:
             parts = [part for part, _ in alignment.parts] or [alignment]
             for part, share in zip(parts, alignment.weights, strict=True):
                 counted[part] = counted.get(part, 0.0) + weight * share
         if len(counted) > 1:
-            return cls(parts=tuple(counted.items()), avoid=avoid, name="+".join(part.name for part in counted))
+            name = "+".join(part.name for part in counted)
+            return cls(parts=tuple(counted.items()), avoid=avoid, blank_picture=blank, name=name)
         (only,) = counted
         return only if avoid == only.avoid else only.replace(avoid=avoid)
 
@@ -97,9 +105,12 @@ class Alignment(Settings):
 
     @model_serializer(mode="wrap")
     def _without_empty_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plain data, which says nothing of parts where there are none: what was kept under it is found again."""
+        """Plain data, which says nothing of parts or blank pictures where there are none: what was kept under it is
+        found again.
+        """
         plain: dict[str, Any] = handler(self)
-        return plain if self.parts else {name: value for name, value in plain.items() if name != "parts"}
+        unsaid = [name for name in ("parts", "blank_picture") if not getattr(self, name)]
+        return {name: value for name, value in plain.items() if name not in unsaid}
 
     @model_validator(mode="after")
     def _parts_stand_alone(self) -> Self:
@@ -121,10 +132,10 @@ class Alignment(Settings):
         blank = [n for n in ("instruction", "rubric", "avoid") if (t := getattr(self, n)) is not None and not t.strip()]
         if blank:
             raise ConfigError(f"Alignment.{blank[0]} is blank: write a text, or leave it out.")
-        if not self.instructions and self.avoid is None:
+        if not self.instructions and self.avoid is None and not self.blank_picture:
             raise ConfigError(
-                "Alignment(instruction=None, avoid=None) has nothing to steer by: give at least one of the two, "
-                "or pass alignment=None for a plain answer."
+                "Alignment(instruction=None, avoid=None) has nothing to steer by: give at least one of the two or "
+                "blank_picture=True, or pass alignment=None for a plain answer."
             )
         return self
 
@@ -166,6 +177,8 @@ class Alignment(Settings):
             wishes.append(f"how well the response follows this instruction: {self.instruction}")
         if self.avoid is not None:
             wishes.append(f"how far the response stays away from text of this kind: {self.avoid}")
+        if not wishes:
+            wishes.append("how far the response says what the picture shows, and nothing that it does not show")
         return "Rate " + ", and ".join(wishes)
 
     def _rubric_of_parts(self) -> str:
@@ -224,6 +237,16 @@ PRESETS: Mapping[str, Alignment] = MappingProxyType(
                 "Rate the response as a summary. A high rating means that it is faithful to the source, covers the "
                 "main persons, events and outcome, and is short and fluent. Invented content, missing main points, "
                 "copied passages and needless length rate low."
+            ),
+        ),
+        "faithful_to_picture": Alignment(
+            name="faithful_to_picture",
+            instruction="Say only what the picture shows.",
+            blank_picture=True,
+            rubric=(
+                "Rate how faithful the response is to the picture. A high rating means that the things, numbers, "
+                "colours and places that it names are those that can be seen, and that it says so where something "
+                "cannot be seen. Things that are usual in such pictures and not in this one rate very low."
             ),
         ),
     }

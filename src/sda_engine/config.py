@@ -263,7 +263,7 @@ class Steering(Settings):
         else:
             if "evaluator" not in self.given() and self.amplification is None:
                 idle |= {name: reason for name, reason, _ in self._useless_with(self.evaluator)}
-            if alignment.avoid is None:
+            if alignment.avoid is None and not alignment.blank_picture:
                 idle["avoid_strength"] = "the alignment has no text to avoid"
             elif not alignment.instructions and self.avoid_strength is not None:
                 why = "the alignment has no instruction, and avoid_strength says how far to stay away"

@@ -42,7 +42,7 @@ from sda_engine.results import Completion, Piece
 from sda_engine.revising import Revising
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
-from sda_engine.tokens import SafeTokenizer, TokenCategories
+from sda_engine.tokens import SafeTokenizer, TokenCategories, make_tokenizer
 from sda_engine.user_warnings import warn_user
 
 _loaded: "Registry[SteeringEngine]" = Registry()
@@ -72,7 +72,8 @@ class SteeringEngine(ScoresTexts):
         settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     ) -> None:
         check_type("settings", settings, EngineSettings)
-        self._set_up(wrap_model(model, tokenizer, ModelSettings(model=name), processor), settings, can_be_loaded=False)
+        loaded = wrap_model(model, tokenizer, ModelSettings(model=name), processor)
+        self._set_up(loaded, settings, can_be_loaded=False)
 
     @classmethod
     def load(
@@ -145,8 +146,7 @@ class SteeringEngine(ScoresTexts):
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
         self._runner = runner
         self._closed = False
-        pictures = settings.picture_limits if self.reads_pictures else None
-        self._tokenizer = SafeTokenizer(loaded.facts.tokenizer, pictures=pictures)
+        self._tokenizer = make_tokenizer(loaded, settings.picture_limits)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
         self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
@@ -189,8 +189,8 @@ class SteeringEngine(ScoresTexts):
 
     @property
     def reads_pictures(self) -> bool:
-        """Whether messages may hold pictures, which takes a vision-language model."""
-        return False
+        """Whether messages may hold pictures, which takes a vision-language model and its processor."""
+        return self._tokenizer.reads_pictures
 
     @property
     def closed(self) -> bool:

@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sda_engine.alignment import Alignment
+from sda_engine.blank_pictures import with_blank_pictures
 from sda_engine.choosing import Sight
 from sda_engine.config import Placement
-from sda_engine.contents import Content, joined, normalise_content, read_pictures
+from sda_engine.contents import Content, has_pictures, joined, normalise_content, pictures_of, read_pictures
 from sda_engine.errors import ContextLengthError, MessageError
 from sda_engine.models import merge_leading_system
 from sda_engine.output import Output, jsonable_calls, tool_prompt
 from sda_engine.pictures import PictureLimits
-from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, SafeTokenizer
+from sda_engine.tokens import PLAIN_TEMPLATE_STOP, AnswerFormat, PreparedPicture, SafeTokenizer, text_of_prompt
 
 BASE, INSTRUCTED, AVOIDED = "base", "instructed", "avoided"
 ROLES = ("system", "user", "assistant", "tool")
@@ -37,12 +38,14 @@ class Contexts:
         tails: row name -> the token ids that follow; each has at least one token.
         stop: strings that end the answer, where the prompt's format needs them.
         weights: how much each of the `instructed_rows` counts; they sum to 1.
+        pictures: number -> the picture, of all that the token ids below 0 stand for.
     """
 
     shared: tuple[int, ...]
     tails: Mapping[str, tuple[int, ...]]
     stop: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    pictures: Mapping[int, PreparedPicture] = field(default_factory=dict)
 
     def prompt_tokens(self, row: str = BASE) -> int:
         """Tokens of one row's prompt."""
@@ -56,7 +59,7 @@ class Contexts:
 
 def prompt_end(contexts: Contexts, tokenizer: SafeTokenizer) -> str:
     """The last words of the base prompt, where its chat template may have begun or closed a thought."""
-    prompt = (*contexts.shared, *contexts.tails[BASE])
+    prompt = text_of_prompt((*contexts.shared, *contexts.tails[BASE]))
     return tokenizer.decode(prompt[-_END_TOKENS:], skip_special_tokens=False)
 
 
@@ -85,7 +88,8 @@ def make_contexts(
 ) -> Contexts:
     """Render the base context and, where an alignment asks for them, the instructed and the avoided one.
 
-    A combined alignment has an instructed context for each of its parts: "instructed", "instructed 2", ...
+    A combined alignment has an instructed context for each of its parts: "instructed", "instructed 2", ... All contexts
+    have the same pictures in the same order, but for one of `Alignment.blank_picture`, where they are blank.
 
     Args:
         messages: chat messages as plain dicts; never changed.
@@ -97,7 +101,7 @@ def make_contexts(
 
     Raises:
         MessageError: messages are empty, malformed, or refused by the chat template, or hold a picture that cannot be
-            read.
+            read; or they hold none, and the alignment steers by pictures alone.
         ContextLengthError: the longest prompt leaves no room for one new token.
     """
     turns = merge_leading_system(read_messages(messages, tokenizer.pictures))
@@ -107,13 +111,17 @@ def make_contexts(
     if alignment is not None:
         places = enumerate(alignment.instructions, start=1)
         texts |= {INSTRUCTED if place == 1 else f"{INSTRUCTED} {place}": text for place, text in places}
-        texts |= {} if alignment.avoid is None else {AVOIDED: alignment.avoid}
-    prompts = {}
+        texts |= {AVOIDED: alignment.avoid} if _avoids(alignment, turns) else {}
+    prompts: dict[str, list[int]] = {}
+    pictures: dict[int, PreparedPicture] = {}
     for row, text in texts.items():
         placed = turns if text is None else place_instruction(turns, text, placement)
+        if row == AVOIDED and alignment is not None and alignment.blank_picture:
+            placed = with_blank_pictures(placed)
+        pictures |= {(one := tokenizer.prepare(picture)).number: one for picture in pictures_of(placed)}
         prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
     stop, weights = PLAIN_TEMPLATE_STOP if tokenizer.is_plain else (), alignment.weights if alignment else ()
-    contexts = _split_shared(prompts, stop, weights)
+    contexts = replace(_split_shared(prompts, stop, weights), pictures=pictures)
     if context_window is not None and contexts.longest_prompt >= context_window:
         raise ContextLengthError(contexts.longest_prompt, context_window)
     return contexts
@@ -211,6 +219,18 @@ def _normalise(message: Message, place: int) -> dict[str, object]:
     return {**given, **calls, "content": normalise_content(given.get("content", ""), where, role)}
 
 
+def _avoids(alignment: Alignment, turns: Sequence[Message]) -> bool:
+    """Whether there is an avoided context."""
+    if alignment.avoid is not None or not alignment.blank_picture or has_pictures(turns):
+        return alignment.avoid is not None or alignment.blank_picture
+    if not alignment.instructions:
+        raise MessageError(
+            "The alignment steers away from a blank picture alone, and the messages hold no picture. Send one, or give "
+            "the alignment an instruction too."
+        )
+    return False
+
+
 def _content_of(turn: Message) -> Content:
     """The content of a normalised turn."""
     content = turn["content"]
@@ -249,7 +269,7 @@ def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
     calls = turn.get("tool_calls")
     if not isinstance(calls, Sequence) or not calls:
         return turn
-    lines = [str(turn["content"])] if turn["content"] else []
+    lines: list[Content] = [_content_of(turn)] if turn["content"] else []
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or "name" not in function:
@@ -259,7 +279,7 @@ def _calls_as_text(turn: Message, markers: AnswerFormat) -> Message:
             )
         body = {"name": function["name"], "arguments": function.get("arguments", {})}
         lines.append(f"{markers.call_begin}{json.dumps(body, ensure_ascii=False)}{markers.call_end}")
-    return {"role": turn["role"], "content": "\n".join(lines)}
+    return {"role": turn["role"], "content": joined(lines, "\n")}
 
 
 def _split_shared(prompts: Mapping[str, list[int]], stop: tuple[str, ...], weights: tuple[float, ...]) -> Contexts:

@@ -41,7 +41,7 @@ from sda_engine.results import Completion, Piece, Trace, Usage
 from sda_engine.revising import Revising, budget_of, revision_limit, revisions_of
 from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
-from sda_engine.tokens import SafeTokenizer
+from sda_engine.tokens import SafeTokenizer, text_of_prompt
 
 
 @dataclass
@@ -380,7 +380,7 @@ class Request:
             budget=budget,
             weights=prompt.contexts.weights,
         )
-        tokens = (*prompt.contexts.shared, *prompt.contexts.tails[BASE])
+        tokens = text_of_prompt((*prompt.contexts.shared, *prompt.contexts.tails[BASE]))
         sources = [tokens] if self.base is None else [self.base.token_ids, tokens]
         proposer = Proposer(sources, most=self.proposals, cost=len(rows) * self.token_cost)
         goes_on = not is_base or self.revises or self.settings.steering.accept_score is not None

@@ -30,6 +30,7 @@ from transformers import (
 from sda_engine.alignment import Alignment
 from sda_engine.config import Sampling, Steering
 from sda_engine.engine import SteeringEngine
+from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError, ConstraintError
 from sda_engine.evaluators.protocol import EvaluationRequest, Score
 from sda_engine.models import TemplateValue
@@ -37,6 +38,7 @@ from sda_engine.output import Output, TokenConstraint
 from sda_engine.prompts import Message
 from sda_engine.request import Request
 from sda_engine.request_settings import RequestSettings
+from sda_engine.testing_vision import tiny_vision_model
 from sda_engine.tokens import CALL_BEGIN, CALL_END, THOUGHT_END
 
 Architecture = Literal["llama", "gemma3"]
@@ -122,6 +124,29 @@ def tiny_engine(
     tokenizer = tiny_tokenizer(chat_template=chat_template)
     model = tiny_model(architecture=architecture, seed=seed, context_window=context_window, vocab_size=len(tokenizer))
     return SteeringEngine(model, tokenizer, name=f"tiny-{architecture}")
+
+
+def tiny_vision_engine(
+    *, seed: int = 0, context_window: int = 2048, picture_tokens: int = 4, settings: EngineSettings | None = None
+) -> SteeringEngine:
+    """The same for a tiny random LLaVA, which takes pictures: any of them becomes a small square of so many tokens.
+
+    Args:
+        seed: of the weights.
+        context_window: tokens of prompt and answer together.
+        picture_tokens: that each picture takes; a square number of at least 1, such as 4 or 1024.
+        settings: how the engine shares the machine.
+
+    Raises:
+        ConfigError: picture_tokens is no square number.
+    """
+    if picture_tokens < 1 or round(picture_tokens**0.5) ** 2 != picture_tokens:
+        raise ConfigError(f"picture_tokens={picture_tokens!r} is no square number of at least 1: take 4, 9, 16, ...")
+    tokenizer = tiny_tokenizer(chat_template=None)
+    shape = _shape(context_window, len(tokenizer))
+    model, processor = tiny_vision_model(tokenizer, shape, seed=seed, picture_tokens=picture_tokens)
+    settings = EngineSettings() if settings is None else settings
+    return SteeringEngine(model, tokenizer, processor=processor, name="tiny-llava", settings=settings)
 
 
 def tiny_reward_model(

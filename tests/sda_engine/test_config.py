@@ -167,8 +167,9 @@ def test_a_description_of_steering_is_json_and_tells_evaluators_and_callables_ap
     assert "halve" in described[3]
 
 
-def test_the_five_presets_have_an_instruction_and_a_rubric_and_no_prohibition():
-    assert list(PRESETS) == ["helpfulness", "harmlessness", "honesty", "empathy", "summarization"]
+def test_the_presets_have_an_instruction_and_a_rubric_and_no_prohibition():
+    names = ["helpfulness", "harmlessness", "honesty", "empathy", "summarization", "faithful_to_picture"]
+    assert list(PRESETS) == names
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in PRESETS:

@@ -187,7 +187,8 @@ class ForwardPass:
         kind = ("alone", alone.start, start, reach, dtype)
         if kind not in self._masks:
             keys = torch.arange(start, alone.position + alone.stop - alone.start)
-            self._masks[kind] = self._additive(reach.seen(alone.positions, keys.unsqueeze(0))[0], dtype)
+            seen = reach.seen(alone.positions, keys.unsqueeze(0))[0] | _seen_inside(alone, keys, reach)
+            self._masks[kind] = self._additive(seen, dtype)
         return self._masks[kind]
 
     def _move_to(self, device: torch.device) -> None:
@@ -252,8 +253,11 @@ class ForwardPass:
         )
 
     def _make_alone(self, place: int) -> Alone:
-        row, start = self.segments[place].row, self._starts[place]
-        return Alone(row, start, self._starts[place + 1], row.length, row.length - row.tail, _runs(row))
+        segment, start = self.segments[place], self._starts[place]
+        row = segment.row
+        return Alone(
+            row, start, self._starts[place + 1], row.length, row.length - row.tail, _runs(row), _blocks(segment)
+        )
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, device=self._device)
@@ -271,7 +275,14 @@ def _on(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, .
 
 
 def _goes_together(segment: Segment) -> bool:
-    return segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
+    few = segment.row.making is None and len(segment.token_ids) <= _MOST_TOGETHER
+    return few and not _blocks(segment)
+
+
+def _blocks(segment: Segment) -> Sequence[tuple[int, int]]:
+    """Where in the row those new tokens are that attend to each other in both directions."""
+    row = segment.row
+    return () if row.pictures is None else row.pictures.blocks(row.length, row.length + len(segment.token_ids))
 
 
 def _end_of_tail(segment: Segment) -> int:
@@ -284,3 +295,17 @@ def _runs(row: Row) -> list[Run]:
         runs.append(Run(piece, start))
         start += len(piece)
     return runs
+
+
+def _seen_inside(alone: Alone, keys: Tensor, reach: Reach) -> Tensor:
+    """(queries, keys) bool: what tokens of one picture see of each other in both directions, as Gemma 3 has it: of
+    what comes before, no more than the window.
+
+    Args:
+        keys: (keys,) their places in the row.
+    """
+    queries = alone.positions[0].unsqueeze(-1)
+    seen = torch.zeros(len(queries), len(keys), dtype=torch.bool)
+    for start, stop in alone.blocks:
+        seen |= (queries >= start) & (queries < stop) & (keys >= start) & (keys < stop)
+    return seen if reach.window is None else seen & (keys > queries - reach.window)

@@ -107,6 +107,7 @@ class Kernel:
             return self._attend_joined(alone, query)
         tokens = query.shape[1]
         is_causal = alone.own_start == alone.position and self._reach.spans(alone.position, alone.position + tokens)
+        is_causal = is_causal and not alone.blocks
         mask = None if is_causal else self._pass.mask_alone(alone, alone.own_start, self._reach, query.dtype)
         queries = query.unsqueeze(0)
         output, weight = self._flash(queries, keys.unsqueeze(0), values.unsqueeze(0), mask, is_causal)

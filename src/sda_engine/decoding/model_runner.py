@@ -11,6 +11,7 @@ from sda_engine.decoding.architecture import read_architecture
 from sda_engine.decoding.attention import row_attention
 from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.mixers import Mixers
+from sda_engine.decoding.picture_reader import PictureReader
 from sda_engine.decoding.rows import RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import Footprint, run_self_test
@@ -39,6 +40,8 @@ class ModelRunner:
         self.architecture = read_architecture(model)
         self._held: PreTrainedModel | None = model
         self._watch: ModelWatch | None = ModelWatch(model)
+        self._missed = Change.NOTHING  # that nobody was told of yet
+        self._pictures: PictureReader | None = PictureReader(model, self.forward)
         self._mixers: Mixers | None = Mixers(model, self.architecture.recurrent_layers)
         footprint = compute(self._test)
         self.bytes_per_token = max(1, footprint.token)
@@ -73,20 +76,34 @@ class ModelRunner:
     def release(self) -> None:
         """Let go of the model: nothing runs on it from here on."""
         self._place = self.place
-        self._held = self._watch = self._mixers = None
+        self._held = self._watch = self._mixers = self._pictures = None
 
     def make_memory(self) -> RowMemory:
         """Where rows of this model keep keys, values and states."""
         return RowMemory(state_cost=self.state_cost)
+
+    @property
+    def pictures_read(self) -> int:
+        """Times that the vision tower ran."""
+        return 0 if self._pictures is None else self._pictures.pictures_read
+
+    @property
+    def picture_bytes(self) -> int:
+        """Bytes of what it made of pictures, as far as that is kept."""
+        return 0 if self._pictures is None else self._pictures.held_bytes
 
     def notices_change(self) -> bool:
         """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
 
         Then no keys and values from before may be used. Packed copies of weights that changed are made anew.
         """
-        change = Change.NOTHING if self._watch is None else self._watch.look()
+        changes = {self._missed, self._look()}
+        self._missed = Change.NOTHING
+        change = next((one for one in (Change.WEIGHTS, Change.LAYERS) if one in changes), Change.NOTHING)
         if change is Change.WEIGHTS:
             repack_linear_layers(self.model)
+        if change is not Change.NOTHING and self._pictures is not None:
+            self._pictures.forget()
         return change is not Change.NOTHING
 
     @property
@@ -114,12 +131,11 @@ class ModelRunner:
 
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments
-        token_ids = [token_id for segment in segments for token_id in segment.token_ids]
-        positions = [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
         kept = _kept(segments)
-        options: dict[str, object] = {}
-        if self.architecture.scales_by_position:
-            options["past_key_values"] = _Offsets(torch.tensor(positions, device=device))
+        with forward_pass.let_go_on_failure():
+            inputs = self._inputs(segments)
+            if self.architecture.scales_by_position:
+                inputs["past_key_values"] = _Offsets(torch.tensor(_places(segments), device=device))
         mixers = self._mixers
         assert mixers is not None, "the model is there"
         with (
@@ -130,21 +146,41 @@ class ModelRunner:
             forward_pass.let_go_on_failure(),
         ):
             output = self.model(
-                input_ids=torch.tensor([token_ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                **inputs,
                 attention_mask=torch.zeros((1, 1, 1, 1), device=device),  # a mask of four axes is taken as it is
                 use_cache=False,
                 logits_to_keep=_index(self.model, kept),
                 forward_pass=forward_pass,
-                **options,
             )
         commit_states()
         for segment in segments:
             segment.row.append(segment.token_ids)
         logits = cast(Tensor, output.logits)[0]  # (kept tokens of all segments, vocab)
-        if len(logits) == len(token_ids) > len(kept):
+        if len(logits) == forward_pass.tokens > len(kept):
             logits = logits[kept]  # the model does not know `logits_to_keep`
         return list(torch.split(logits, [segment.keep for segment in segments]))
+
+    def _look(self) -> Change:
+        return Change.NOTHING if self._watch is None else self._watch.look()
+
+    def _inputs(self, segments: Sequence[Segment]) -> dict[str, object]:
+        """What the model is told of the tokens of a pass."""
+        if self._pictures is not None and any(segment.row.pictures is not None for segment in segments):
+            if self._pictures.pictures_read:
+                return self._pictures.inputs(segments)
+            # when a tower first runs, transformers hooks its layers: that is no change of the model
+            if (change := self._look()) is not Change.NOTHING:
+                self._missed = change
+            try:
+                return self._pictures.inputs(segments)
+            finally:
+                self._look()
+        device = self.model.device
+        token_ids = [token_id for segment in segments for token_id in segment.token_ids]
+        return {
+            "input_ids": torch.tensor([token_ids], device=device),
+            "position_ids": torch.tensor([_places(segments)], device=device),
+        }
 
 
 class _Offsets:
@@ -170,6 +206,11 @@ def _index(model: PreTrainedModel, places: list[int]) -> Tensor | list[int]:
     """An index into what the last layer gives; as plain numbers where that may be on another device than the first."""
     is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
     return places if is_spread else torch.tensor(places, device=model.device)
+
+
+def _places(segments: Sequence[Segment]) -> list[int]:
+    """Where in their rows the tokens of all segments stand."""
+    return [segment.row.length + place for segment in segments for place in range(len(segment.token_ids))]
 
 
 def _kept(segments: Sequence[Segment]) -> list[int]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sda_engine.decoding.blocks import Piece
 from sda_engine.decoding.prefix_store import PrefixStore, TokenArray, as_array, common_length
+from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import TAIL, Row
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.states import StateCost
@@ -57,6 +58,7 @@ class PromptState:
         self.released = False
         self._rows: dict[str, Row] = {}
         self._arrays: dict[str, TokenArray] = {}  # prompts, as they are looked up before every pass
+        self._row_pictures: dict[str, RowPictures] = {}
         self._planned: list[str] = []
         self._evicted = False
         self._base_reach = 0  # tokens of the base row after the pass that was planned
@@ -138,10 +140,13 @@ class PromptState:
         self._planned = []
         segments = []
         for name in names:
-            row = None if name in self.logits or most == 0 else self._open(name, store)
+            row = None if name in self.logits or most <= 0 else self._open(name, store)
             if row is not None:
                 prompt = self._token_ids(name)
-                piece = prompt[row.length : min(row.length + most, self._stop(row, name))]
+                stop = min(row.length + most, self._stop(row, name))
+                if row.pictures is not None:
+                    stop = row.pictures.end_of_piece(row.length, stop)
+                piece = prompt[row.length : stop]
                 most -= len(piece)
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
@@ -195,6 +200,7 @@ class PromptState:
             if name == BASE and store.memory.state_cost:
                 parts = shared if len(self.contexts.tails) > 1 else 0
                 self._stops = {place for place in (parts, store.known(key)) if place - stored >= _WORTH_A_PASS}
+        self._rows[name].pictures = self._pictures(name)
         if name == BASE and not self._evicted:  # afterwards it would find what it computed itself
             self.cached_tokens = stored
         return self._rows[name]
@@ -220,7 +226,19 @@ class PromptState:
 
     def _stored(self, name: str, store: PrefixStore) -> int:
         """Tokens of a prompt that can be read from the store; the last one is forwarded for its logits."""
-        return store.match(self._array(name), self.contexts.prompt_tokens(name) - 1)
+        stored = store.match(self._array(name), self.contexts.prompt_tokens(name) - 1)
+        pictures = self._pictures(name)
+        for start, _ in () if pictures is None else pictures.blocks(stored, stored):
+            stored = store.match(self._array(name), start)  # part of a run that is read as a whole is of no use
+        return stored
+
+    def _pictures(self, name: str) -> RowPictures | None:
+        """The pictures of a row's prompt."""
+        if not self.contexts.pictures:
+            return None
+        if name not in self._row_pictures:
+            self._row_pictures[name] = RowPictures(self._token_ids(name), self.contexts.pictures)
+        return self._row_pictures[name]
 
     def _token_ids(self, name: str) -> tuple[int, ...]:
         return (*self.contexts.shared, *self.contexts.tails[name])

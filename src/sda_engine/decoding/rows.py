@@ -6,6 +6,7 @@ from weakref import WeakSet
 from torch import Tensor
 
 from sda_engine.decoding.blocks import Block, Ledger, Piece, cut_pieces, join_pieces, make_piece
+from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.slots import Slots
 from sda_engine.decoding.states import RowState, StateCost
 from sda_engine.models import Adapter
@@ -70,6 +71,7 @@ class Row:
         state: what layers that carry a state hold after its tokens; None for a model without them, and before the
             first.
         adapter: what its states were computed under; None for the model as it was given.
+        pictures: those of its prompt; None where it has none.
     """
 
     def __init__(self, memory: RowMemory, adapter: Adapter | None = None) -> None:
@@ -77,6 +79,7 @@ class Row:
         self.token_ids: list[int] = []
         self.slot: int | None = None
         self.tail = 0
+        self.pictures: RowPictures | None = None
         self._memory = memory
         self._pieces: list[Piece] = []
         self._written = 0  # pieces at the end that the row has made of its own tails
@@ -191,6 +194,7 @@ class Row:
         forked = self._memory.new_row(self.adapter)
         forked.token_ids = list(self.token_ids if token_ids is None else token_ids)[:length]
         forked._source = self
+        forked.pictures = self.pictures
         if self.state is not None:
             forked.state = self._kept[length]
         return forked

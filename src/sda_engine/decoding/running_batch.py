@@ -124,6 +124,8 @@ class RunningBatch:
             held_tokens=self._memory.row_tokens,
             stored_tokens=self._store.tokens,
             reused_tokens=self._store.read_tokens,
+            pictures_read=self._runner.pictures_read,
+            picture_bytes=self._runner.picture_bytes,
         )
 
     def _forget_prompts(self) -> None:

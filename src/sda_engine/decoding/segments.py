@@ -87,6 +87,7 @@ class Alone:
         position: of its first token, in the row.
         own_start: the place in the row of the first key that the pass writes to, or that stands in the same tail.
         runs: what comes before that.
+        blocks: start and stop in the row of new tokens that attend to each other in both directions.
     """
 
     row: Row
@@ -95,6 +96,7 @@ class Alone:
     position: int
     own_start: int
     runs: Sequence[Run]
+    blocks: Sequence[tuple[int, int]] = ()
 
     @property
     def positions(self) -> Tensor:

@@ -18,6 +18,8 @@ class BatchStats:
         reused_tokens: tokens of prompts that were read from the prefix store in place of being computed.
         evictions: times that a request between two tasks lent its memory to another.
         preemptions: times that a task had to let go of its rows and compute them again, since others came first.
+        pictures_read: times that the vision tower ran, once for each picture that was not kept from before.
+        picture_bytes: bytes of what it made of pictures, as far as that is kept for later passes.
     """
 
     running_tasks: int = 0
@@ -30,6 +32,8 @@ class BatchStats:
     reused_tokens: int = 0
     evictions: int = 0
     preemptions: int = 0
+    pictures_read: int = 0
+    picture_bytes: int = 0
 
 
 @dataclass(frozen=True)

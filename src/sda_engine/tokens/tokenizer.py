@@ -8,23 +8,25 @@ answers does not wait for a long prompt.
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Self, cast
 
-from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
+from sda_engine.contents import has_pictures
 from sda_engine.errors import MessageError
 from sda_engine.forks import make_lock
 from sda_engine.models import (
     TemplateValue,
-    TurnRules,
     check_template_names,
     check_template_values,
-    find_turn_rules,
     template_variables,
 )
-from sda_engine.pictures import PictureLimits
+from sda_engine.pictures import Picture, PictureLimits
 from sda_engine.tokens.answer_format import make_answer_format
+from sda_engine.tokens.control_tokens import ControlTokens
+from sda_engine.tokens.fitted_turns import FittedTurns, texts_of
+from sda_engine.tokens.picture_chats import PictureChats
+from sda_engine.tokens.picture_tokens import PreparedPicture
 
 PLAIN_TEMPLATE = (
     "{% if begins_with_bos %}{{ bos_token }}{% endif %}"
@@ -45,6 +47,12 @@ class SafeTokenizer:
     "Assistant: " paragraphs, ending in "Assistant:" for the model to go on. Its turns are ordinary text, so user
     text can imitate them; control tokens it can not produce there either.
 
+    Args:
+        tokenizer: the model's; a copy of it is used.
+        processor: of a model that sees, whose chat template comes before the tokenizer's; None for text alone.
+        image_token_id: the token that such a model puts pictures in the place of.
+        pictures: see below.
+
     Attributes:
         chat_template: the model's own, or None.
         answer_format: how the model writes tool calls and thoughts.
@@ -53,8 +61,18 @@ class SafeTokenizer:
         pictures: how many pictures a chat may hold, and how large; None where the model reads text only.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, pictures: PictureLimits | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        processor: ProcessorMixin | None = None,
+        image_token_id: int | None = None,
+        pictures: PictureLimits | None = None,
+    ) -> None:
         self.pictures = pictures
+        if processor is not None and processor.chat_template is not None:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = processor.chat_template
         self._tokenizer = copy.deepcopy(tokenizer)
         self._lock = make_lock()
         self._decoder = copy.deepcopy(tokenizer)
@@ -68,7 +86,7 @@ class SafeTokenizer:
         template = str(tokenizer.chat_template or "")
         self.special_tokens = {token.content: token_id for token_id, token in added.items() if token.special}
         self._special_ids = frozenset(self.special_tokens.values())
-        self._control_tokens = tuple(token.content for token in added.values())
+        self._control_tokens = ControlTokens([token.content for token in added.values()])
         self._text_markers = tuple(
             token.content
             for token in added.values()
@@ -80,12 +98,20 @@ class SafeTokenizer:
         self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
         self.template_variables = template_variables(tokenizer)
         self._template_kwargs: Mapping[str, TemplateValue] = {}
-        self._turn_rules: dict[str, TurnRules] = {}  # by template
+        self._turns = FittedTurns(self._write)
+        self._picture_chats: PictureChats | None = None
+        if processor is not None and image_token_id is not None:
+            self._picture_chats = PictureChats(processor, self._tokenizer, image_token_id)
 
     @property
     def is_plain(self) -> bool:
         """Whether the plain template stands in for a missing chat template."""
         return self.chat_template is None
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether chats may hold pictures."""
+        return self._picture_chats is not None
 
     def with_template_kwargs(self, template_kwargs: Mapping[str, TemplateValue]) -> Self:
         """This tokenizer with values for variables of its chat template; the two share all else.
@@ -115,11 +141,13 @@ class SafeTokenizer:
                 control token, which could not be told from a real one.
         """
         calls = [message["tool_calls"] for message in messages if "tool_calls" in message]
-        self._refuse_control_tokens_in_keys([*tools, *calls])
+        self._control_tokens.refuse_in_keys([*tools, *calls])
         template = self._template_for(tools) or PLAIN_TEMPLATE
         with self._lock:
-            turns = self._rules_of(template).fit(messages)
+            turns = self._turns.fit(messages, template)
             try:
+                if has_pictures(turns):
+                    return self._render_pictures(turns, tools, template)
                 ids = self._tokenizer.apply_chat_template(
                     cast(list[dict[str, str]], [dict(turn) for turn in turns]),
                     tools=[dict(tool) for tool in tools] or None,
@@ -131,6 +159,8 @@ class SafeTokenizer:
                     begins_with_bos=self._begins_with_bos,
                     **self._template_kwargs,  # type: ignore[arg-type]  # none of which is an argument of its own
                 )
+            except MessageError:
+                raise
             except Exception as error:  # a template is foreign code: whatever it raises is a refusal
                 roles = ", ".join(str(turn["role"]) for turn in turns)
                 given = f" and template_kwargs={dict(self._template_kwargs)!r}" if self._template_kwargs else ""
@@ -141,18 +171,52 @@ class SafeTokenizer:
                 ) from error
         return list(ids)
 
-    def _rules_of(self, template: str) -> TurnRules:
-        """Which turns a template takes, tried out once. The lock must be held."""
-        if template not in self._turn_rules:
-            render = partial(
-                self._tokenizer.apply_chat_template,
-                chat_template=template,
-                add_generation_prompt=True,
-                tokenize=False,
-                begins_with_bos=self._begins_with_bos,
+    def prepare(self, picture: Picture) -> PreparedPicture:
+        """A picture as the model reads it.
+
+        Raises:
+            MessageError: the model cannot be given pictures, or not this one.
+        """
+        template = self.chat_template
+        if self._picture_chats is None:
+            raise MessageError(
+                "The messages hold a picture, and this model was loaded without its processor, which makes its inputs "
+                "of pictures. Where it has one, the log says why that could not be loaded; a model in memory takes "
+                "SteeringEngine(..., processor=...)."
             )
-            self._turn_rules[template] = find_turn_rules(render)
-        return self._turn_rules[template]
+        if template is None:
+            raise MessageError(
+                "The messages hold a picture, and this model has no chat template that says where pictures go. Load "
+                "its instruction-tuned version, or set processor.chat_template."
+            )
+        with self._lock:
+            return self._picture_chats.prepare(picture, template)
+
+    def _render_pictures(
+        self, turns: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]], template: str
+    ) -> list[int]:
+        """`render`, of turns that hold pictures. The lock must be held."""
+        assert self._picture_chats is not None, "prepare() comes first"
+        for turn in turns:
+            self._control_tokens.refuse_in_pieces(texts_of(turn["content"]))
+        return self._picture_chats.render(
+            turns,
+            template,
+            # not always: some processors cannot read what is marked
+            sanitize=self._control_tokens.are_in([*turns, *tools]),
+            tools=[dict(tool) for tool in tools] or None,
+            **self._template_kwargs,
+        )
+
+    def _write(self, turns: Sequence[Mapping[str, object]], template: str) -> object:
+        """A chat as a template writes it. The lock must be held."""
+        return self._tokenizer.apply_chat_template(
+            cast(list[dict[str, str]], turns),
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+            begins_with_bos=self._begins_with_bos,
+        )
 
     def _template_for(self, tools: Sequence[Mapping[str, object]]) -> str | None:
         """The chat template; the one for tools where a model has two."""
@@ -162,21 +226,6 @@ class SafeTokenizer:
             if tools and isinstance(templates, dict)
             else self.chat_template
         )
-
-    def _refuse_control_tokens_in_keys(self, value: object) -> None:
-        """transformers marks control tokens in values, but not in keys, which a template writes out as well."""
-        waiting = [value]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, Mapping):
-                for key in node:
-                    if found := next((token for token in self._control_tokens if token in str(key)), None):
-                        raise MessageError(
-                            f"The key {key!r} in a tool or a tool call holds the control token {found!r}: rename it."
-                        )
-                waiting += node.values()
-            elif isinstance(node, (list, tuple)):
-                waiting += node
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: no control tokens, neither added nor recognised."""
