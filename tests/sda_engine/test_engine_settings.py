@@ -77,6 +77,9 @@ def running(engine, count=1, sampling=LONG, **arguments):
         ("proposals", False, "a whole number from 0 to 64"),
         ("prefill_chunk", 0, "a whole number of at least 1"),
         ("prefill_chunk", float("inf"), "a whole number of at least 1"),
+        ("max_pictures", -1, "a whole number of at least 0"),
+        ("max_picture_pixels", 0, "a whole number of at least 1"),
+        ("max_picture_bytes", 0.5, "a whole number of at least 1"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_says_the_value_what_is_legal_and_the_default(name, value, legal):
@@ -97,6 +100,9 @@ def test_the_edges_of_what_is_legal_are_legal(name):
         "prefix_cache": (True, False),
         "proposals": (0, 64),
         "prefill_chunk": (1, 10**6),
+        "max_pictures": (0, 10**6),
+        "max_picture_pixels": (1, 10**9),
+        "max_picture_bytes": (1, 10**9),
     }
     for value in edges[name]:
         assert getattr(EngineSettings(**{name: value}), name) == value
