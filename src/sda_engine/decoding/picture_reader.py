@@ -20,6 +20,7 @@ from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.errors import MessageError
+from sda_engine.models import Adapter
 from sda_engine.tokens import PreparedPicture, is_of_picture, picture_spans
 from sda_engine.tokens.picture_tokens import picture_token_id
 
@@ -28,6 +29,7 @@ _FEATURES = "mm_encoder_outputs"
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ROUGH_TOLERANCE = 0.1  # in dtypes of eight to eleven bits
 
+_Key = tuple[int | None, int]  # the numbers of the adapter, None for the model as it was given, and of the picture
 Forward = Callable[[Sequence[Segment]], list[Tensor]]
 ModelInputs = dict[str, object]
 Output = BaseModelOutputWithPooling
@@ -69,7 +71,7 @@ class PictureReader:
     def __init__(self, model: PreTrainedModel, forward: Forward) -> None:
         self._model = model
         self._forward = forward
-        self._features: OrderedDict[int, PictureFeatures] = OrderedDict()
+        self._features: OrderedDict[_Key, PictureFeatures] = OrderedDict()
         self._bytes = 0
         self._refusal: str | None = None
         self._is_checked = False
@@ -140,7 +142,7 @@ class PictureReader:
             if segment.row.pictures is not None
             for number in segment.row.pictures.pictures
         }
-        read = {number: self._read(pictures[number]) for number in sorted(wanted)}
+        read = {number: self._read(pictures[number], segments[0].row.adapter) for number in sorted(wanted)}
         some = next(iter(read.values()))
         image_token = self._model.config.image_token_id
         image, deep = [], [list[Tensor]() for _ in some.deep]
@@ -164,19 +166,20 @@ class PictureReader:
             place += 1
         return _as_output(some.output, torch.cat(image), [torch.cat(parts) for parts in deep])
 
-    def _read(self, picture: PreparedPicture) -> PictureFeatures:
-        """The features of a picture, computed where they are not kept."""
+    def _read(self, picture: PreparedPicture, adapter: Adapter | None) -> PictureFeatures:
+        """The features of a picture under an adapter, which is at work, computed where they are not kept."""
         if self._refusal is not None:
             raise MessageError(self._refusal)
-        if (known := self._features.get(picture.number)) is not None:
-            self._features.move_to_end(picture.number)
+        key = (None if adapter is None else adapter.number), picture.number
+        if (known := self._features.get(key)) is not None:
+            self._features.move_to_end(key)
             return known
         features = self._compute(picture)
-        self._keep(picture.number, features)
+        self._keep(key, features)
         if not self._is_checked:
             self._is_checked = True  # the check itself reads the picture
             try:
-                self._check(picture, features)
+                self._check(picture, features, adapter)
             except BaseException:
                 self._is_checked = False
                 raise
@@ -198,8 +201,8 @@ class PictureReader:
             )
         return PictureFeatures(_as_output(output, features.image[:0], []), features.image, features.deep)
 
-    def _keep(self, number: int, features: PictureFeatures) -> None:
-        self._features[number] = features
+    def _keep(self, key: _Key, features: PictureFeatures) -> None:
+        self._features[key] = features
         self._bytes += features.nbytes
         while self._bytes > _MOST_BYTES and len(self._features) > 1:
             _, oldest = self._features.popitem(last=False)
@@ -213,7 +216,7 @@ class PictureReader:
         )
         return MessageError(self._refusal)
 
-    def _check(self, picture: PreparedPicture, features: PictureFeatures) -> None:
+    def _check(self, picture: PreparedPicture, features: PictureFeatures, adapter: Adapter | None) -> None:
         """Read the picture by rows, in pieces, and compare with the model's own forward pass.
 
         Raises:
@@ -223,7 +226,7 @@ class PictureReader:
         of_picture = iter(range(picture.tokens))
         image_token = self._model.config.image_token_id
         prompt = [picture_token_id(picture.number, next(of_picture)) if one == image_token else one for one in ids]
-        row = Row(RowMemory())
+        row = Row(RowMemory(), adapter)
         row.pictures = RowPictures(prompt, {picture.number: picture})
         expected = self._own_logits(row, picture, features)
         try:
