@@ -101,6 +101,36 @@ from sda_engine.evaluation.calibration_plot import save_calibration
 save_calibration(check_evaluators(engine, pairs, [NamedEvaluator('fixed', FixedScore(50))]), Path("calibration.svg"))
 """,
     ),
+    "pictures": (
+        """
+from base64 import b64decode
+from sda_engine.pictures import PictureLimits, read_picture
+png = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP8z4AdMOEQH6QSAM1BAQ/oQeJvAAAAAElFTkSuQmCC"
+picture = read_picture(b64decode(png), "messages[0]", PictureLimits())
+from sda_engine import Sampling
+from sda_engine.testing import tiny_vision_engine
+content = [{"type": "image", "image": b64decode(png)}, {"type": "text", "text": "Which colour?"}]
+done = tiny_vision_engine().generate([{"role": "user", "content": content}], sampling=Sampling(max_new_tokens=4))
+assert picture.image.size == (8, 8) and done.token_ids
+""",
+    ),
+    "adapters": (
+        """
+from sda_engine import Sampling, SteeringEngine
+from sda_engine.testing import tiny_model, tiny_tokenizer
+tiny_model().save_pretrained("tiny")
+tiny_tokenizer().save_pretrained("tiny")
+try:
+    from peft import LoraConfig
+    model = tiny_model()
+    model.add_adapter(LoraConfig(target_modules=["q_proj"]), adapter_name="mine")
+    model.save_pretrained("mine")
+except ImportError:
+    pass
+engine = SteeringEngine.load("tiny", adapters={"mine": "mine"})
+assert engine.generate([{"role": "user", "content": "?"}], adapter="mine", sampling=Sampling(max_new_tokens=4)).token_ids
+""",
+    ),
     "inspect": (
         _TINY
         + """

@@ -39,9 +39,8 @@ def row_attention(model: PreTrainedModel) -> Iterator[None]:
     with switch.lock:
         usual = [config._attn_implementation for config in switch.configs]
         try:
-            for config in switch.configs:
-                eager = config._attn_implementation == "eager"
-                config._attn_implementation = ROWS_INSTEAD_OF_EAGER if eager else ROWS_INSTEAD_OF_SDPA
+            for config, name in zip(switch.configs, usual, strict=True):
+                config._attn_implementation = ROWS_INSTEAD_OF_EAGER if name == "eager" else ROWS_INSTEAD_OF_SDPA
             yield
         finally:
             for config, name in zip(switch.configs, usual, strict=True):

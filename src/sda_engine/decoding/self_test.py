@@ -79,8 +79,7 @@ def run_self_test(
             logits = forward(forward_pass)
         except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = f"a forward pass that fails when it runs by rows ({error})"
-            knows_interface = model._supports_attention_backend or model.get_decoder()._supports_attention_backend  # type: ignore[no-untyped-call]
-            if not forward_pass.attended and not knows_interface:
+            if not forward_pass.attended and not _knows_interface(model):
                 reason = _OTHER_ATTENTION
             raise unsupported_model(model, reason) from error
         _check_layers(model, architecture, forward_pass)
@@ -129,6 +128,12 @@ def _check_layers(model: PreTrainedModel, architecture: Architecture, forward_pa
     told = [window for layer, window in attended if architecture.layers[layer].has_window]
     if None in told or (told and architecture.window not in told):
         raise unsupported_model(model, "a sliding window that their attention function is not told of")
+
+
+def _knows_interface(model: PreTrainedModel) -> bool:
+    """Whether a model, or the decoder in it, says that its attention function can be replaced."""
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    return bool(model._supports_attention_backend or decoder._supports_attention_backend)
 
 
 def _own_logits(model: PreTrainedModel, text: Sequence[int]) -> Tensor:

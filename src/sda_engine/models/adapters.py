@@ -4,6 +4,7 @@ An adapter's layers stand around the model's own and ask themselves which adapte
 changed for one pass and put back, without PEFT's own methods, which also decide what is trained.
 """
 
+import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,14 +115,14 @@ def load_adapters(model: PreTrainedModel, folders: Mapping[str, str]) -> None:
     Raises:
         ModelLoadError: PEFT is missing, or one of them cannot be loaded. Pickled weights are not read.
     """
+    if folders and importlib.util.find_spec("peft") is None:
+        raise ModelLoadError("Adapters need PEFT. Install it: pip install 'sda-integrations[adapters]'.")
     for name, folder in folders.items():
         try:
             cached_file(folder, _WEIGHTS)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are what is asked for
                 report = model.load_adapter(folder, adapter_name=name)
-        except ImportError as error:
-            raise ModelLoadError(f"The adapter {name!r} needs PEFT. Install it: pip install peft.") from error
         except Exception as error:  # a stranger's files can break PEFT anywhere
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ModelLoadError(

@@ -1,4 +1,5 @@
 import threading
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -194,6 +195,22 @@ def test_a_model_that_cannot_be_run_by_rows_is_refused_when_its_runner_is_made(m
     assert raised.value.reason in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["alibi", "attention of its own"])
+def test_attention_that_no_function_of_ours_can_stand_in_for_is_called_that(name):
+    with pytest.raises(ModelLoadError) as raised:
+        ModelRunner(REFUSED[name]())
+    assert raised.value.reason == "attention that does not go through the interface of transformers"
+
+
+def test_layers_with_a_copy_of_the_configuration_attend_by_rows_too():
+    model = tiny_model()
+    copy = deepcopy(model.config)
+    model.model.layers[1].self_attn.config = copy
+    usual = copy._attn_implementation
+    assert largest_error(model) < TOLERANCE
+    assert copy._attn_implementation == usual
+
+
 @pytest.mark.parametrize("make", RIGHT_OR_REFUSED.values(), ids=RIGHT_OR_REFUSED)
 def test_no_model_gives_wrong_results_without_a_word(make):
     model = make()
@@ -316,7 +333,7 @@ def test_somebody_else_gets_the_tokens_that_an_index_chooses_while_a_pass_runs(u
 
 @torch.inference_mode()
 def test_a_pass_of_somebody_else_from_a_hook_within_ours_is_his_own(model):
-    ours, his = rows_of([14, 14])
+    ours, his = rows_of([24, 14])
     expected = logits_of(model, ours)[-1], logits_of(model, his)
     found = []
 
@@ -325,8 +342,10 @@ def test_a_pass_of_somebody_else_from_a_hook_within_ours_is_his_own(model):
         found.append(logits_of(model, his))
 
     runner = ModelRunner(model)
+    row = Row(RowMemory())
+    runner.forward([Segment(row, ours[:10])])
     hook = decoder_layer(model, 1).register_forward_pre_hook(look)
-    ((logits,),) = runner.forward([Segment(Row(RowMemory()), ours)])
+    ((logits,),) = runner.forward([Segment(row, ours[10:])])
     torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[0], expected[1], atol=1e-4, rtol=1e-4)
 
