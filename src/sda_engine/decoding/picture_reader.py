@@ -95,14 +95,12 @@ class PictureReader:
         """
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         device, image_token = self._model.device, self._model.config.image_token_id
-        inputs: ModelInputs = {
-            "input_ids": torch.tensor(
-                [[image_token if is_of_picture(one) else one for one in token_ids]], device=device
-            ),
-            "position_ids": self._positions(segments).to(device),
-        }
-        if any(map(is_of_picture, token_ids)):
+        inputs: ModelInputs = {}
+        if any(map(is_of_picture, token_ids)):  # first, since a model may be refused
             inputs[_FEATURES] = {"image": self._features_of(segments, token_ids)}
+        known = [image_token if is_of_picture(token_id) else token_id for token_id in token_ids]
+        inputs["input_ids"] = torch.tensor([known], device=device)
+        inputs["position_ids"] = self._positions(segments).to(device)
         return inputs
 
     def _positions(self, segments: Sequence[Segment]) -> Tensor:
@@ -208,13 +206,15 @@ class PictureReader:
             _, oldest = self._features.popitem(last=False)
             self._bytes -= oldest.nbytes
 
-    def _refused(self, reason: str) -> MessageError:
-        self._refusal = (
+    def _refused(self, reason: str, *, for_good: bool = True) -> MessageError:
+        told = (
             f"The messages hold a picture, and models of type {self._model.config.model_type!r} cannot be given any "
             f"here: {reason}. Send text alone, or load a model of another type, such as Qwen2.5-VL, Qwen3-VL, Gemma 3, "
             f"SmolVLM, InternVL, LLaVA or Pixtral."
         )
-        return MessageError(self._refusal)
+        if for_good:
+            self._refusal = told
+        return MessageError(told)
 
     def _check(self, picture: PreparedPicture, features: PictureFeatures, adapter: Adapter | None) -> None:
         """Read the picture by rows, in pieces, and compare with the model's own forward pass.
@@ -228,15 +228,16 @@ class PictureReader:
         prompt = [picture_token_id(picture.number, next(of_picture)) if one == image_token else one for one in ids]
         row = Row(RowMemory(), adapter)
         row.pictures = RowPictures(prompt, {picture.number: picture})
-        expected = self._own_logits(row, picture, features)
         try:
+            expected = self._own_logits(row, picture, features)
             while row.length < len(prompt):
                 stop = row.pictures.end_of_piece(row.length, min(len(prompt), row.length + len(prompt) // 3 + 1))
                 (last,) = self._forward([Segment(row, prompt[row.length : stop])])
         except torch.OutOfMemoryError:
-            raise  # another time it may fit
+            raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise self._refused(f"a forward pass over one fails when it runs by rows ({error})") from error
+            reason = f"a forward pass over one fails when it runs by rows ({error})"
+            raise self._refused(reason, for_good=False) from error  # it may have been a hook of the user's
         finite = expected[expected.isfinite()]
         largest = float(finite.abs().max()) if finite.numel() else 0.0
         tolerance = _TOLERANCE.get(self._model.dtype, _ROUGH_TOLERANCE) * largest

@@ -15,7 +15,7 @@ from tests.sda_engine.vision.vision_models import (
     processor_inputs,
 )
 
-TOKENS = 6
+TOKENS = 5
 GREEDY = Sampling(temperature=0, max_new_tokens=TOKENS)
 HALF = Steering(policy="paper", amplification=0.5)  # strength 1
 ALIGNMENT = Alignment(instruction="Be brief.", avoid="Be long.")
@@ -69,7 +69,7 @@ def test_requests_with_pictures_run_together_as_each_would_alone(engine):
 
     answers = [list(done.token_ids) for done in asyncio.run(ask())]
     assert engine.stats().pictures_read == 3  # of eight chats with two each
-    for number in (0, 3, 7):
+    for number in (3, 6):
         assert answers[number] == expected(engine, number)
     again = engine.generate(ours(chat(3)), ALIGNMENT, steering=HALF, sampling=GREEDY)
     assert again.usage.cached_prompt_tokens > 0.9 * again.usage.prompt_tokens
