@@ -130,13 +130,14 @@ def make_contexts(
 def draft_messages(messages: Sequence[Message], response: str, sees: Sight = "chat") -> list[Message]:
     """The chat that a response is revised in: its own, gone on with the request to give that answer once more.
 
-    Where a revision sees the answer alone, a new one that asks to rewrite it; where it sees the question, the chat as
-    it was asked.
+    Where a revision sees the answer alone, a new one that asks to rewrite it, with the pictures of the chat: what is to
+    be true of them is in nothing else. Where it sees the question, the chat as it was asked.
     """
     if sees == "question":
         return list(messages)
     if sees == "answer":
-        return [{"role": "user", "content": f"{_REWRITE}\n\n{response}"}]
+        shown = [{"type": "image", "picture": picture} for picture in pictures_of(messages)]
+        return [{"role": "user", "content": joined([shown, f"{_REWRITE}\n\n{response}"], "")}]
     return [*messages, {"role": "assistant", "content": response}, {"role": "user", "content": _AGAIN}]
 
 

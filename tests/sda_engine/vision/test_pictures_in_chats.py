@@ -7,6 +7,8 @@ import torch
 
 from sda_engine import Alignment, Sampling, Steering
 from sda_engine.blank_pictures import blanked
+from sda_engine.choosing import Revision
+from sda_engine.contents import pictures_of
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import Row, RowMemory
@@ -16,7 +18,7 @@ from sda_engine.evaluators import CachedEvaluator, RewardModelEvaluator
 from sda_engine.evaluators.protocol import EvaluationRequest
 from sda_engine.evaluators.verdict import make_rating_prompt
 from sda_engine.pictures import Picture
-from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, make_contexts
+from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, draft_messages, make_contexts
 from sda_engine.testing import ScriptedEvaluator, tiny_engine, tiny_reward_model, tiny_vision_engine
 from tests.sda_engine.vision.vision_models import loop_with_pictures, picture, processor_inputs
 
@@ -219,14 +221,14 @@ def test_an_instruction_stands_behind_the_picture_that_all_rows_share(engine):
     assert sum(token_id < 0 for token_id in contexts.shared) == 4
 
 
-def test_a_request_that_revises_keeps_its_pictures(engine):
-    done = engine.generate(
-        chat(image(1), text("What is it?")),
-        "honesty",
-        steering=Steering(policy="revise", amplification=0.5),
-        sampling=GREEDY,
-    )
+@pytest.mark.parametrize("sees", ["chat", "answer", "question"])
+def test_a_request_that_revises_keeps_its_pictures(engine, sees):
+    steering = Steering(policy="revise", amplification=0.5, revisions=[Revision(sees=sees)])
+    alignment = Alignment(instruction="Look well.", blank_picture=True)
+    done = engine.generate(chat(image(1), text("What is it?")), alignment, steering=steering, sampling=GREEDY)
     assert done.attempts
+    drafts = draft_messages(chat(image(1), text("What is it?")), "A fox.", sees)
+    assert len(pictures_of(drafts)) == 1
 
 
 def test_evaluators_are_shown_that_there_was_a_picture(engine):
