@@ -128,7 +128,8 @@ try:
 except ImportError:
     pass
 engine = SteeringEngine.load("tiny", adapters={"mine": "mine"})
-assert engine.generate([{"role": "user", "content": "?"}], adapter="mine", sampling=Sampling(max_new_tokens=4)).token_ids
+done = engine.generate([{"role": "user", "content": "?"}], adapter="mine", sampling=Sampling(max_new_tokens=4))
+assert done.token_ids
 """,
     ),
     "inspect": (

@@ -14,7 +14,7 @@ from sda_engine.decoding.states import StateCost
 from sda_engine.models import Adapter
 from sda_engine.prompts import BASE, Contexts
 
-_ADAPTER_BITS = 40  # from here on a stored token tells its adapter; token ids stay far below
+_ADAPTER_BITS = 52  # from here on a stored token tells its adapter; token ids, those of pictures too, stay below
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
 _WORTH_A_PASS = 32  # tokens that others can begin with, where a pass has to end so that its state can be kept
 

@@ -13,32 +13,13 @@ from sda_engine.evaluators import ContrastiveEvaluator
 from sda_engine.testing import ScriptedEvaluator, tiny_model, tiny_tokenizer
 from tests.conftest import user
 from tests.floats import LOGPROB
+from tests.sda_engine.decoding.forwarded import CONTEXT, KIND, Forwarded, prompt_ids
 from tests.sizes import size
 
-CONTEXT = "the library opens at nine and the quick brown fox is in the library " * 4
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
-KIND = Alignment(instruction="be kind", name="kind")
 POET = Alignment(instruction="answer as a poet", name="poet")
 ONE_BY_ONE = EngineSettings(proposals=0)  # each token of an answer is one token of each row
 WITHOUT = EngineSettings(proposals=0, prefix_cache=False)
-
-
-class Forwarded:
-    """An engine, and how many tokens its forward passes have taken in."""
-
-    def __init__(self, engine: SteeringEngine) -> None:
-        self.engine = engine
-        self.tokens = 0
-        self._hook = engine.model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, module, args, kwargs):
-        self.tokens += kwargs["input_ids"].numel()
-
-    def of(self, *arguments, **settings):
-        """A completion, and the tokens forwarded for it."""
-        before = self.tokens
-        done = self.engine.generate(*arguments, **settings)
-        return done, self.tokens - before
 
 
 @contextmanager
@@ -51,11 +32,6 @@ def endless_model(**model):
     made = tiny_model(**model)
     made.generation_config.eos_token_id = []
     return made
-
-
-def prompt_ids(messages) -> list[int]:
-    """The base prompt, by transformers alone."""
-    return tiny_tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def instructed(messages, alignment: Alignment):

@@ -33,8 +33,8 @@ from tests.sda_engine.decoding.company import (
     make_ask,
     worker,
 )
+from tests.sda_engine.decoding.forwarded import CONTEXT, KIND, Forwarded, prompt_ids
 from tests.sda_engine.decoding.recurrent_models import SETTINGS, recurrent_model
-from tests.sda_engine.decoding.test_prefix_reuse import CONTEXT, KIND, Forwarded, prompt_ids
 
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
 FIXED = Steering(amplification=0.5)
