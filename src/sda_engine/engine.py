@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
-from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, default_cache_tokens
+from sda_engine.decoding import EngineStats, PromptState, Scheduler, default_cache_tokens, make_runner
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -132,7 +132,7 @@ class SteeringEngine(ScoresTexts):
         return cast(Self, engine)
 
     def _set_up(self, loaded: LoadedModel, settings: EngineSettings, *, can_be_loaded: bool) -> None:
-        runner = ModelRunner(loaded.model)
+        runner = make_runner(loaded.model)
         self._token_cost = runner.token_cost
         self._settings = settings
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
@@ -194,6 +194,9 @@ class SteeringEngine(ScoresTexts):
         device, dtype = self._runner.place
         told = {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
         told["context_window"] = window.tokens
+        told["runner"] = self._runner.name
+        if self._runner.reason is not None:
+            told["runner_reason"] = self._runner.reason
         if reason := explain_cut(window):
             told |= {"stated_context_window": window.stated, "context_window_reason": reason}
         if (known := self._weights.name) is not None:

@@ -79,7 +79,15 @@ class ContextLengthError(SDAError):
 
 
 class ModelLoadError(SDAError):
-    """No model was found under a name, or the engine cannot run it."""
+    """No model was found under a name, or the engine cannot run it.
+
+    Attributes:
+        reason: what models of this type have that the engine cannot run, in a few words; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EvaluationError(SDAError):

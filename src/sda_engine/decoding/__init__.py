@@ -8,6 +8,7 @@ from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
+from sda_engine.decoding.runners import foreseen_runner, make_runner
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.decoding.stats import EngineStats
@@ -36,4 +37,6 @@ __all__ = [
     "cache_bytes",
     "default_cache_tokens",
     "find_repetition",
+    "foreseen_runner",
+    "make_runner",
 ]

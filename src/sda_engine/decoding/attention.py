@@ -51,7 +51,8 @@ def unsupported_model(model: PreTrainedModel, reason: str) -> ModelLoadError:
     """The error for a model that the engine would run wrongly."""
     return ModelLoadError(
         f"Models of type {model.config.model_type!r} have {reason}, and the engine cannot decode several rows of them "
-        f"in one pass. Load a model of another type, such as Llama, Qwen, Mistral, Phi or Gemma 3."
+        f"in one pass. Load a model of another type, such as Llama, Qwen, Mistral, Phi or Gemma 3.",
+        reason=reason,
     )
 
 
@@ -107,7 +108,7 @@ def attend_rows(
     layer = module.layer_idx
     types = getattr(module.config, "layer_types", None) or []
     if types:
-        layer = sum(k not in ('linear_attention', 'conv', 'moe', 'mlp') for k in types[:layer])
+        layer = sum(k not in ("linear_attention", "conv", "moe", "mlp") for k in types[:layer])
     assert isinstance(layer, int)
     forward_pass.write(layer, key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -133,9 +133,9 @@ class PromptState:
         for name in names:
             row = None if name in self.logits or most == 0 else self._open(name, store)
             if row is not None:
-                prompt = self._token_ids(name)
-                piece = prompt[row.length : min(row.length + most, self._stop(row, name, store))]
-                most -= len(piece)
+                prompt, stop = self._token_ids(name), self._stop(row, name, store)
+                piece = prompt[row.length : min(row.length + most, stop) if store.memory.takes_pieces else stop]
+                most = max(0, most - len(piece))
                 segments.append(Segment(row, piece))
                 self._planned.append(name)
                 if name == BASE:
@@ -199,19 +199,19 @@ class PromptState:
     def _waits_for_base(self, store: PrefixStore) -> bool:
         """Whether the base row, which has not come so far yet, will be there to begin with."""
         if store.memory.state_cost:
-            return self._stops_where_shared and self._rows[BASE].length < len(self.contexts.shared)
+            return self._stops_where_shared(store) and self._rows[BASE].length < len(self.contexts.shared)
         return True
 
     def _stop(self, row: Row, name: str, store: PrefixStore) -> int:
         """Where the next piece of a prompt has to end: at what the rows share, where layers carry states."""
         shared = len(self.contexts.shared)
-        if store.memory.state_cost and name == BASE and self._stops_where_shared and row.length < shared:
+        if store.memory.state_cost and name == BASE and self._stops_where_shared(store) and row.length < shared:
             return shared
         return self.contexts.prompt_tokens(name)
 
-    @property
-    def _stops_where_shared(self) -> bool:
-        return len(self.contexts.tails) > 1 and len(self.contexts.shared) >= _WORTH_A_PASS
+    def _stops_where_shared(self, store: PrefixStore) -> bool:
+        worth_it = len(self.contexts.tails) > 1 and len(self.contexts.shared) >= _WORTH_A_PASS
+        return worth_it and store.memory.takes_pieces
 
     def _stored(self, name: str, store: PrefixStore) -> int:
         """Tokens of a prompt that can be read from the store; the last one is forwarded for its logits."""
