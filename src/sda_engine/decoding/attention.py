@@ -108,7 +108,7 @@ def attend_rows(
     layer = module.layer_idx
     types = getattr(module.config, "layer_types", None) or []
     if types:
-        layer = sum(k not in ("linear_attention", "conv", "moe", "mlp") for k in types[:layer])
+        layer = sum(k not in ('linear_attention', 'conv', 'moe', 'mlp') for k in types[:layer])
     assert isinstance(layer, int)
     forward_pass.write(layer, key[0], value[0])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
