@@ -10,10 +10,10 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from sda_engine.cli.options import ModelOptions
-from sda_engine.decoding import cache_bytes
+from sda_engine.decoding import cache_bytes, foreseen_runner
 from sda_engine.models import (
     available_memory,
     context_window,
@@ -153,12 +153,18 @@ def _bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     return int(text.num_hidden_layers * 2 * heads * size * dtype.itemsize)
 
 
+def _runner_facts(model: PreTrainedModel) -> Facts:
+    """How the engine would run it, as far as the configuration tells; what loading it shows may be another way."""
+    name, reason = foreseen_runner(model)
+    return {"runner": name} if reason is None else {"runner": name, "runner_reason": reason}
+
+
 def _weight_facts(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Facts:
-    """What the weights take once they are loaded, and whether they are packed too: from a model that holds none."""
+    """What runs the model, what its weights take, and whether they are packed too: from a model that holds none."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     weights = dtype.itemsize * sum(weight.numel() for weight in model.parameters())
-    facts: Facts = {"weights_bytes": weights, "packed": False}
+    facts: Facts = {"weights_bytes": weights, "packed": False, **_runner_facts(model)}
     if device.type != "cpu" or dtype != torch.float32:
         return facts | {"packed_reason": "only float32 on a CPU gains by it"}
     linear = dtype.itemsize * sum(layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear)
