@@ -1,6 +1,6 @@
 """What the two ways to run a model cost beside plain loops over transformers.
 
-    python benchmarks/runners.py [--repetitions 5] [--tokens 32] [--requests 1 8] [--types qwen3_5_text gptj deepseek_v4]
+    python benchmarks/runners.py [--repetitions 5] [--tokens 32] [--requests 1 8] [--types qwen3_5_text gptj]
 
 Random models of four layers in float32: a hybrid, whose rows share one flat pass; one on its own cache whose rows are
 joined; and one whose rows go through passes of their own. Tokens per second of greedy answers of a fixed length:

@@ -21,13 +21,11 @@ class Ways:
     """What a model is right about.
 
     Attributes:
-        positions: being told the positions of its tokens.
         shares: passes on copies of caches that share tensors with them; else everything is copied.
         pieces: several tokens at once behind others.
         joins: rows of different lengths in one batch.
     """
 
-    positions: bool = True
     shares: bool = True
     pieces: bool = False
     joins: bool = False
@@ -54,7 +52,6 @@ class CachePass:
         token_ids: Sequence[Sequence[int]],
         batch: CacheBatch | None,
         *,
-        positions: bool,
         keep: int,
     ) -> tuple[Tensor, CacheBatch]:
         """One pass.
@@ -63,7 +60,6 @@ class CachePass:
             model: the model that this was made for.
             token_ids: as many of each row.
             batch: what the rows hold, which is changed; None where they hold nothing.
-            positions: whether it is told the positions of its tokens, if it can be.
             keep: the logits after the last so many tokens are wanted.
 
         Returns:
@@ -75,7 +71,7 @@ class CachePass:
         new, device = len(token_ids[0]), model.device
         lengths, width = ((0,) * len(token_ids), 0) if batch is None else (batch.lengths, batch.width)
         options: dict[str, object] = {self._cache_name: None if batch is None else batch.cache, "use_cache": True}
-        if positions and "position_ids" in self._names:
+        if "position_ids" in self._names:
             places = [list(range(length, length + new)) for length in lengths]
             options["position_ids"] = torch.tensor(places, device=device)
         if batch is not None and batch.is_padded:

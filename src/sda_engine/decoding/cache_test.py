@@ -6,12 +6,13 @@ what it can do. The first text is longer than each threshold that the configurat
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import ceil, inf
 from statistics import mean
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from sda_engine.decoding.cache_pass import CachePass, Ways, no_own_cache
@@ -74,17 +75,19 @@ def find_ways(model: PreTrainedModel, cache_pass: CachePass, forward: Forward) -
         ModelLoadError: it is wrong even about a whole prompt followed by single tokens, or attends to what follows.
     """
     trial = _Trial(model, forward)
-    tried = (Ways(positions=positions, shares=shares) for positions in (True, False) for shares in (True, False))
-    ways = next((ways for ways in tried if trial.is_right(trial.goes_on, ways)), None)
+    ways = next((ways for ways in (Ways(), Ways(shares=False)) if trial.is_right(trial.goes_on, ways)), None)
     if ways is None:
-        reason = f" ({trial.error})" if trial.error else ""
+        reason = f" ({_first_line(trial.error)})" if trial.error else ""
         raise no_own_cache(model, f"a cache with which they do not go on as they do without one{reason}")
     footprint = trial.footprint(ways)
-    pieces = Ways(positions=ways.positions, shares=ways.shares, pieces=True)
-    ways = pieces if trial.is_right(trial.reads_pieces, pieces) else ways
-    joins = Ways(positions=ways.positions, shares=ways.shares, pieces=ways.pieces, joins=True)
-    if cache_pass.takes_mask and trial.can_be_joined and trial.is_right(trial.joins, joins):
-        ways = joins
+    if trial.is_right(trial.reads_pieces, with_pieces := replace(ways, pieces=True)):
+        ways = with_pieces
+    if (
+        cache_pass.takes_mask
+        and trial.can_be_joined
+        and trial.is_right(trial.joins, joined := replace(ways, joins=True))
+    ):
+        ways = joined
     return ways, footprint
 
 
@@ -100,12 +103,14 @@ class _Trial:
         self._forward = forward
         self._prompts = _prompts(model)
         config = model.config.get_text_config(decoder=True)
-        self._texts = [_text(config.vocab_size, length + _ANSWER, start) for start, length in enumerate(self._prompts)]
+        self._texts = [_text(config, length + _ANSWER, start) for start, length in enumerate(self._prompts)]
         try:
             self._truths = [_own_logits(model, text) for text in self._texts]
             before = _own_logits(model, self._texts[0][:-1])
         except _FAILURES as error:
-            raise no_own_cache(model, f"a forward pass that fails even without a cache ({error})") from error
+            raise no_own_cache(
+                model, f"a forward pass that fails even without a cache ({_first_line(error)})"
+            ) from error
         self._is_exact = model.dtype in _EXACT
         self._tolerance = _TOLERANCE if self._is_exact else _ROUGH_TOLERANCE
         if _deviation(before, self._truths[0][:-1]) > self._tolerance:
@@ -115,7 +120,7 @@ class _Trial:
         self._counts_padding = any(getattr(config, name, None) for name in _COUNT_PADDING)
 
     def is_right(self, attempt: Callable[[Ways], Iterator[float]], ways: Ways) -> bool:
-        """Whether the model says what it says without a cache; what it need not be right about comes after `goes_on`."""
+        """Whether the model says what it says without a cache; first `goes_on`, which shows how rough its dtype is."""
         self.error = None
         try:
             deviations = list(attempt(ways))
@@ -190,9 +195,12 @@ def _prompts(model: PreTrainedModel) -> tuple[int, ...]:
     return max(_PROMPTS[0], *cheap, 0), *_PROMPTS[1:]
 
 
-def _text(vocab_size: int, length: int, start: int) -> list[int]:
-    """Token ids from all over the vocabulary."""
-    return [(vocab_size // 3 + 7919 * (start + place)) % vocab_size for place in range(length)]
+def _text(config: PreTrainedConfig, length: int, start: int) -> list[int]:
+    """Token ids from all over the vocabulary, the padding id among them: chats may hold it, and some models skip it."""
+    token_ids = [(config.vocab_size // 3 + 7919 * (start + place)) % config.vocab_size for place in range(length)]
+    if isinstance(config.pad_token_id, int) and 0 <= config.pad_token_id < config.vocab_size:
+        token_ids[2] = config.pad_token_id
+    return token_ids
 
 
 def _own_logits(model: PreTrainedModel, text: Sequence[int]) -> Tensor:
@@ -200,6 +208,10 @@ def _own_logits(model: PreTrainedModel, text: Sequence[int]) -> Tensor:
     output = model(input_ids=torch.tensor([text], device=model.device), use_cache=False)
     logits: Tensor = output.logits[0]
     return logits.float().cpu()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _deviation(logits: Tensor, truth: Tensor) -> float:

@@ -86,26 +86,26 @@ class OwnCacheRunner(Runner):
         if part[0].row.state is not None and len(part[0].token_ids) > 1 and not ways.pieces:
             return self._read_on(part, ways)
         batch = _working_copy([segment.row.state for segment in part], ways)
-        logits, batch = self._pass_of([segment.token_ids for segment in part], batch, ways, part[0].keep)
+        logits, batch = self._pass_of([segment.token_ids for segment in part], batch, part[0].keep)
         return [(segment, logits[index], _state(batch, index, segment)) for index, segment in enumerate(part)]
 
     def _read_on(self, part: list[Segment], ways: Ways) -> list[_Step]:
         """Several tokens behind others, where the model is wrong about these: one by one, or the whole row anew."""
         token_ids, keep, held = part[0].token_ids, part[0].keep, part[0].row.token_ids
         if len(token_ids) > 1 + (len(held) + len(token_ids)) * self.token_cost:
-            logits, batch = self._pass_of([[*held, *token_ids]], None, ways, keep)
+            logits, batch = self._pass_of([[*held, *token_ids]], None, keep)
             return [(part[0], logits[0], _state(batch, 0, part[0]))]
         copy, steps = _working_copy([part[0].row.state], ways), list[Tensor]()
         for token_id in token_ids:
-            logits, copy = self._pass_of([[token_id]], copy, ways, 1)
+            logits, copy = self._pass_of([[token_id]], copy, 1)
             steps.append(logits[0])
         return [(part[0], torch.cat(steps[-keep:]), _state(copy, 0, part[0]))]
 
     def _pass_of(
-        self, token_ids: Sequence[Sequence[int]], batch: CacheBatch | None, ways: Ways, keep: int
+        self, token_ids: Sequence[Sequence[int]], batch: CacheBatch | None, keep: int
     ) -> tuple[Tensor, CacheBatch]:
         try:
-            return self._pass.run(self.model, token_ids, batch, positions=ways.positions, keep=keep)
+            return self._pass.run(self.model, token_ids, batch, keep=keep)
         except BaseException:
             if batch is not None:
                 let_go(batch.cache)
