@@ -135,14 +135,16 @@ class _Trial:
         return True
 
     def goes_on(self, ways: Ways) -> Iterator[float]:
-        """A whole prompt and single tokens behind it, twice from the same prompt."""
+        """A whole prompt and single tokens behind it, twice, while another row goes on otherwise from the prompt."""
         for row, text, prompt, truth in self._rows():
             yield self._deviation(row, text[:prompt], truth, ways)
             row.keep_state()
+            other = row.fork(prompt)
             for _ in range(2):
                 row.truncate(prompt)
-                for token_id in text[prompt:]:
+                for token_id, another in zip(text[prompt:], text, strict=False):
                     yield self._deviation(row, [token_id], truth, ways)
+                    self._forward([Segment(other, [another])], ways)
             state = row.state
             joinable = isinstance(state, CacheState) and can_be_joined(state.batch.cache)
             self.can_be_joined = joinable and not self._counts_padding

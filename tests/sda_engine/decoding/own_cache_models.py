@@ -46,8 +46,8 @@ _TYPES = {
     | {"num_key_value_heads": 2, "moe_intermediate_size": 32, "dense_intermediate_size": 48}
     | {"shared_intermediate_size": 32},
     "zamba2": {
-        "num_hidden_layers": 4,
-        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
         "adapter_rank": 4,
         "num_key_value_heads": 4,
     }

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, RwkvConfig, RwkvForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from sda_engine import Alignment, Constraint, EngineSettings, Output, Sampling, Steering, SteeringEngine
 from sda_engine.decoding import running_batch
@@ -26,9 +27,9 @@ from tests.sda_engine.decoding.architectures import random_model, rows_of
 from tests.sda_engine.decoding.company import SCHEMA, check_nothing_is_left, held_tokens
 from tests.sda_engine.decoding.own_cache_models import own_cache_model
 
-TEXTS = ("the quick brown fox", "Who asks?", "Tell me how the fox finds the library, and who asks there.", "Say it.")
+TEXTS = ("the quick fox", "Who asks?", "Tell me how the fox finds the library.", "Say it.")
 PLAIN, AVOIDING = Alignment(instruction="Be brief."), Alignment(instruction="Be kind.", avoid="cold words")
-STEPS = 4
+STEPS = 3
 GREEDY = Sampling(temperature=0, max_new_tokens=STEPS)
 FIXED = Steering(policy="paper", amplification=0.5, avoid_strength=0.7)
 WAYS = {  # type -> whether it reads pieces, and whether its caches can be joined
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.default_policy
 
 
 def engine_on(model, **settings):
-    return SteeringEngine(model, tiny_tokenizer(), settings=EngineSettings(**{"prefill_chunk": 24, **settings}))
+    return SteeringEngine(model, tiny_tokenizer(), settings=EngineSettings(**{"prefill_chunk": 48, **settings}))
 
 
 def contexts_of(engine, text, alignment):
@@ -116,7 +117,7 @@ def test_a_form_with_forced_tokens_is_kept_and_continuations_are_scored(model_ty
             assert float(logprobs) == pytest.approx(sum(wanted), abs=1e-3)
 
 
-@pytest.mark.parametrize("model_type", ["gptj", "deepseek_v4"])
+@pytest.mark.parametrize("model_type", ["gptj", "minimax_m3_vl_text"])
 def test_a_pass_that_fails_leaves_all_rows_as_they_were_and_its_error_holds_none(model_type):
     runner = make_runner(own_cache_model(model_type))
     memory, texts = runner.make_memory(), rows_of((9, 14))
@@ -149,10 +150,10 @@ def test_a_pass_that_fails_leaves_all_rows_as_they_were_and_its_error_holds_none
 
 async def test_cancelled_requests_leave_no_memory():
     with engine_on(own_cache_model("falcon")) as engine:
-        sampling = Sampling(temperature=0, max_new_tokens=60)
+        sampling = Sampling(temperature=0, max_new_tokens=200)
         tasks = [asyncio.create_task(engine.agenerate(user(text), PLAIN, sampling=sampling)) for text in TEXTS]
         await asyncio.sleep(0.05)
-        for task in tasks[1:]:
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         check_nothing_is_left(engine)
@@ -175,7 +176,7 @@ async def test_answers_that_lent_their_memory_go_on_as_if_they_had_not(monkeypat
     asks = [(text, PLAIN) for text in TEXTS]
     with engine_on(model) as engine:
         expected = [engine.generate(user(text), **options(one, sampling)).token_ids for text, one in asks]
-    with engine_on(model, cache_tokens=1000) as engine:
+    with engine_on(model, cache_tokens=900) as engine:
         done = await all_at_once(engine, asks, sampling)
         assert [answer.token_ids for answer in done] == expected
         assert engine.stats().preemptions > 0
@@ -221,6 +222,33 @@ SMALL = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2}
 def test_what_neither_runner_can_run_is_refused_with_both_reasons(model, reason):
     with pytest.raises(ModelLoadError, match=f"in one pass; nor can it .*{reason}.*Load a model of another type"):
         make_runner(model())
+
+
+def test_a_window_that_is_in_the_cache_alone_is_refused():
+    model = own_cache_model("gptj")
+    model.config.layer_types = ["reference_sliding_attention"] * 2
+    with pytest.raises(ModelLoadError, match=r"'gptj' have a window that is in their cache alone"):
+        OwnCacheRunner(model)
+
+
+def write_in_place(layer, keys, values, *_, **__):
+    """What a layer does that has room for 100 tokens and writes into it."""
+    if not layer.is_initialized:
+        layer.lazy_initialization(keys, values)
+        layer.room = torch.zeros(2, *keys.shape[:-2], 100, keys.shape[-1])
+        layer.keys = layer.values = layer.room[0][..., :0, :]
+    start = layer.keys.shape[-2]
+    layer.room[0][..., start : start + keys.shape[-2], :] = keys
+    layer.room[1][..., start : start + keys.shape[-2], :] = values
+    layer.keys, layer.values = (room[..., : start + keys.shape[-2], :] for room in layer.room)
+    return layer.keys, layer.values
+
+
+def test_what_a_model_writes_into_is_copied_as_a_whole(monkeypatch):
+    model = own_cache_model("gptj")
+    assert OwnCacheRunner(model).ways.shares
+    monkeypatch.setattr(DynamicLayer, "update", write_in_place)
+    assert not OwnCacheRunner(model).ways.shares
 
 
 def test_logits_that_are_no_numbers_are_left_to_the_request_that_meets_them():
