@@ -43,7 +43,7 @@ def explain_own_cache(model: PreTrainedModel, reason: str, costs: str) -> str:
     """
     return (
         f"Models of type {model.config.model_type!r} have {reason}, so that rows cannot share a flat pass: "
-        f"no prefix is stored, no token proposed, and {costs}."
+        f"no prefix is stored, no token is proposed, {costs}."
     )
 
 
@@ -63,9 +63,9 @@ def foreseen_runner(model: PreTrainedModel) -> tuple[str, str | None]:
 
 
 def _costs(runner: OwnCacheRunner) -> str:
-    prompts = "" if runner.ways.pieces else ", in one piece"
-    rows = "rows that decode go through joined" if runner.ways.joins else "so does each row for each token"
-    return f"each prompt goes through passes of its own{prompts}, while {rows}"
+    prompts = "" if runner.ways.pieces else " in one piece"
+    rows = "rows that decode go through them together" if runner.ways.joins else "so does each row for each token"
+    return f"each prompt goes through passes of its own{prompts}, and {rows}"
 
 
 def _refused(model: PreTrainedModel, flat: ModelLoadError, own: ModelLoadError) -> ModelLoadError:
