@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
 from sda_engine.config import NoEffectWarning
-from sda_engine.decoding import EngineStats, ModelRunner, PromptState, Scheduler, closes_thoughts, default_cache_tokens
+from sda_engine.decoding import EngineStats, PromptState, Scheduler, closes_thoughts, default_cache_tokens, make_runner
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
@@ -140,13 +140,13 @@ class SteeringEngine(ScoresTexts):
         return cast(Self, engine)
 
     def _set_up(self, loaded: LoadedModel, settings: EngineSettings, *, can_be_loaded: bool) -> None:
-        runner = ModelRunner(loaded.model)
+        runner = make_runner(loaded.model)
         self._token_cost = runner.token_cost
         self._settings = settings
         self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
         self._runner = runner
         self._closed = False
-        self._tokenizer = make_tokenizer(loaded, settings.picture_limits)
+        self._tokenizer = make_tokenizer(loaded, settings.picture_limits if runner.takes_pictures else None)
         vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
         self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
         self._categories = TokenCategories(self._tokenizer, vocab_size)
@@ -208,6 +208,9 @@ class SteeringEngine(ScoresTexts):
         device, dtype = self._runner.place
         told = {**self._loaded_model.settings.describe(), "device": device, "dtype": dtype}
         told["context_window"] = window.tokens
+        told["runner"] = self._runner.name
+        if self._runner.reason is not None:
+            told["runner_reason"] = self._runner.reason
         if reason := explain_cut(window):
             told |= {"stated_context_window": window.stated, "context_window_reason": reason}
         if (known := self._weights.name) is not None:

@@ -82,6 +82,8 @@ def _model(facts: Facts) -> dict[str, object]:
             f"{facts['context_window']:,} tokens, not the {facts['stated_context_window']:,} that the model states: "
             f"{facts['context_window_reason']}"
         )
+    if "runner" in facts:
+        told["runner"] = f"{facts['runner']}: {facts['runner_reason']}" if "runner_reason" in facts else facts["runner"]
     if "weights_bytes" in facts:
         told["weights"] = size(facts["weights_bytes"])
         packed = f"yes, {size(facts['packed_bytes'])} more" if facts["packed"] else f"no: {facts['packed_reason']}"

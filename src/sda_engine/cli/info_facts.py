@@ -10,10 +10,10 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from sda_engine.cli.options import ModelOptions
-from sda_engine.decoding import cache_bytes
+from sda_engine.decoding import cache_bytes, foreseen_runner, storing_layers
 from sda_engine.errors import ModelLoadError
 from sda_engine.models import (
     available_memory,
@@ -128,7 +128,7 @@ def _model_facts(name: str, dtype: torch.dtype, device: torch.device) -> Facts:
     facts["sees_pictures"] = sees_pictures(config)
     if reason := explain_cut(window):
         facts["context_window_reason"] = reason
-    return facts | {"bytes_per_token": _bytes_per_token(config, dtype)} | weights
+    return facts | weights
 
 
 def _find(name: str) -> tuple[str, str, Path | None]:
@@ -148,20 +148,31 @@ def _find(name: str) -> tuple[str, str, Path | None]:
     return f"{where}, converted", str(converted), converted
 
 
-def _bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Of its keys and values in all layers."""
-    text = config.get_text_config(decoder=True)
+def _bytes_per_token(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Of its keys and values in all layers that store any."""
+    text = model.config.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(text.num_hidden_layers * 2 * heads * size * dtype.itemsize)
+    return int(storing_layers(model) * 2 * heads * size * dtype.itemsize)
+
+
+def _runner_facts(model: PreTrainedModel) -> Facts:
+    """How the engine would run it, as far as the configuration tells; what loading it shows may be another way."""
+    name, reason = foreseen_runner(model)
+    return {"runner": name} if reason is None else {"runner": name, "runner_reason": reason}
 
 
 def _weight_facts(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> Facts:
-    """What the weights take once they are loaded, and whether they are packed too: from a model that holds none."""
+    """What runs the model, what its weights take, and whether they are packed too: from a model that holds none."""
     with torch.device("meta"):
         model = model_class_of(config).from_config(config)  # type: ignore[no-untyped-call]
     weights = dtype.itemsize * sum(weight.numel() for weight in model.parameters())
-    facts: Facts = {"weights_bytes": weights, "packed": False}
+    facts: Facts = {
+        **_runner_facts(model),
+        "bytes_per_token": _bytes_per_token(model, dtype),
+        "weights_bytes": weights,
+        "packed": False,
+    }
     if device.type != "cpu" or dtype != torch.float32:
         return facts | {"packed_reason": "only float32 on a CPU gains by it"}
     linear = dtype.itemsize * sum(layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear)

@@ -9,6 +9,7 @@ from sda_engine.decoding.proposals import Proposer
 from sda_engine.decoding.regions import closes_thoughts
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
+from sda_engine.decoding.runners import foreseen_runner, make_runner, storing_layers
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.decoding.stats import EngineStats
@@ -38,4 +39,7 @@ __all__ = [
     "closes_thoughts",
     "default_cache_tokens",
     "find_repetition",
+    "foreseen_runner",
+    "make_runner",
+    "storing_layers",
 ]

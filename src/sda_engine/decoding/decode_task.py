@@ -96,7 +96,7 @@ class DecodeTask(Task):
     def finish(self, store: PrefixStore) -> None:
         """The answer as far as it got."""
         self._result = self._group.result(self._finish_reason)
-        if self._stores_answer and not self.prompt.spoilt:
+        if self._stores_answer and not self.prompt.spoilt and not store.is_off:
             for row in self._rows:
                 row.keep_state()
                 store.insert(self.prompt.stored_as(row.token_ids), row.cut, row.kept_states)

@@ -13,33 +13,30 @@ from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.mixers import Mixers
 from sda_engine.decoding.picture_reader import PictureReader
 from sda_engine.decoding.rows import RowMemory
+from sda_engine.decoding.runner import Runner
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.self_test import Footprint, run_self_test
 from sda_engine.decoding.states import StateCost
-from sda_engine.errors import EngineClosedError
 from sda_engine.forks import compute
-from sda_engine.models import Change, ModelWatch, adapter_at_work, repack_linear_layers
-
-_CHEAP_TOKEN, _DEAR_TOKEN = 0.012, 0.08
+from sda_engine.models import Change, adapter_at_work
 
 
-class ModelRunner:
-    """Runs one model. Its methods belong to the worker thread.
+class ModelRunner(Runner):
+    """Runs all tokens of a pass as one sequence, in which attention and mixers alone tell the rows apart.
 
     Attributes:
         architecture: what the model's layers are.
-        bytes_per_token: bytes that the keys and values of one token take in all layers; 1 where none keeps any.
-        state_cost: what the state of a row takes in layers that carry one. Where it is not nothing, rows can be cut
-            back only to where a state was kept.
 
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
     """
 
+    name = "flat"
+    takes_pictures = True
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.architecture = read_architecture(model)
-        self._held: PreTrainedModel | None = model
-        self._watch: ModelWatch | None = ModelWatch(model)
+        super().__init__(model)
         self._missed = Change.NOTHING  # that nobody was told of yet
         self._pictures: PictureReader | None = PictureReader(model, self.forward)
         self._mixers: Mixers | None = Mixers(model, self.architecture.recurrent_layers)
@@ -47,36 +44,10 @@ class ModelRunner:
         self.bytes_per_token = max(1, footprint.token)
         self.state_cost = StateCost(fixed=-(-footprint.state // self.bytes_per_token))
 
-    @property
-    def outlives_forks(self) -> bool:
-        """Whether the model can run in a forked process: what was set up on an accelerator cannot."""
-        return self.place[0] == "cpu"
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model.
-
-        Raises:
-            EngineClosedError: it has been let go of.
-        """
-        if self._held is None:
-            raise EngineClosedError(
-                "The engine has been closed and has let go of its model. Load a new one with SteeringEngine.load(...), "
-                "or take the model before you close its engine."
-            )
-        return self._held
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Device and dtype of the model, e.g. ("cpu", "float32"); where it has been let go of, those that it had."""
-        if self._held is not None:
-            self._place = str(self._held.device), str(self._held.dtype).removeprefix("torch.")
-        return self._place
-
     def release(self) -> None:
         """Let go of the model: nothing runs on it from here on."""
-        self._place = self.place
-        self._held = self._watch = self._mixers = self._pictures = None
+        super().release()
+        self._mixers = self._pictures = None
 
     def make_memory(self) -> RowMemory:
         """Where rows of this model keep keys, values and states."""
@@ -93,36 +64,14 @@ class ModelRunner:
         return 0 if self._pictures is None else self._pictures.held_bytes
 
     def notices_change(self) -> bool:
-        """Whether the model has changed since this was last asked: its weights, its layers, adapters on them.
-
-        Then no keys and values from before may be used. Packed copies of weights that changed are made anew.
-        """
-        changes = {self._missed, self._look()}
-        self._missed = Change.NOTHING
-        change = next((one for one in (Change.WEIGHTS, Change.LAYERS) if one in changes), Change.NOTHING)
-        if change is Change.WEIGHTS:
-            repack_linear_layers(self.model)
-        if change is not Change.NOTHING and self._pictures is not None:
+        """Whether the model has changed since this was last asked; see Runner."""
+        changed = super().notices_change()
+        if changed and self._pictures is not None:
             self._pictures.forget()
-        return change is not Change.NOTHING
-
-    @property
-    def token_cost(self) -> float:
-        """What one more token adds to the cost of a small forward pass, as a fraction of it.
-
-        Measured on CPUs: a pass in float32 soon computes as long as it loads weights, one in bfloat16 much later.
-        """
-        return _DEAR_TOKEN if self.model.device.type == "cpu" and self.model.dtype == torch.float32 else _CHEAP_TOKEN
+        return changed
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
-        """Append each segment's tokens to its row, all in one forward pass.
-
-        Args:
-            segments: of different rows, all under the same adapter.
-
-        Returns:
-            Per segment (keep, vocab), where the model is: the logits of what follows each of its last `keep` tokens.
-        """
+        """Append each segment's tokens to its row, all in one forward pass; see Runner."""
         return self._run(ForwardPass(segments, self.model.device, self.architecture.layers))
 
     @torch.inference_mode()
@@ -162,7 +111,9 @@ class ModelRunner:
         return list(torch.split(logits, [segment.keep for segment in segments]))
 
     def _look(self) -> Change:
-        return Change.NOTHING if self._watch is None else self._watch.look()
+        changes = {self._missed, super()._look()}
+        self._missed = Change.NOTHING
+        return next((change for change in (Change.WEIGHTS, Change.LAYERS) if change in changes), Change.NOTHING)
 
     def _inputs(self, segments: Sequence[Segment]) -> dict[str, object]:
         """What the model is told of the tokens of a pass."""
@@ -170,12 +121,11 @@ class ModelRunner:
             if self._pictures.pictures_read:
                 return self._pictures.inputs(segments)
             # when a tower first runs, transformers hooks its layers: that is no change of the model
-            if (change := self._look()) is not Change.NOTHING:
-                self._missed = change
+            self._missed = self._look()
             try:
                 return self._pictures.inputs(segments)
             finally:
-                self._look()
+                super()._look()
         device = self.model.device
         token_ids = [token_id for segment in segments for token_id in segment.token_ids]
         return {

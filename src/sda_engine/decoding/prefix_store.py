@@ -50,6 +50,11 @@ class PrefixStore:
         self._parents: OrderedDict[_Node, _Node] = OrderedDict()
 
     @property
+    def is_off(self) -> bool:
+        """Whether it stores nothing at all."""
+        return self._max_tokens == 0
+
+    @property
     def tokens(self) -> int:
         """Tokens held now, never more than max_tokens."""
         return self._tokens

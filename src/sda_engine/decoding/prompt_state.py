@@ -142,8 +142,9 @@ class PromptState:
         for name in names:
             row = None if name in self.logits or most <= 0 else self._open(name, store)
             if row is not None:
-                prompt = self._token_ids(name)
-                stop = min(row.length + most, self._stop(row, name))
+                prompt, stop = self._token_ids(name), self._stop(row, name)
+                if store.memory.takes_pieces:
+                    stop = min(row.length + most, stop)
                 if row.pictures is not None:
                     stop = row.pictures.end_of_piece(row.length, stop)
                 piece = prompt[row.length : stop]
@@ -197,7 +198,7 @@ class PromptState:
             key = self._array(name)
             self._rows[name] = store.memory.new_row(self.adapter)
             self._rows[name].load(prompt[:stored], store.read(key, stored), store.state(key, stored))
-            if name == BASE and store.memory.state_cost:
+            if name == BASE and store.memory.state_cost and store.memory.takes_pieces:
                 parts = shared if len(self.contexts.tails) > 1 else 0
                 self._stops = {place for place in (parts, store.known(key)) if place - stored >= _WORTH_A_PASS}
         self._rows[name].pictures = self._pictures(name)

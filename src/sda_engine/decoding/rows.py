@@ -30,7 +30,10 @@ class RowMemory:
     Attributes:
         slots: for the tails.
         ledger: counts the tokens of all blocks and states, those of the prefix store included.
+        takes_pieces: whether a row that holds tokens can read several more at once, at no greater cost.
     """
+
+    takes_pieces = True
 
     def __init__(self, tail: int = TAIL, state_cost: StateCost = StateCost()) -> None:  # noqa: B008 - frozen
         self.tail = tail

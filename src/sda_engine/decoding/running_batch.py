@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.prefix_store import PrefixStore
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.rows import TAIL, Row, held_tokens
+from sda_engine.decoding.runner import Runner
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.stats import BatchStats
 from sda_engine.decoding.step_batch import choose
@@ -45,11 +45,11 @@ class RunningBatch:
         stats: numbers after the last pass; any thread may read them.
     """
 
-    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+    def __init__(self, runner: Runner, settings: EngineSettings, cache_tokens: int) -> None:
         self._runner = runner
         self._settings = settings
         self._cache_tokens = cache_tokens
-        self._most_stored = cache_tokens // 2 if settings.prefix_cache else 0
+        self._most_stored = cache_tokens // 2 if settings.prefix_cache and runner.stores_prefixes else 0
         self._memory = runner.make_memory()
         self._store = PrefixStore(self._most_stored, self._memory)
         self._tasks: list[Task] = []

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 
 import torch
 
-from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.runner import Runner
 from sda_engine.decoding.running_batch import RunningBatch
 from sda_engine.decoding.stats import EngineStats
 from sda_engine.decoding.tasks import Event, Failed, Finished, Sink, Task
@@ -52,7 +52,7 @@ class Scheduler:
         state_cost: what the state of a row counts as, where layers of the model carry one.
     """
 
-    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+    def __init__(self, runner: Runner, settings: EngineSettings, cache_tokens: int) -> None:
         self._worker = _Worker(runner, settings, cache_tokens)
         self._finalizer = weakref.finalize(self, self._worker.close)  # at collection, or at exit
         self.state_cost = runner.state_cost
@@ -140,7 +140,7 @@ class Scheduler:
 class _Worker:
     """The thread and its queue; knows nothing of the Scheduler, so that a forgotten one can be collected."""
 
-    def __init__(self, runner: ModelRunner, settings: EngineSettings, cache_tokens: int) -> None:
+    def __init__(self, runner: Runner, settings: EngineSettings, cache_tokens: int) -> None:
         self._runner = runner
         self._settings = settings
         self._cache_tokens = cache_tokens

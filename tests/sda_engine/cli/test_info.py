@@ -16,6 +16,7 @@ from sda_engine.cli.info import size
 from sda_engine.models import MemoryLimit
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.sda_engine.decoding.architectures import tiny
+from tests.sda_engine.decoding.own_cache_models import own_cache_model
 
 
 def sda(*arguments):
@@ -100,6 +101,15 @@ def test_what_it_tells_is_what_a_loaded_engine_has(folder, monkeypatch):
     with SteeringEngine.load(folder, dtype="float32", device="cpu") as engine:
         assert engine.context_window == model["context_window"]
         assert engine._runner.bytes_per_token == model["bytes_per_token"]
+        assert engine.describe()["runner"] == model["runner"] == "flat"
+
+
+def test_a_model_that_is_known_to_run_on_its_own_cache_is_told_with_the_reason(caches):
+    folder = saved(caches / "model", own_cache_model("minimax_m3_vl_text"))
+    model = told("--model", folder)["model"]
+    assert model["runner"] == "own cache"
+    assert "'minimax_m3_vl_text'" in model["runner_reason"]
+    assert "own cache: Models of type" in sda("info", "--device", "cpu", "--model", folder).stdout
 
 
 def test_the_limit_of_a_container_is_told(folder, monkeypatch):
