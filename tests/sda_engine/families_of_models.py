@@ -56,6 +56,7 @@ _STATES = (
     Family("falcon_h1", "Mamba-2 and attention in one layer"),
     Family("nemotron_h", "layers of which some neither attend nor remember"),
     Family("granitemoehybrid", "Mamba-2 beside attention"),
+    Family("mamba2", "states alone: no layer stores keys and values"),
     Family("granitemoehybrid: dense", "a class with states, layers without"),
 )
 
@@ -69,7 +70,6 @@ _PICTURES = (
 
 _OWN_CACHE = (
     Family("mamba", "Mamba-1: a prompt goes in as a whole", "own cache"),
-    Family("mamba2", "states alone", "own cache"),
     Family("minimax", "a cache of its own making", "own cache"),
     Family("diffllama", "attention twice, and a difference", "own cache"),
     Family("falcon", "an attention of its own", "own cache"),
@@ -82,7 +82,7 @@ _REFUSED = (
     Family("xlstm", "a cache of another kind", None, "recurrent|cache"),
     Family("paligemma", "a prefix that sees ahead", None, "attention", group="vision"),
     Family("unlimited_ocr", "a window that the cache alone knows of", None, "attention|cache", group="vision"),
-    Family("bart", "an encoder", None, "encoder|attention", group="encoder-decoder"),
+    Family("bart", "an encoder", None, "encoder|attend", group="encoder-decoder"),
 )
 
 FAMILIES = (*_ATTENTION, *_STATES, *_PICTURES, *_OWN_CACHE, *_REFUSED)

@@ -36,7 +36,6 @@ _TYPES = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_key_value_heads": 2, "mamba_d_state": 8}
     | {"mamba_dt_rank": 8, "use_mamba_kernels": False},
     "mamba": {**_MAMBA, "time_step_rank": 8},
-    "mamba2": {**_MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
     "minimax_m3_vl_text": {
         "layer_types": ["full_attention", "minimax_m3_sparse"],
         "mlp_layer_types": ["dense", "sparse"],

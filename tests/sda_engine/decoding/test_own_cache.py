@@ -40,7 +40,6 @@ WAYS = {  # type -> whether it reads pieces, and whether its caches can be joine
     "gptj": (True, True),
     "jamba": (False, True),
     "mamba": (False, True),
-    "mamba2": (True, True),
     "minimax_m3_vl_text": (True, False),
     "zamba2": (True, True),
 }
