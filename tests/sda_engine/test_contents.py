@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -157,17 +158,17 @@ def test_a_picture_that_a_tool_brings_goes_into_the_users_turn_where_the_templat
     tokenizer = SafeTokenizer(tiny_tokenizer(), pictures=LIMITS)
     rendered = []
     monkeypatch.setattr(tokenizer, "render", lambda turns, tools=(): rendered.extend(turns) or [1, 2])
+    monkeypatch.setattr(tokenizer, "prepare", lambda picture: SimpleNamespace(number=1, picture=picture))
     result = {"role": "tool", "tool_call_id": "1", "content": [RED]}
     make_contexts([*user("Draw."), result, result], None, tokenizer)
     between = "\n</tool_response>\n\n<tool_response>\n"
     assert seen(rendered[1]["content"]) == ["<tool_response>\n", R, between, R, "\n</tool_response>"]
 
 
-def test_a_revision_of_the_question_sees_the_picture_and_one_of_the_answer_does_not():
+def test_a_revision_sees_the_pictures_of_the_chat_whatever_else_it_sees():
     messages = read(text("What?"), RED)
-    assert len(pictures_of(draft_messages(messages, "A square.", "question"))) == 1
-    assert len(pictures_of(draft_messages(messages, "A square.", "chat"))) == 1
-    assert pictures_of(draft_messages(messages, "A square.", "answer")) == ()
+    for sees in ("question", "chat", "answer"):
+        assert len(pictures_of(draft_messages(messages, "A square.", sees))) == 1
 
 
 def test_what_is_to_be_kept_is_looked_for_in_the_texts_around_pictures():
