@@ -11,10 +11,10 @@ from sda_engine.errors import ConfigError
 from sda_engine.settings import shown, unknown_name
 from sda_integrations.inspect.evaluators import EvaluatorReader
 
-CALL_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, "min_p", "template_kwargs")
+CALL_KEYWORDS = ("alignment", "steering", *STEERING_KEYWORDS, "min_p", "template_kwargs", "adapter")
 """What a model argument sets for all calls, and an entry of GenerateConfig.extra_body for one."""
 
-_LOADING = ("revision", "device", "dtype", "device_map", "quantization_config", "engine_settings")
+_LOADING = ("revision", "device", "dtype", "device_map", "quantization_config", "adapters", "engine_settings")
 _OF_THE_MODEL = ("engine", "evaluator_url", "trace")
 MODEL_ARGUMENTS = (*CALL_KEYWORDS, *_LOADING, *_OF_THE_MODEL)
 """All model arguments."""

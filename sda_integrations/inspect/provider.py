@@ -64,14 +64,14 @@ class SDAModelAPI(ModelAPI):
             policy, evaluator, gain, amplification, steering: how to steer, as in ChatSDA. An evaluator may be a text
                 ("contrastive", "openai:gpt-4.1", "simulated:2"), steering a mapping of its fields.
             evaluator_url: the server that "openai:MODEL" asks, in place of OpenAI.
-            min_p, template_kwargs: see Sampling and SteeringEngine.generate.
-            revision, device, dtype, device_map, quantization_config, engine_settings: see SteeringEngine.load; a
-                mapping does for EngineSettings.
+            min_p, template_kwargs, adapter: see Sampling and SteeringEngine.generate.
+            revision, device, dtype, device_map, quantization_config, adapters, engine_settings: see
+                SteeringEngine.load; a mapping does for EngineSettings.
             engine: one that is loaded already.
             trace: whether an output's metadata holds every token (see `output.sda_metadata`); True by default.
 
-    One call overrides alignment, policy, evaluator, gain, amplification, steering, min_p and template_kwargs by
-    GenerateConfig.extra_body, and the rest by GenerateConfig's own fields: see `generate_config.FIELDS`.
+    One call overrides alignment, policy, evaluator, gain, amplification, steering, min_p, template_kwargs and
+    adapter by GenerateConfig.extra_body, and the rest by GenerateConfig's own fields: see `generate_config.FIELDS`.
 
     Raises:
         ConfigError: an argument or a field of the config is unknown, out of range or cannot be obeyed.

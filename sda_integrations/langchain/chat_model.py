@@ -41,7 +41,7 @@ class ChatSDA(ChatSDAFields):
             call; equal load settings share one engine. Also accepted as `model_name`.
         engine: SteeringEngine | None
             An engine that is already loaded, in place of `model`.
-        revision, device, dtype, device_map, quantization_config
+        revision, device, dtype, device_map, quantization_config, adapters
             How to load `model`; see `SteeringEngine.load`.
         engine_settings: EngineSettings | None
             How the engine shares the machine between requests. A model is in memory once, so all who name it

@@ -46,6 +46,7 @@ _LOAD_DEFAULTS: Mapping[str, object] = {
     "dtype": "auto",
     "device_map": None,
     "quantization_config": None,
+    "adapters": None,
 }
 # LangChain's standard parameters that only a model behind a network has a use for: dropped, so that an
 # application can exchange its chat model, and so that no key is kept
@@ -65,6 +66,7 @@ class ChatSDAFields(ReadsCallConfig):
     dtype: str = "auto"
     device_map: str | dict[str, int | str] | None = None
     quantization_config: QuantizationConfig | None = Field(default=None, exclude=True, repr=False)
+    adapters: dict[str, str] | None = None
     engine_settings: EngineSettings | None = None
 
     alignment: SkipValidation[AlignmentLike | None] = None
@@ -229,6 +231,7 @@ class ChatSDAFields(ReadsCallConfig):
             dtype=self.dtype,
             device_map=self.device_map,
             quantization_config=self.quantization_config,
+            adapters=self.adapters,
             settings=self.engine_settings,
         )
 

@@ -44,7 +44,7 @@ from sda_integrations.llama_index.output import make_output
 
 # HTTP settings that DocumentContextExtractor sends with every call; they mean nothing to a local model
 _FOR_REMOTE_MODELS = frozenset({"extra_headers"})
-_LOADING = ("model", "revision", "device", "dtype", "device_map", "quantization_config")
+_LOADING = ("model", "revision", "device", "dtype", "device_map", "quantization_config", "adapters")
 
 
 class SDAFields(FunctionCallingLLM):
@@ -77,6 +77,9 @@ class SDAFields(FunctionCallingLLM):
     )
     quantization_config: object | None = Field(
         default=None, exclude=True, frozen=True, description="A quantization config of transformers."
+    )
+    adapters: dict[str, str] | None = Field(
+        default=None, frozen=True, description="PEFT adapters: their names, and the folder or Hub id of each."
     )
     engine_settings: EngineSettings | None = Field(
         default=None, frozen=True, description="How the engine shares the machine between requests."

@@ -85,7 +85,7 @@ class SteeringEngine(ScoresTexts):
         dtype: str = "auto",
         device_map: str | dict[str, int | str] | None = None,
         quantization_config: QuantizationConfig | Mapping[str, object] | None = None,
-        adapters: Mapping[str, str] = MappingProxyType({}),
+        adapters: Mapping[str, str] | None = None,
         settings: EngineSettings | None = None,
     ) -> Self:
         """Load a model: an alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id.
@@ -120,7 +120,7 @@ class SteeringEngine(ScoresTexts):
             dtype=dtype,
             device_map=device_map,
             quantization_config=quantization_config,
-            adapters=dict(adapters),
+            adapters=dict(adapters or {}),
         )
 
         def make() -> SteeringEngine:

@@ -21,7 +21,7 @@ _BY_NAME: Mapping[str, Callable[..., Evaluator]] = {
     made.__name__: made
     for made in (ContrastiveEvaluator, EnsembleEvaluator, FixedScore, SelfRatingEvaluator, UncertaintyEvaluator)
 }
-_KEPT = ("model", "revision", "dtype", "device_map")
+_KEPT = ("model", "revision", "dtype", "device_map", "adapters")
 
 
 def describe_for_copy(engine: SteeringEngine) -> tuple[dict[str, object], str | None]:
