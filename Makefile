@@ -61,6 +61,8 @@ bench: setup
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/documents.py
+	$(BIN)/python benchmarks/runners.py
+	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/instructions.py
 	$(BIN)/python benchmarks/evaluators.py
 	$(BIN)/python benchmarks/injection.py

@@ -236,6 +236,26 @@ def qwen3_vl():
     return model, _qwen_processor(Qwen3VLProcessor, tokenizer, 8)
 
 
+def qwen3_5():
+    """Qwen 3.5: layers that carry states beside those that attend, and positions of three axes."""
+    tokenizer = _tokenizer("<|image_pad|>", _QWEN, video_token="<|video_pad|>")
+    model = _model(
+        "qwen3_5",
+        tokenizer,
+        {
+            "rope_parameters": _ROPE,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        {"depth": 3, "num_heads": 4, "patch_size": 8, "out_hidden_size": 32, "num_position_embeddings": 64},
+        **_qwen_ids(tokenizer),
+    )
+    return model, _qwen_processor(Qwen3VLProcessor, tokenizer, 8)
+
+
 def gemma3():
     """Gemma 3: the tokens of a picture see each other in both directions, in layers with a window too."""
     tokenizer = _tokenizer("<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
@@ -309,6 +329,7 @@ FAMILIES = {
     "Mistral 3": mistral3,
     "Qwen2.5-VL": qwen2_5_vl,
     "Qwen3-VL": qwen3_vl,
+    "Qwen 3.5": qwen3_5,
     "Gemma 3": gemma3,
     "Idefics3": idefics3,
     "SmolVLM": smolvlm,
