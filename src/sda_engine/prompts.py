@@ -119,7 +119,7 @@ def make_contexts(
         if row == AVOIDED and alignment is not None and alignment.blank_picture:
             placed = with_blank_pictures(placed)
         pictures |= {(one := tokenizer.prepare(picture)).number: one for picture in pictures_of(placed)}
-        prompts[row] = tokenizer.render(_tool_turns_as_text(placed, tokenizer, bool(output.callable_tools)), tools)
+        prompts[row] = _rendered(placed, tokenizer, tools, has_tools=bool(output.callable_tools))
     stop, weights = PLAIN_TEMPLATE_STOP if tokenizer.is_plain else (), alignment.weights if alignment else ()
     contexts = replace(_split_shared(prompts, stop, weights), pictures=pictures)
     if context_window is not None and contexts.longest_prompt >= context_window:
@@ -239,19 +239,33 @@ def _content_of(turn: Message) -> Content:
     return content
 
 
-def _tool_turns_as_text(turns: Sequence[Message], tokenizer: SafeTokenizer, has_tools: bool) -> list[Message]:
-    """The turns, with tool calls and results written into the text where the chat template cannot write them.
+def _rendered(
+    turns: Sequence[Message], tokenizer: SafeTokenizer, tools: Sequence[Mapping[str, object]], *, has_tools: bool
+) -> list[int]:
+    """The tokens of a chat, with tool calls and results as text where the chat template cannot write them.
 
-    With tools at hand, calls of the past have to look like those that the model is to write.
+    With tools at hand, calls of the past have to look like those that the model is to write. Without, a template that
+    knows calls may know them otherwise than we have them, with their arguments as a text, say.
+    """
+    markers = tokenizer.answer_format
+    knows_calls = tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template
+    if not (markers.tools_in_template if has_tools else knows_calls):
+        return tokenizer.render(_tool_turns_as_text(turns, markers), tools)
+    try:
+        return tokenizer.render(list(turns), tools)
+    except MessageError:
+        if has_tools or not any(turn.get("tool_calls") for turn in turns):
+            raise
+        return tokenizer.render(_tool_turns_as_text(turns, markers), tools)
+
+
+def _tool_turns_as_text(turns: Sequence[Message], markers: AnswerFormat) -> list[Message]:
+    """The turns, with tool calls and results written into the text.
 
     Calls become {"name": ..., "arguments": ...} between the model's markers at the end of the assistant's text, and
     results a user turn <tool_response>...</tool_response>: the format of Hermes, which many models have seen. Results
     that follow each other share one turn, a blank line between them.
     """
-    markers = tokenizer.answer_format
-    knows_calls = tokenizer.chat_template is not None and "tool_calls" in tokenizer.chat_template
-    if markers.tools_in_template if has_tools else knows_calls:
-        return list(turns)
     written: list[Message] = []
     for is_result, run in groupby(turns, lambda turn: turn["role"] == "tool"):
         if is_result:

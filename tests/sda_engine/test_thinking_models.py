@@ -341,3 +341,13 @@ def test_a_given_text_is_scored_behind_the_thought_that_the_template_opens(think
             logprobs = thinker.model(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
         expected = sum(logprobs[len(prompt) + place - 1, token] for place, token in enumerate(ids))
         torch.testing.assert_close(given, expected, atol=2 * LOGPROB, rtol=0)
+
+
+def test_a_history_with_calls_is_written_as_text_where_the_template_takes_none_with_arguments_as_an_object():
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [*QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}, CONTINUED, *QUESTION]
+    tokenizer = SafeTokenizer(thinking_tokenizer(R1_DISTILL))
+    contexts = make_contexts(messages, None, tokenizer)
+    text = tokenizer.decode([*contexts.shared, *contexts.tails["base"]], skip_special_tokens=False)
+    assert '{"name": "add", "arguments": {"a": 1}}' in text
+    assert "<tool_response>" in text

@@ -20,6 +20,7 @@ from sda_engine.evaluators.verdict import make_rating_prompt
 from sda_engine.pictures import Picture
 from sda_engine.prompts import AVOIDED, BASE, INSTRUCTED, draft_messages, make_contexts
 from sda_engine.testing import ScriptedEvaluator, tiny_engine, tiny_reward_model, tiny_vision_engine
+from tests.sda_engine.decoding.company import worker
 from tests.sda_engine.vision.vision_models import loop_with_pictures, picture, processor_inputs
 
 GREEDY = Sampling(temperature=0, max_new_tokens=6)
@@ -99,29 +100,21 @@ def test_eight_requests_on_one_large_picture_hold_little_more_than_one():
 
 
 def most_held(requests):
-    """The most tokens that rows hold at any time while so many requests on one picture run."""
-    most = 0
+    """The most tokens that rows hold before any pass while so many requests on one picture run."""
+    held = []
 
     async def ask():
-        nonlocal most
         sampling = Sampling(temperature=0, max_new_tokens=3)
-        calls = asyncio.gather(
-            *(
-                engine.agenerate(
-                    chat(image(1), text(letter)), Alignment(instruction="Look."), steering=HALF, sampling=sampling
-                )
-                for letter in "abcdefgh"[:requests]
-            )
-        )
-        while not calls.done():
-            most = max(most, engine.stats().held_tokens)
-            await asyncio.sleep(0)
-        await calls
+        look = Alignment(instruction="Look.")
+        asked = [chat(image(1), text(letter)) for letter in "abcdefgh"[:requests]]
+        await asyncio.gather(*(engine.agenerate(one, look, steering=HALF, sampling=sampling) for one in asked))
 
     with tiny_vision_engine(picture_tokens=1024) as engine:
+        memory = worker(engine)._batch._memory
+        engine.model.register_forward_pre_hook(lambda *_: held.append(memory.row_tokens))
         asyncio.run(ask())
         assert engine.stats().pictures_read == 1
-    return most
+    return max(held)
 
 
 def test_a_picture_that_fails_spoils_nothing():

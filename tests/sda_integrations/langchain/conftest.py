@@ -55,6 +55,7 @@ class Call:
     output: Output
     timeout: float | None
     template_kwargs: Mapping[str, object]
+    adapter: str | None
 
 
 def called(name: str, *several: dict[str, object], **arguments: object) -> Completion:
