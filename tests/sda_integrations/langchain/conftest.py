@@ -110,6 +110,10 @@ class FakeEngine(SteeringEngine):
     def thinks(self) -> bool:
         return False
 
+    @property
+    def reads_pictures(self) -> bool:
+        return False
+
     def describe(self) -> dict[str, object]:
         return {"model": self.model_name, "revision": None, "device": "cpu", "dtype": "float32"}
 
