@@ -47,6 +47,7 @@ def test_the_first_request_loads_the_model_with_the_settings_given_and_the_next_
             "dtype": "float32",
             "device_map": "auto",
             "quantization_config": None,
+            "adapters": None,
             "settings": None,
         }
     ]
