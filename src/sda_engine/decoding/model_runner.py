@@ -81,8 +81,7 @@ class ModelRunner(Runner):
     def _run(self, forward_pass: ForwardPass) -> list[Tensor]:
         device, segments = self.model.device, forward_pass.segments
         kept = _kept(segments)
-        adapter = segments[0].row.adapter
-        with adapter_at_work(self.model, adapter), forward_pass.let_go_on_failure():
+        with forward_pass.let_go_on_failure():
             inputs = self._inputs(segments)
             if self.architecture.scales_by_position:
                 inputs["past_key_values"] = _Offsets(torch.tensor(_places(segments), device=device))
@@ -90,7 +89,7 @@ class ModelRunner(Runner):
         assert mixers is not None, "the model is there"
         with (
             row_attention(self.model),
-            adapter_at_work(self.model, adapter),
+            adapter_at_work(self.model, segments[0].row.adapter),
             forward_pass.runs_in_this_thread(),
             mixers.by_rows(segments) as commit_states,
             forward_pass.let_go_on_failure(),

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sda_engine.decoding.attention import row_attention
 from sda_engine.decoding.row_pictures import RowPictures
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.errors import MessageError
-from sda_engine.models import Adapter
+from sda_engine.models import Adapter, adapter_at_work
 from sda_engine.tokens import PreparedPicture, is_of_picture, picture_spans
 from sda_engine.tokens.picture_tokens import picture_token_id
 
@@ -165,14 +166,14 @@ class PictureReader:
         return _as_output(some.output, torch.cat(image), [torch.cat(parts) for parts in deep])
 
     def _read(self, picture: PreparedPicture, adapter: Adapter | None) -> PictureFeatures:
-        """The features of a picture under an adapter, which is at work, computed where they are not kept."""
+        """The features of a picture under an adapter, computed where they are not kept."""
         if self._refusal is not None:
             raise MessageError(self._refusal)
         key = (None if adapter is None else adapter.number), picture.number
         if (known := self._features.get(key)) is not None:
             self._features.move_to_end(key)
             return known
-        features = self._compute(picture)
+        features = self._compute(picture, adapter)
         self._keep(key, features)
         if not self._is_checked:
             self._is_checked = True  # the check itself reads the picture
@@ -183,14 +184,15 @@ class PictureReader:
                 raise
         return features
 
-    def _compute(self, picture: PreparedPicture) -> PictureFeatures:
+    def _compute(self, picture: PreparedPicture, adapter: Adapter | None) -> PictureFeatures:
         tower = getattr(self._model.base_model, "get_image_features", None)
         if tower is None or _FEATURES not in inspect.signature(self._model.forward).parameters:
             raise self._refused("they do not take the features of pictures ready made")
         taken = inspect.signature(tower).parameters
         given = {name: value.to(self._model.device) for name, value in picture.inputs.items() if name in taken}
         self.pictures_read += 1
-        output = tower(**given, return_dict=True)
+        with row_attention(self._model), adapter_at_work(self._model, adapter):  # no pass of another engine meanwhile
+            output = tower(**given, return_dict=True)
         features = PictureFeatures(output, _flat(output.pooler_output), tuple(map(_flat, _deep(output))))
         if len(features.image) != picture.tokens:
             raise self._refused(
@@ -255,7 +257,8 @@ class PictureReader:
         inputs[_FEATURES] = {"image": _as_output(features.output, features.image, features.deep)}
         if (positions := self._positions_of(row)) is not None:  # else the model would count them, and remember them
             inputs["position_ids"] = positions.unsqueeze(1).to(self._model.device)
-        output = self._model(**inputs, use_cache=False)
+        with row_attention(self._model), adapter_at_work(self._model, row.adapter):
+            output = self._model(**inputs, use_cache=False)
         last: Tensor = output.logits[0, -1]
         return last.float().cpu()
 

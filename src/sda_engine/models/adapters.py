@@ -4,12 +4,12 @@ An adapter's layers stand around the model's own and ask themselves which adapte
 changed for one pass and put back, without PEFT's own methods, which also decide what is trained.
 """
 
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -115,7 +115,7 @@ def load_adapters(model: PreTrainedModel, folders: Mapping[str, str]) -> None:
     Raises:
         ModelLoadError: PEFT is missing, or one of them cannot be loaded. Pickled weights are not read.
     """
-    if folders and importlib.util.find_spec("peft") is None:
+    if folders and find_spec("peft") is None:
         raise ModelLoadError("Adapters need PEFT. Install it: pip install 'sda-integrations[adapters]'.")
     for name, folder in folders.items():
         try:

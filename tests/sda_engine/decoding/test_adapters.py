@@ -14,7 +14,7 @@ from sda_engine.decoding.prefix_store import common_length
 from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.errors import ConfigError, ModelLoadError, SDAError
 from sda_engine.evaluators import ContrastiveEvaluator, SelfRatingEvaluator
-from sda_engine.models import Adapter, Adapters, adapter_at_work, loading
+from sda_engine.models import Adapter, Adapters, adapter_at_work, adapters
 from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.models.model_watch import Change, ModelWatch
 from sda_engine.models.packed_linear import PackedLinear
@@ -322,9 +322,6 @@ def load(folders, **adapters):
 
 
 def test_without_peft_the_error_names_it(folders, monkeypatch):
-    def missing(*_, **__):
-        raise ImportError("PEFT is not available")
-
-    monkeypatch.setattr(loading.PreTrainedModel, "load_adapter", missing)
-    with pytest.raises(ModelLoadError, match="pip install peft"):
+    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    with pytest.raises(ModelLoadError, match=r"pip install 'sda-integrations\[adapters\]'"):
         load(folders, polite=folders / "polite")
