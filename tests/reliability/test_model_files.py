@@ -321,7 +321,7 @@ def test_a_cache_folder_that_others_may_write_to_is_refused(gguf_file, mode):
 
 @pytest.mark.slow
 def test_conversions_that_are_killed_at_any_point_or_run_at_once_leave_one_whole_model(gguf_file):
-    kills = size(50, 10)
+    kills = size(50, 6)
     script = Path(__file__).with_name("conversion_kills.py")
     command = [sys.executable, str(script), str(gguf_file), str(kills), "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

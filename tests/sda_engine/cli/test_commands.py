@@ -290,10 +290,10 @@ class TestCommands:
             assert command in output
 
     def test_presets_are_listed_with_their_instructions(self):
-        result = sda("presets")
+        told = " ".join(sda("presets").stdout.split())  # whatever the width of the terminal
         for name, alignment in PRESETS.items():
-            assert name in result.stdout
-            assert alignment.instruction in result.stdout
+            assert name in told
+            assert alignment.instruction in told
         assert json.loads(sda("presets", "--json").stdout).keys() == PRESETS.keys()
 
     def test_a_command_that_cannot_be_loaded_is_left_out(self, monkeypatch, caplog):

@@ -6,6 +6,7 @@ import torch
 from sda_engine import Sampling, Steering, SteeringEngine
 from sda_engine.decoding.forward_pass import ForwardPass
 from sda_engine.decoding.model_runner import ModelRunner
+from sda_engine.decoding.reach import Reach
 from sda_engine.decoding.rows import Row, RowMemory
 from sda_engine.decoding.segments import Segment
 from sda_engine.testing import tiny_model, tiny_tokenizer
@@ -55,9 +56,9 @@ def test_indices_and_masks_are_where_the_layer_is_and_made_once_for_each_device(
     away = forward_pass.together
     assert away.kept.device == away.tokens.device == there
     assert {index.device for index in forward_pass._write_to if index is not None} == {there}
-    assert forward_pass.tail_mask(2, None, torch.float32).device == there
+    assert forward_pass.tail_mask(2, Reach(), torch.float32).device == there
     forward_pass._move_to(here)
     assert (forward_pass.together, forward_pass._write_to) == at_home
-    assert forward_pass.tail_mask(2, None, torch.float32).device == here
+    assert forward_pass.tail_mask(2, Reach(), torch.float32).device == here
     forward_pass._move_to(there)
     assert forward_pass.together is away
