@@ -21,6 +21,7 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.states import MixerState, StateBatch, copied_states, fresh_layer
+from sda_engine.models import StandIn
 
 _CACHE_NAMES = ("cache_params", "past_key_values")
 
@@ -77,8 +78,9 @@ class Mixers:
         """
         parts = self._parts(segments) if self._mixers else []
         usual = [vars(mixer.module).get("forward") for mixer in self._mixers]
-        for mixer in self._mixers:
-            mixer.module.forward = partial(_forward, mixer, parts, mixer.module.forward, threading.get_ident())
+        for mixer, kept in zip(self._mixers, usual, strict=True):
+            by_rows = partial(_forward, mixer, parts, mixer.module.forward, threading.get_ident())
+            mixer.module.forward = StandIn(by_rows, kept)
         try:
             yield partial(_commit, parts)
         except BaseException:

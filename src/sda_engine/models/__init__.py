@@ -6,7 +6,7 @@ from sda_engine.models.devices import explain_dtype, processor_features, resolve
 from sda_engine.models.hub import check_hub
 from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
-from sda_engine.models.model_watch import Change, ModelWatch
+from sda_engine.models.model_watch import Change, ModelWatch, StandIn
 from sda_engine.models.packed_linear import pays_to_pack, repack_linear_layers
 from sda_engine.models.registry import Registry
 from sda_engine.models.stated_window import ContextWindow, ContextWindowWarning, context_window, explain_cut
@@ -32,6 +32,7 @@ __all__ = [
     "ModelWatch",
     "QuantizationConfig",
     "Registry",
+    "StandIn",
     "TemplateValue",
     "TurnRules",
     "WeightsIdentity",

@@ -17,6 +17,7 @@ from sda_engine.decoding.prompt_state import PromptState
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.states import MixerState
 from sda_engine.errors import CapacityError
+from sda_engine.models import Change, ModelWatch
 from sda_engine.prompts import make_contexts
 from sda_engine.steering import sigmoid_amplification
 from sda_engine.testing import ScriptedEvaluator, tiny_tokenizer
@@ -196,6 +197,19 @@ def test_the_model_is_as_it_was_after_a_pass_and_meanwhile_for_others(model):
     assert torch.equal(seen[0], usual)
     assert torch.equal(logits_of(model, [5, 6, 7, 8]), usual)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@torch.inference_mode()
+def test_a_pass_is_no_change_of_the_model_for_who_watches_it_meanwhile(model):
+    runner, watch, seen = ModelRunner(model), ModelWatch(model), []
+    hook = model.model.layers[0].linear_attn.out_proj.register_forward_pre_hook(lambda *_: seen.append(watch.look()))
+    watch.look()  # a hook is one
+    (row,) = open_rows(runner, (9,))
+    hook.remove()
+    assert seen == [Change.NOTHING]
+    gone = weakref.ref(row)
+    del row
+    assert gone() is None, "the watch keeps a layer's forward, and that shall hold no rows"
 
 
 # --- prefixes
