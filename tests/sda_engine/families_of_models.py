@@ -73,7 +73,7 @@ _OWN_CACHE = (
     Family("minimax", "a cache of its own making", "own cache"),
     Family("diffllama", "attention twice, and a difference", "own cache"),
     Family("falcon", "an attention of its own", "own cache"),
-    Family("gptj", "an attention and positions of its own", "own cache"),
+    Family("codegen", "an attention of its own, and a configuration that names no padding", "own cache"),
     Family("bloom", "a bias by distance", "own cache"),
 )
 

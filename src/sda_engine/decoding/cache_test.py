@@ -200,8 +200,9 @@ def _prompts(model: PreTrainedModel) -> tuple[int, ...]:
 def _text(config: PreTrainedConfig, length: int, start: int) -> list[int]:
     """Token ids from all over the vocabulary, the padding id among them: chats may hold it, and some models skip it."""
     token_ids = [(config.vocab_size // 3 + 7919 * (start + place)) % config.vocab_size for place in range(length)]
-    if isinstance(config.pad_token_id, int) and 0 <= config.pad_token_id < config.vocab_size:
-        token_ids[2] = config.pad_token_id
+    padding = getattr(config, "pad_token_id", None)
+    if isinstance(padding, int) and 0 <= padding < config.vocab_size:
+        token_ids[2] = padding
     return token_ids
 
 
