@@ -93,7 +93,7 @@ def random_model(model_type: str) -> PreTrainedModel:
     torch.manual_seed(0)
     config = CONFIG_MAPPING[model_type](**SHAPE, **TYPES[model_type], bos_token_id=1, eos_token_id=2, pad_token_id=2)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
+    model.generation_config.eos_token_id = []  # None would mean the tokenizer's
     return model.eval()
 
 
