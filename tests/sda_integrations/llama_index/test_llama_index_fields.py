@@ -66,6 +66,7 @@ def test_the_model_is_loaded_once_with_its_settings(loads, scripted):
             "dtype": "float32",
             "device_map": None,
             "quantization_config": None,
+            "adapters": None,
             "settings": None,
         }
     ]
