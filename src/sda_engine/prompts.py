@@ -253,8 +253,9 @@ def _rendered(
         return tokenizer.render(_tool_turns_as_text(turns, markers), tools)
     try:
         return tokenizer.render(list(turns), tools)
-    except MessageError:
-        if has_tools or not any(turn.get("tool_calls") for turn in turns):
+    except MessageError as error:
+        failed = isinstance(error.__cause__, TypeError)  # as one that adds arguments to a text; else it refuses the chat
+        if has_tools or not failed or not any(turn.get("tool_calls") for turn in turns):
             raise
         return tokenizer.render(_tool_turns_as_text(turns, markers), tools)
 
