@@ -70,7 +70,10 @@ def wait_for_judged(logs: Path, process: subprocess.Popen) -> None:
     """Until the judged arm has three answers on the disk."""
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end and process.poll() is None:
-        if logs.is_dir() and sum(task.endswith("judged") for task, _ in answered(logs)) >= 3:
-            return
+        try:
+            if logs.is_dir() and sum(task.endswith("judged") for task, _ in answered(logs)) >= 3:
+                return
+        except ValueError:  # a log that is being written at this moment
+            pass
         time.sleep(0.1)
     raise AssertionError("the study ended, or had no answer in time")
