@@ -104,9 +104,10 @@ save_calibration(check_evaluators(engine, pairs, [NamedEvaluator('fixed', FixedS
     "pictures": (
         """
 from base64 import b64decode
-from sda_engine.pictures import PictureLimits, read_picture
+from sda_engine import EngineSettings
+from sda_engine.pictures import read_picture
 png = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP8z4AdMOEQH6QSAM1BAQ/oQeJvAAAAAElFTkSuQmCC"
-picture = read_picture(b64decode(png), "messages[0]", PictureLimits())
+picture = read_picture(b64decode(png), "messages[0]", EngineSettings().picture_limits)
 from sda_engine import Sampling
 from sda_engine.testing import tiny_vision_engine
 content = [{"type": "image", "image": b64decode(png)}, {"type": "text", "text": "Which colour?"}]
