@@ -80,8 +80,11 @@ class PromptState:
 
     @property
     def most_states(self) -> int:
-        """The most states that the rows may come to hold, where layers carry any: two each, and one that they share."""
-        return 0 if self.released else self.copies * 2 * len(self.contexts.tails) + 1
+        """The most states that the rows may come to hold, where layers carry any.
+
+        Two each, and of the base row two more: where the others begin, and where the prompt parts from an earlier one.
+        """
+        return 0 if self.released else self.copies * 2 * len(self.contexts.tails) + 2
 
     @property
     def held_rows(self) -> Sequence[Row]:
