@@ -254,9 +254,8 @@ def _rendered(
     try:
         return tokenizer.render(list(turns), tools)
     except MessageError as error:
-        failed = isinstance(
-            error.__cause__, TypeError
-        )  # as one that adds arguments to a text; else it refuses the chat
+        # where a template adds arguments to a text, say; one that refuses the chat gives another error
+        failed = isinstance(error.__cause__, TypeError)
         if has_tools or not failed or not any(turn.get("tool_calls") for turn in turns):
             raise
         return tokenizer.render(_tool_turns_as_text(turns, markers), tools)
