@@ -446,6 +446,10 @@ class SteeringEngine(ScoresTexts):
             adapter=self._adapters.get(adapter),
         )
 
+    def _model_of(self, request: Request, deadline: float | None) -> TextScorer:
+        """What the evaluators of a request may ask: the model that answers it."""
+        return self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+
     def _compile(self, request: Request) -> None:
         """Make the request's grammar and token categories ready; the first ones of an engine take a second."""
         if request.grammar is not None:
@@ -461,16 +465,12 @@ class SteeringEngine(ScoresTexts):
                     pass
             if request.wants_score:
                 with request.verdict() as verdict:
-                    evaluation = request.evaluation_request(
-                        self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
-                    )
+                    evaluation = request.evaluation_request(self._model_of(request, deadline))
                     verdict.score = request.settings.steering.evaluator.evaluate(evaluation)
             if (revising := self._revise(request)) is not None:
                 for _ in self._scheduler.events(revising.task, deadline):
                     pass
-                evaluations = revising.evaluations(
-                    self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
-                )
+                evaluations = revising.evaluations(self._model_of(request, deadline))
                 with revising.choice(evaluations) as scores:
                     for one in evaluations:
                         scores.append(None if one is None else revising.chooser.evaluate(one))
@@ -495,17 +495,13 @@ class SteeringEngine(ScoresTexts):
                         pass
             if request.wants_score:
                 with request.verdict() as verdict:
-                    evaluation = request.evaluation_request(
-                        self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
-                    )
+                    evaluation = request.evaluation_request(self._model_of(request, deadline))
                     verdict.score = await request.settings.steering.evaluator.aevaluate(evaluation)
             if (revising := await apart.run(self._revise, request)) is not None:
                 async with aclosing(self._scheduler.aevents(revising.task, deadline)) as events:
                     async for _ in events:
                         pass
-                evaluations = revising.evaluations(
-                    self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
-                )
+                evaluations = revising.evaluations(self._model_of(request, deadline))
                 with revising.choice(evaluations) as scores:
                     for one in evaluations:
                         scores.append(None if one is None else await revising.chooser.aevaluate(one))

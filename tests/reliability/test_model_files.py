@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +20,7 @@ from sda_engine.models.gguf_conversion import cache_folder, converted_folder, is
 from sda_engine.models.loading import ModelSettings, load_model
 from sda_engine.testing import tiny_model, tiny_tokenizer
 from tests.conftest import user
+from tests.gguf_files import write_gguf
 from tests.sizes import size
 
 # --- 27: no code
@@ -195,61 +194,10 @@ def test_a_revision_reaches_everything_that_is_loaded(monkeypatch):
 # --- 28: conversions
 
 
-def write_gguf(file: Path) -> None:
-    """A tiny random Llama model with the tiny tokenizer."""
-    tokenizer, model = tiny_tokenizer(), tiny_model()
-    config = model.config
-    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    special = set(tokenizer.all_special_ids)
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([text for text, _ in vocabulary])
-    kinds = [gguf.TokenType.CONTROL if token_id in special else gguf.TokenType.NORMAL for _, token_id in vocabulary]
-    writer.add_token_types(kinds)
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in pieces["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(tokenizer.chat_template)
-    names = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
-    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    for name, values in model.state_dict().items():
-        stem = name.removesuffix(".weight")
-        if stem in top:
-            target = top[stem]
-        else:
-            _, _, layer, part = stem.split(".", 3)
-            target = f"blk.{layer}.{names[part]}"
-        writer.add_tensor(f"{target}.weight", values.numpy().astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture
 def gguf_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SDA_CACHE_DIR", str(tmp_path / "cache"))
-    write_gguf(tmp_path / "tiny.gguf")
+    write_gguf(tmp_path / "tiny.gguf", "llama", tiny_model())
     return tmp_path / "tiny.gguf"
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from sda_engine.errors import ModelLoadError
 
+ANOTHER_TYPE = "Load a model of another type, such as Llama, Qwen 3, Mistral, Phi 4, Gemma 3 or gpt-oss."
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention"}
 _MIXERS = {"linear_attention", "conv"}
 _BOTH = {"hybrid", "hybrid_sliding"}
@@ -115,7 +116,7 @@ def unsupported_model(model: PreTrainedModel, reason: str) -> ModelLoadError:
     """
     return ModelLoadError(
         f"Models of type {model.config.model_type!r} have {reason}, and the engine cannot decode several rows of them "
-        f"in one pass. Load a model of another type, such as Llama, Qwen 3, Mistral, Phi 4, Gemma 3 or gpt-oss.",
+        f"in one pass. {ANOTHER_TYPE}",
         reason=reason,
     )
 

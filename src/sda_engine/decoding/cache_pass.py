@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sda_engine.decoding.architecture import ANOTHER_TYPE
 from sda_engine.decoding.cache_rows import CacheBatch
 from sda_engine.errors import ModelLoadError
 
@@ -95,6 +96,6 @@ def no_own_cache(model: PreTrainedModel, reason: str) -> ModelLoadError:
     """
     return ModelLoadError(
         f"Models of type {model.config.model_type!r} have {reason}, and the engine cannot decode rows of them on the "
-        f"model's own cache. Load a model of another type, such as Llama, Qwen, Mistral, Phi or Gemma 3.",
+        f"model's own cache. {ANOTHER_TYPE}",
         reason=reason,
     )

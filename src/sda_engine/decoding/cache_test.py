@@ -13,21 +13,17 @@ from statistics import mean
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from sda_engine.decoding.cache_pass import CachePass, Ways, no_own_cache
 from sda_engine.decoding.cache_rows import CacheMemory, CacheState
 from sda_engine.decoding.caches import can_be_joined, nbytes
 from sda_engine.decoding.rows import Row
 from sda_engine.decoding.segments import Segment
-from sda_engine.decoding.self_test import Footprint
+from sda_engine.decoding.self_test import LARGEST, Footprint, affordable_tokens, make_text
 from sda_engine.decoding.states import StateCost
-from sda_engine.models import context_window
 
 _PROMPTS = (11, 6)  # tokens
 _ANSWER = 4  # tokens, one by one
-_MOST_TOKENS = 1024  # of the longer text
-_MOST_WORK = 4e9  # its tokens times the model's weights: a third of a second on a CPU of two cores
 _THRESHOLDS = (
     "attention_chunk_size",
     "floor_scale",
@@ -42,7 +38,6 @@ _EXACT = (torch.float32, torch.float64)
 _TOLERANCE = 1e-3  # of the largest logit, for the worst of all tokens
 _ROUGH_TOLERANCE = 0.1  # on average, in dtypes of eight to eleven bits, where single tokens may see other experts
 _TIMES_AS_ROUGH, _LEAST_ROUGH = 2.0, 0.01  # on average, for what a model need not be right about
-_LARGEST = 1e30  # a larger logit is a mask, and says nothing of how large logits are
 _IN_CACHE_ALONE = "reference_sliding_attention"
 _COUNT_PADDING = ("attn_temperature_tuning", "log_scaling_n_floor")  # such layers count what is in the cache
 _FAILURES = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -190,8 +185,7 @@ class _Trial:
 def _prompts(model: PreTrainedModel) -> tuple[int, ...]:
     """Tokens of each prompt."""
     config = model.config.get_text_config(decoder=True)
-    window = context_window(model.config, VERY_LARGE_INTEGER).tokens
-    most = min(window, _MOST_TOKENS, int(_MOST_WORK / max(1, model.num_parameters()))) - _ANSWER
+    most = affordable_tokens(model) - _ANSWER
     named = [getattr(config, name, None) for name in _THRESHOLDS]
     cheap = [number + 2 for number in named if isinstance(number, int) and number + 2 <= most]
     return max(_PROMPTS[0], *cheap, 0), *_PROMPTS[1:]
@@ -199,7 +193,7 @@ def _prompts(model: PreTrainedModel) -> tuple[int, ...]:
 
 def _text(config: PreTrainedConfig, length: int, start: int) -> list[int]:
     """Token ids from all over the vocabulary, the padding id among them: chats may hold it, and some models skip it."""
-    token_ids = [(config.vocab_size // 3 + 7919 * (start + place)) % config.vocab_size for place in range(length)]
+    token_ids = make_text(config.vocab_size, length, start)
     padding = getattr(config, "pad_token_id", None)
     if isinstance(padding, int) and 0 <= padding < config.vocab_size:
         token_ids[2] = padding
@@ -219,7 +213,7 @@ def _first_line(error: Exception) -> str:
 
 def _deviation(logits: Tensor, truth: Tensor) -> float:
     """The largest difference, as a fraction of the largest logit; what is no number in the truth is left aside."""
-    numbers = truth.abs() < _LARGEST  # broken weights are for the request that meets them to report
+    numbers = truth.abs() < LARGEST  # broken weights are for the request that meets them to report
     if not bool(numbers.any()):
         return 0.0
     difference = (logits - truth)[numbers].abs().max()

@@ -135,9 +135,8 @@ def _forward(
     output: Tensor | None = None
     for part in parts:
         tokens = part.tokens.to(hidden_states.device)
-        rows = hidden_states[0, tokens].view(
-            len(part.segments), -1, hidden_states.shape[-1]
-        )  # (rows, tokens of each, size)
+        # (rows, tokens of each, size)
+        rows = hidden_states[0, tokens].view(len(part.segments), -1, hidden_states.shape[-1])
         mixed = usual(rows, **{mixer.cache: part.cache}, **kept).flatten(0, 1)
         output = mixed.new_empty((hidden_states.shape[1], mixed.shape[-1])) if output is None else output
         output[tokens.to(mixed.device)] = mixed

@@ -4,7 +4,7 @@ import logging
 
 from transformers import PreTrainedModel
 
-from sda_engine.decoding.architecture import read_architecture
+from sda_engine.decoding.architecture import ANOTHER_TYPE, read_architecture
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.decoding.own_cache import OwnCacheRunner
 from sda_engine.decoding.runner import Runner
@@ -79,7 +79,6 @@ def _costs(runner: OwnCacheRunner) -> str:
 def _refused(model: PreTrainedModel, flat: ModelLoadError, own: ModelLoadError) -> ModelLoadError:
     return ModelLoadError(
         f"Models of type {model.config.model_type!r} have {flat.reason}, and the engine cannot decode several rows of "
-        f"them in one pass; nor can it on the model's own cache, since they have {own.reason}. Load a model of another "
-        f"type, such as Llama, Qwen 3, Mistral, Phi 4, Gemma 3 or gpt-oss.",
+        f"them in one pass; nor can it on the model's own cache, since they have {own.reason}. {ANOTHER_TYPE}",
         reason=flat.reason,
     )

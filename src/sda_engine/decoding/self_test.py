@@ -35,7 +35,7 @@ _ROUGH_TOLERANCE = 0.1  # of the largest logit, in dtypes of eight to eleven bit
 _OTHER_ATTENTION = "attention that does not go through the interface of transformers"
 _OTHER_RESULT = "attention that does more than its attention function"
 _OTHER_STATES = "states that do not go on alike when a text comes in pieces"
-_LARGEST = 1e30  # a larger logit is a mask, and says nothing of how large logits are
+LARGEST = 1e30  # a larger logit is a mask, and says nothing of how large logits are
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run_self_test(
     """
     config = model.config.get_text_config(decoder=True)
     pieces_of_rows = _pieces(model, architecture)
-    texts = [_text(config.vocab_size, sum(pieces), start) for start, pieces in enumerate(pieces_of_rows)]
+    texts = [make_text(config.vocab_size, sum(pieces), start) for start, pieces in enumerate(pieces_of_rows)]
     memory = RowMemory(tail=_TAIL)
     rows = [Row(memory) for _ in texts]
     for pieces in zip(*pieces_of_rows, strict=True):
@@ -85,7 +85,7 @@ def run_self_test(
         _check_layers(model, architecture, forward_pass)
     for text, last in zip(texts, logits, strict=True):
         expected = _own_logits(model, text)
-        numbers = expected[expected.abs() < _LARGEST]  # broken weights are for the request that meets them to report
+        numbers = expected[expected.abs() < LARGEST]  # broken weights are for the request that meets them to report
         largest = float(numbers.abs().max()) if numbers.numel() else 0.0
         rough = getattr(model, "is_quantized", False)  # the values in its layers may be rounded to whole numbers, too
         tolerance = (_ROUGH_TOLERANCE if rough else _TOLERANCE.get(model.dtype, _ROUGH_TOLERANCE)) * largest
@@ -102,15 +102,20 @@ def run_self_test(
 
 def _pieces(model: PreTrainedModel, architecture: Architecture) -> Sequence[Sequence[int]]:
     """Tokens of each row in each pass: with a first row past as many thresholds as are cheap to pass."""
-    window = context_window(model.config, VERY_LARGE_INTEGER).tokens
-    work = _MOST_WORK_ON_CUDA if model.device.type == "cuda" else _MOST_WORK
-    most = min(window, _MOST_TOKENS, int(work / max(1, model.num_parameters())))
+    most = affordable_tokens(model)
     past = [threshold + 2 for threshold in architecture.thresholds if threshold + 2 <= most]
     (first, many, last), *others = _PIECES
     return (first, max([many, *(length - first - last for length in past)]), last), *others
 
 
-def _text(vocab_size: int, length: int, start: int) -> list[int]:
+def affordable_tokens(model: PreTrainedModel) -> int:
+    """The most tokens that a text may have by which a model is tried when it is loaded."""
+    window = context_window(model.config, VERY_LARGE_INTEGER).tokens
+    work = _MOST_WORK_ON_CUDA if model.device.type == "cuda" else _MOST_WORK
+    return min(window, _MOST_TOKENS, int(work / max(1, model.num_parameters())))
+
+
+def make_text(vocab_size: int, length: int, start: int) -> list[int]:
     """Token ids from all over the vocabulary."""
     return [(vocab_size // 3 + 7919 * (start + place)) % vocab_size for place in range(length)]
 

@@ -194,6 +194,7 @@ def test_an_adapter_that_is_replaced_is_noticed_and_one_that_is_gone_refused(ada
     assert after.token_ids == expected(adapted, "rude", user(TALK)) != before
 
 
+@pytest.mark.filterwarnings("ignore:Adapter rude was active:UserWarning")  # PEFT's, where it goes during a pass
 def test_an_adapter_that_goes_during_a_request_ends_that_request_alone(adapted, engine):
     stream = engine.stream(user(TALK), adapter="rude", sampling=Sampling(temperature=0, max_new_tokens=400))
     next(stream)
