@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from sda_engine.errors import EvaluationError
 from sda_engine.evaluators.judge import Ask, JudgeEvaluator, JudgeReply, count, unusable
 from sda_engine.evaluators.judge_server import JudgeServer
-from sda_engine.evaluators.retries import FieldRefusedError, retry_after
+from sda_engine.evaluators.retries import FieldRefusedError
 from sda_engine.evaluators.verdict import VERDICT_SCHEMA, RatingPrompt, shortened
+from sda_engine.servers import retry_after
 
 _RESPONSE_FORMAT: ResponseFormatJSONSchema = {
     "type": "json_schema",

@@ -1,10 +1,6 @@
 """When a call to a judge is worth another try, how long to wait for it, and when to give up."""
 
 import asyncio
-import math
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 import httpx
 import openai
@@ -19,6 +15,7 @@ from tenacity import (
 )
 
 from sda_engine.errors import EvaluationError
+from sda_engine.servers import retry_after
 
 _BACKOFF = wait_exponential(multiplier=0.5, max=8.0) + wait_random(0.0, 0.5)  # seconds
 
@@ -55,28 +52,6 @@ def make_retrying(max_retries: int, seconds: float, failures: list[BaseException
         before_sleep=note,
         reraise=True,
     )
-
-
-def retry_after(error: BaseException | None) -> float | None:
-    """Seconds that a server asks its callers to wait, at least 0; None where it says nothing legible."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if not isinstance(headers, Mapping):
-        return None
-    for value, unit in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
-        if value is not None and (seconds := _seconds(value, unit)) is not None:
-            return max(0.0, seconds)
-    return None
-
-
-def _seconds(value: str, unit: float) -> float | None:
-    try:
-        seconds = float(value) * unit
-    except ValueError:
-        try:
-            return parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(seconds) else seconds
 
 
 def _is_worth_a_retry(error: BaseException) -> bool:

@@ -6,7 +6,8 @@ import openai
 import pytest
 
 from sda_engine.errors import EvaluationError
-from sda_engine.evaluators.retries import FieldRefusedError, make_retrying, retry_after
+from sda_engine.evaluators.retries import FieldRefusedError, make_retrying
+from sda_engine.servers import retry_after
 
 
 def status_error(status: int, **headers: str) -> openai.APIStatusError:
