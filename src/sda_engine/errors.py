@@ -13,7 +13,8 @@
     ├── QueueFullError         the engine has taken on as many requests as it may
     ├── CapacityError          one request alone needs more cache memory than the engine may use
     ├── RequestTimeoutError    the request took longer than its caller allowed (also a TimeoutError)
-    └── EngineClosedError      the engine was closed while, or before, the request ran
+    ├── EngineClosedError      the engine was closed while, or before, the request ran
+    └── ServerError            the server of a RemoteEngine cannot be reached, broke off, or answers something else
 
 A message says what was given, what is legal, and what to do about it. None is a ValueError: frameworks take that for a
 model's bad answer, and go on with an empty one in place of the error.
@@ -128,3 +129,21 @@ class EngineClosedError(SDAError):
     def __init__(self, message: str, *, partial: str = "") -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class ServerError(SDAError):
+    """The server of a RemoteEngine cannot be reached, failed, broke off, or answers something else than the wire format.
+
+    Attributes:
+        status: the HTTP status of its reply; None where there was none.
+        partial: the text of the answer as far as it came.
+        request_id: by which the server's log names the request; None where none was sent.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, partial: str = "", request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.partial = partial
+        self.request_id = request_id

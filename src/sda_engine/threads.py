@@ -38,7 +38,7 @@ def event_loop_in_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
 
     async def live() -> None:
         loop, end = asyncio.get_running_loop(), asyncio.Event()
-        loop.set_default_executor(_DaemonExecutor())
+        loop.set_default_executor(DaemonExecutor())
         started.put((loop, end))
         await end.wait()  # `asyncio.run` cancels all other tasks after this one
 
@@ -50,7 +50,7 @@ def event_loop_in_thread(name: str) -> Iterator[asyncio.AbstractEventLoop]:
         loop.call_soon_threadsafe(end.set)
 
 
-class _DaemonExecutor(ThreadPoolExecutor):
+class DaemonExecutor(ThreadPoolExecutor):
     """For an event loop, which takes no executor of another type: a daemon thread per call.
 
     It is there for the names of hosts, which a thread looks up that cannot be cancelled.

@@ -1,0 +1,258 @@
+"""RemoteEngine: an engine on another machine, asked through its server."""
+
+import asyncio
+import math
+import os
+import queue
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from types import MappingProxyType
+from typing import Any, Self, TypeVar, Unpack
+
+import openai
+from pydantic import SecretStr
+
+from sda_engine.alignment import AlignmentLike
+from sda_engine.errors import ConfigError, EngineClosedError, SDAError
+from sda_engine.models import TemplateValue
+from sda_engine.output import Output
+from sda_engine.prompts import Message
+from sda_engine.remote.connection import Connection, Work, connect
+from sda_engine.remote.exchange import Exchange
+from sda_engine.remote.failures import KEY_VARIABLE, Explainer
+from sda_engine.remote.server import ModelFacts, Server
+from sda_engine.request_settings import RequestOptions, RequestSettings
+from sda_engine.results import Completion, Piece
+from sda_engine.servers import NO_KEY, check_key, check_url
+from sda_engine.settings import check_argument, check_timeout
+from sda_engine.wire.read_reply import ChunkReader, read_completion
+from sda_engine.wire.replies import ChatChunk, ChatReply
+from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
+
+_CHAT = "chat/completions"
+
+_Result = TypeVar("_Result")
+
+
+class RemoteEngine:
+    """The interface of SteeringEngine over `sda serve` on another machine. Safe to use from many threads and event loops.
+
+    ```python
+    engine = RemoteEngine("http://host:8000/v1", model="smollm2-135m", api_key="...")
+    done = engine.generate([{"role": "user", "content": "Is the earth flat?"}], alignment="honesty")
+    ```
+
+    Only what a request names is sent: the server's defaults stand for the rest, and `alignment=None` asks for a plain
+    answer here as well. Evaluators rate in the server: Steering(evaluator=ServerEvaluator("judge")) names one of its
+    own. What lives in this process, such as a judge with its key or a function as a temperature schedule, cannot be
+    sent, and is a ConfigError.
+
+    Nothing is opened before the first request. Engines that name the same server with the same key share one pool of
+    connections. Closing a stream or cancelling a task closes its connection at once, by which the server knows that
+    nobody waits any more. Redirects are not followed, and a reply of more than 256 MiB is refused.
+
+    Tries. A request is sent again, up to `max_retries` times, where the connection could not be made or was lost before
+    the reply began, and for the statuses 429 (full), 502, 503 and 504, unless the error's code says that it will not
+    pass, or the header x-should-retry is "false". Between tries it waits for half a second or so, then twice as long,
+    and never less than Retry-After; a wait that would pass the request's deadline is not begun. Other statuses are never
+    tried again, 400 and 500 among them, and nothing is once the reply has begun: an answer that breaks off is a
+    ServerError, with the text that came in `partial`.
+
+    Deadlines. The `timeout` of a request holds for all of it, tries and waits included. It goes to the server too, and
+    is kept here half a second later, so that the server's own error may come.
+
+    A pickle leaves the key out: the copy takes it from SDA_API_KEY.
+
+    Args:
+        base_url: root of the API, `http(s)://host[:port][/path]`, which mostly ends in /v1.
+        model: what the server calls the model: a name or alias that its /v1/models lists.
+        api_key: None means SDA_API_KEY, and no key where that is not set.
+        timeout: seconds for requests that name none; None for no limit.
+        max_retries: further tries, at least 0.
+        trace: whether answers come with what steering did at each token (`Completion.trace.tokens`), which makes replies
+            ten times as long or more.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str,
+        api_key: str | SecretStr | None = None,
+        timeout: float | None = 600.0,
+        max_retries: int = 2,
+        trace: bool = False,
+    ) -> None:
+        owner = type(self).__name__
+        named = isinstance(model, str) and bool(model.strip())
+        check_argument(owner, "model", model, named, "a name that the server knows, e.g. 'smollm2-135m'")
+        whole = isinstance(max_retries, int) and not isinstance(max_retries, bool) and max_retries >= 0
+        check_argument(owner, "max_retries", max_retries, whole, "a whole number, 0 or more")
+        check_argument(owner, "trace", trace, isinstance(trace, bool), "True or False")
+        self._model, self._trace, self._max_retries = model, trace, max_retries
+        self._timeout = math.inf if timeout is None else check_timeout(timeout)
+        url = check_url(owner, base_url)
+        key = api_key or os.environ.get(KEY_VARIABLE) or NO_KEY
+        self._url = check_url(owner, base_url)
+        connection = connect(self._url, check_key(owner, key))
+        self._explainer = Explainer(self._url, connection.key)
+        self._server = Server(self._url, self._explainer, max_retries)
+        self._caller = Caller(connection)
+        self._facts: ModelFacts | None = None
+
+    @property
+    def base_url(self) -> str:
+        """The root of the server's API."""
+        return self._url
+
+    @property
+    def name(self) -> str:
+        """The model's name, as the server calls it."""
+        return self._model
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that the model can attend to, prompt and answer together. The server is asked once for all facts.
+
+        Raises:
+            ModelLoadError: the server does not know the model.
+            ConfigError: it refuses the key.
+            ServerError: it cannot be reached, or is none of ours.
+        """
+        return self._model_facts().context_window
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may write a thought before its answer. The server is asked, see `context_window`."""
+        return self._model_facts().thinks
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether messages may hold pictures. The server is asked, see `context_window`."""
+        return self._model_facts().reads_pictures
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The variables of the model's chat template that a request may set. The server is asked, see `context_window`."""
+        return self._model_facts().template_variables
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine has been closed."""
+        return self._caller.closed
+
+    def describe(self) -> dict[str, object]:
+        """What identifies the model, as plain JSON: its name and its server. The server is not asked."""
+        return {"model": self._model, "base_url": self._url}
+
+    def for_model(self, model: str) -> Self:
+        """An engine for another model of the same server, with the same key and settings."""
+        return type(self)(
+            self._url,
+            model=model,
+            api_key=self._explainer.key,
+            timeout=self._timeout,
+            max_retries=self._server.max_retries,
+            trace=self._trace,
+        )
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        alignment: AlignmentLike | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Completion:
+        """Answer a chat. Arguments and errors are those of SteeringEngine.generate, and these:
+
+        Raises:
+            ServerError: the server cannot be reached, failed, broke off, or answers something else.
+            ConfigError: what is asked for cannot be sent, or the server refuses the key.
+            ModelLoadError: the server does not know the model.
+            EngineClosedError: this engine was closed, or the server is shutting down.
+        """
+        return self._caller.wait(self._asked(messages, alignment, options, whole=True).completion)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        alignment: AlignmentLike | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Generator[Piece, None, None]:
+        """The same in pieces, as they come; the last one carries the Completion.
+
+        What can be checked here is checked at once, the request is sent with the first piece. Closing the iterator
+        closes its connection.
+        """
+        return self._caller.pieces(self._asked(messages, alignment, options, whole=False))
+
+    async def agenerate(
+        self,
+        messages: Sequence[Message],
+        alignment: AlignmentLike | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Completion:
+        """`generate` for an event loop, which goes on meanwhile. Cancelling the task closes the connection."""
+        return await self._caller.wait_in_loop(self._asked(messages, alignment, options, whole=True).completion)
+
+    def astream(
+        self,
+        messages: Sequence[Message],
+        alignment: AlignmentLike | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> AsyncGenerator[Piece, None]:
+        """`stream` for an event loop. Closing the iterator or cancelling the task closes the connection."""
+        return self._caller.pieces_in_loop(self._asked(messages, alignment, options, whole=False))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; special tokens are neither added nor recognised. The server is asked each time."""
+        body = {"model": self._model, "prompt": text}
+        return list(self._caller.wait(lambda client: self._server.tokenize(client, body)).tokens or ())
+
+    def count_prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        *,
+        output: Output = Output(),  # noqa: B008 - frozen
+        template_kwargs: Mapping[str, TemplateValue] = MappingProxyType({}),
+    ) -> int:
+        """Tokens of the base prompt that these messages become, see SteeringEngine.count_prompt_tokens."""
+        body = write_tokenize_request(self._model, messages, output, template_kwargs)
+        return self._caller.wait(lambda client: self._server.tokenize(client, body)).count
+
+    def close(self) -> None:
+        """Give up all requests of this engine. Requests from here on are refused."""
+        self._caller.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # what is copied shares the connection
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, ...]]:
+        settings = (self._url, self._model, self._timeout, self._server.max_retries, self._trace)
+        return _unpickle, (type(self), *settings)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
+
+    def _asked(
+        self, messages: Sequence[Message], alignment: AlignmentLike | None, options: RequestOptions, *, whole: bool
+    ) -> "Answer":
+        ...
+
+    def _model_facts(self) -> ModelFacts:
+        if self._facts is None:
+            self._facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
+        return self._facts
