@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from sda_engine.output.constraints import Constraint
     from sda_engine.output.form import Output
     from sda_engine.output.tools import Tool
+    from sda_engine.remote import RemoteEngine
     from sda_engine.results.completion import Completion, Piece, Usage
     from sda_engine.results.trace import Trace
+    from sda_engine.wire import ServerEvaluator
 
 __all__ = [
     "PRESETS",
@@ -39,8 +41,10 @@ __all__ = [
     "NoEffectWarning",
     "Output",
     "Piece",
+    "RemoteEngine",
     "Revision",
     "Sampling",
+    "ServerEvaluator",
     "Steering",
     "SteeringEngine",
     "Tool",
@@ -60,8 +64,10 @@ _HOMES = {
     "NoEffectWarning": "config",
     "Output": "output",
     "Piece": "results",
+    "RemoteEngine": "remote",
     "Revision": "choosing",
     "Sampling": "config",
+    "ServerEvaluator": "wire",
     "Steering": "config",
     "SteeringEngine": "engine",
     "Tool": "output",

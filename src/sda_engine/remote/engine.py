@@ -1,43 +1,34 @@
 """RemoteEngine: an engine on another machine, asked through its server."""
 
 import asyncio
-import math
 import os
-import queue
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, Unpack
 
-import openai
 from pydantic import SecretStr
 
 from sda_engine.alignment import AlignmentLike
-from sda_engine.errors import ConfigError, EngineClosedError, SDAError
+from sda_engine.contents import has_pictures
 from sda_engine.models import TemplateValue
 from sda_engine.output import Output
-from sda_engine.prompts import Message
-from sda_engine.remote.connection import Connection, Work, connect
-from sda_engine.remote.exchange import Exchange
+from sda_engine.prompts import Message, normalise_messages
+from sda_engine.remote.answer import STREAMED, Answer
+from sda_engine.remote.caller import Caller
+from sda_engine.remote.connection import connect
 from sda_engine.remote.failures import KEY_VARIABLE, Explainer
 from sda_engine.remote.server import ModelFacts, Server
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
 from sda_engine.servers import NO_KEY, check_key, check_url
 from sda_engine.settings import check_argument, check_timeout
-from sda_engine.wire.read_reply import ChunkReader, read_completion
-from sda_engine.wire.replies import ChatChunk, ChatReply
 from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
-
-_CHAT = "chat/completions"
-
-_Result = TypeVar("_Result")
 
 
 class RemoteEngine:
-    """The interface of SteeringEngine over `sda serve` on another machine. Safe to use from many threads and event loops.
+    """The interface of SteeringEngine over `sda serve` on another machine. Safe for many threads and event loops.
 
     ```python
     engine = RemoteEngine("http://host:8000/v1", model="smollm2-135m", api_key="...")
@@ -55,10 +46,10 @@ class RemoteEngine:
 
     Tries. A request is sent again, up to `max_retries` times, where the connection could not be made or was lost before
     the reply began, and for the statuses 429 (full), 502, 503 and 504, unless the error's code says that it will not
-    pass, or the header x-should-retry is "false". Between tries it waits for half a second or so, then twice as long,
-    and never less than Retry-After; a wait that would pass the request's deadline is not begun. Other statuses are never
-    tried again, 400 and 500 among them, and nothing is once the reply has begun: an answer that breaks off is a
-    ServerError, with the text that came in `partial`.
+    pass, or the header x-should-retry is "false". Between tries it waits for a quarter of a second or a little more,
+    then twice as long, and never less than Retry-After; a wait that would pass the request's deadline is not begun.
+    Other statuses are never tried again, 400 and 500 among them, and nothing is once the reply has begun: an answer
+    that breaks off is a ServerError, with the text that came in `partial`.
 
     Deadlines. The `timeout` of a request holds for all of it, tries and waits included. It goes to the server too, and
     is kept here half a second later, so that the server's own error may come.
@@ -71,8 +62,8 @@ class RemoteEngine:
         api_key: None means SDA_API_KEY, and no key where that is not set.
         timeout: seconds for requests that name none; None for no limit.
         max_retries: further tries, at least 0.
-        trace: whether answers come with what steering did at each token (`Completion.trace.tokens`), which makes replies
-            ten times as long or more.
+        trace: whether answers come with what steering did at each token (`Completion.trace.tokens`), which makes
+            replies ten times as long or more.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -94,15 +85,14 @@ class RemoteEngine:
         whole = isinstance(max_retries, int) and not isinstance(max_retries, bool) and max_retries >= 0
         check_argument(owner, "max_retries", max_retries, whole, "a whole number, 0 or more")
         check_argument(owner, "trace", trace, isinstance(trace, bool), "True or False")
-        self._model, self._trace, self._max_retries = model, trace, max_retries
-        self._timeout = math.inf if timeout is None else check_timeout(timeout)
-        url = check_url(owner, base_url)
-        key = api_key or os.environ.get(KEY_VARIABLE) or NO_KEY
+        self._model, self._trace = model, trace
+        self._timeout = None if timeout is None else check_timeout(timeout)
+        key = os.environ.get(KEY_VARIABLE) or NO_KEY if api_key is None else api_key
         self._url = check_url(owner, base_url)
-        connection = connect(self._url, check_key(owner, key))
-        self._explainer = Explainer(self._url, connection.key)
+        self._key = check_key(owner, key)
+        self._explainer = Explainer(self._url, self._key)
         self._server = Server(self._url, self._explainer, max_retries)
-        self._caller = Caller(connection)
+        self._caller = Caller(connect(self._url, self._key))
         self._facts: ModelFacts | None = None
 
     @property
@@ -138,7 +128,7 @@ class RemoteEngine:
 
     @property
     def template_variables(self) -> frozenset[str]:
-        """The variables of the model's chat template that a request may set. The server is asked, see `context_window`."""
+        """What of the model's chat template requests may set. The server is asked, see `context_window`."""
         return self._model_facts().template_variables
 
     @property
@@ -155,7 +145,7 @@ class RemoteEngine:
         return type(self)(
             self._url,
             model=model,
-            api_key=self._explainer.key,
+            api_key=self._key,
             timeout=self._timeout,
             max_retries=self._server.max_retries,
             trace=self._trace,
@@ -175,7 +165,8 @@ class RemoteEngine:
             ModelLoadError: the server does not know the model.
             EngineClosedError: this engine was closed, or the server is shutting down.
         """
-        return self._caller.wait(self._asked(messages, alignment, options, whole=True).completion)
+        settings = RequestSettings.of(alignment, options, whole=True)
+        return self._caller.wait(self._answer(messages, settings).completion)
 
     def stream(
         self,
@@ -188,7 +179,8 @@ class RemoteEngine:
         What can be checked here is checked at once, the request is sent with the first piece. Closing the iterator
         closes its connection.
         """
-        return self._caller.pieces(self._asked(messages, alignment, options, whole=False))
+        settings = RequestSettings.of(alignment, options, whole=False)
+        return self._caller.pieces(self._answer(messages, settings))
 
     async def agenerate(
         self,
@@ -197,7 +189,8 @@ class RemoteEngine:
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task closes the connection."""
-        return await self._caller.wait_in_loop(self._asked(messages, alignment, options, whole=True).completion)
+        answer = await self._answer_apart(messages, RequestSettings.of(alignment, options, whole=True))
+        return await self._caller.wait_in_loop(answer.completion)
 
     def astream(
         self,
@@ -206,7 +199,7 @@ class RemoteEngine:
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task closes the connection."""
-        return self._caller.pieces_in_loop(self._asked(messages, alignment, options, whole=False))
+        return self._pieces_in_loop(messages, RequestSettings.of(alignment, options, whole=False))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised. The server is asked each time."""
@@ -240,19 +233,45 @@ class RemoteEngine:
     def __deepcopy__(self, memo: object) -> Self:
         return self  # what is copied shares the connection
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "RemoteEngine"], tuple[object, ...]]:
         settings = (self._url, self._model, self._timeout, self._server.max_retries, self._trace)
         return _unpickle, (type(self), *settings)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
 
-    def _asked(
-        self, messages: Sequence[Message], alignment: AlignmentLike | None, options: RequestOptions, *, whole: bool
-    ) -> "Answer":
-        ...
+    def _answer(self, messages: Sequence[Message], settings: RequestSettings) -> Answer:
+        body = write_chat_request(self._model, messages, settings, trace=self._trace)
+        timeout = self._timeout if settings.timeout is None else settings.timeout
+        return Answer(
+            body if settings.whole else {**body, **STREAMED},
+            self._explainer,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            max_retries=self._server.max_retries,
+        )
+
+    async def _answer_apart(self, messages: Sequence[Message], settings: RequestSettings) -> Answer:
+        """The same for an event loop, which must not wait for pictures to be read and written."""
+        if has_pictures(normalise_messages(messages)):
+            return await asyncio.to_thread(self._answer, messages, settings)
+        return self._answer(messages, settings)
+
+    async def _pieces_in_loop(
+        self, messages: Sequence[Message], settings: RequestSettings
+    ) -> AsyncGenerator[Piece, None]:
+        answer = await self._answer_apart(messages, settings)
+        async with aclosing(self._caller.pieces_in_loop(answer)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _model_facts(self) -> ModelFacts:
         if self._facts is None:
             self._facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
         return self._facts
+
+
+def _unpickle(
+    kind: type[RemoteEngine], base_url: str, model: str, timeout: float | None, max_retries: int, trace: bool
+) -> RemoteEngine:
+    """A RemoteEngine with the key of this process, since a pickle has none."""
+    return kind(base_url, model=model, timeout=timeout, max_retries=max_retries, trace=trace)

@@ -8,7 +8,8 @@ from pydantic import SecretStr, ValidationError
 
 from sda_engine.errors import ConfigError, SDAError, ServerError
 from sda_engine.servers import hide_key, hide_key_in, retry_after
-from sda_engine.wire import ErrorObject, may_succeed_later, read_error
+from sda_engine.wire.errors import may_succeed_later, read_error
+from sda_engine.wire.replies import ErrorObject
 
 KEY_VARIABLE = "SDA_API_KEY"
 """The environment variable with the key, where none is given."""

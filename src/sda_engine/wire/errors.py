@@ -121,6 +121,12 @@ def read_error(told: ErrorObject) -> SDAError | None:
     return error
 
 
+def may_succeed_later(told: ErrorObject) -> bool | None:
+    """Whether the request that an error was told of may succeed a little later; None where its code is none of ours."""
+    kind = _BY_CODE.get(told.code or "")
+    return None if kind is None else kind.again
+
+
 def _made(error: type[SDAError], message: str, carried: Mapping[str, object]) -> SDAError:
     if error is ContextLengthError:
         tokens, window = carried.get("prompt_tokens"), carried.get("context_window")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from sda_engine.choosing import Attempt, Revision
-from sda_engine.errors import SDAError
+from sda_engine.errors import ServerError
 from sda_engine.evaluators.protocol import Score
 from sda_engine.output import InvalidToolCall, ToolCall
 from sda_engine.results import (
@@ -43,7 +43,7 @@ def read_completion(reply: ChatReply) -> Completion:
     """The Completion of a reply with one answer.
 
     Raises:
-        SDAError: the reply has no answer, or none of SDA's figures.
+        ServerError: the reply has no answer, or none of SDA's figures.
     """
     if len(reply.choices) != 1:
         raise _malformed(f"{len(reply.choices)} answers in place of one")
@@ -82,7 +82,7 @@ class ChunkReader:
         """The piece of a chunk; None where it brings nothing new.
 
         Raises:
-            SDAError: the stream is none that a server of ours would send.
+            ServerError: the stream is none that a server of ours would send.
         """
         if not chunk.choices:
             return self._end(chunk.usage)
@@ -189,7 +189,7 @@ def _joined_call(call: ToolCallDelta) -> ToolCall | None:
     """A call whose pieces have all come; None where it is none that is whole."""
     try:
         return _made_call(call.id, call.name, call.arguments)
-    except SDAError:
+    except ServerError:
         return None
 
 
@@ -279,7 +279,7 @@ def _read_attempt(record: dict[str, object]) -> Attempt:
     return Attempt(**{**given, "revision": made})  # type: ignore[arg-type]  # as the server's own wrote them
 
 
-def _malformed(what: str) -> SDAError:
-    return SDAError(
+def _malformed(what: str) -> ServerError:
+    return ServerError(
         f"The server's reply has {what}: it is no server of sda-integrations, or of another version. Check base_url."
     )
