@@ -3,8 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sda_engine import EngineSettings, Steering, SteeringEngine
-from sda_engine.adapting import REQUEST_KEYWORDS, STEERING_KEYWORDS, alignment_of_field, combine_settings
+from sda_engine import EngineSettings, Steering
+from sda_engine.adapting import (
+    REQUEST_KEYWORDS,
+    STEERING_KEYWORDS,
+    Engine,
+    alignment_of_field,
+    combine_settings,
+    is_engine,
+    refuse_loading,
+)
 from sda_engine.alignment import resolve_alignment
 from sda_engine.choosing import Revision
 from sda_engine.errors import ConfigError
@@ -40,17 +48,18 @@ class ModelArguments:
     request: Mapping[str, object]
     loading: Mapping[str, object]
     settings: EngineSettings | None
-    engine: SteeringEngine | None
+    engine: Engine | None
     trace: bool
     evaluators: EvaluatorReader
 
 
-def read_arguments(model: str, given: Mapping[str, object]) -> ModelArguments:
+def read_arguments(model: str, given: Mapping[str, object], base_url: str | None = None) -> ModelArguments:
     """The model arguments that were given.
 
     Args:
         model: the model's name, behind "sda/".
         given: names and values, as Inspect's command line or get_model gives them.
+        base_url: the address of a server that answers, which leaves nothing to load.
 
     Raises:
         ConfigError: a name is unknown, a value is out of range, or two of them exclude each other.
@@ -69,7 +78,10 @@ def read_arguments(model: str, given: Mapping[str, object]) -> ModelArguments:
     combine_settings(request, owner=f"sda/{model}")  # what is wrong shows here, not at the first sample
     loading = {name: given[name] for name in _LOADING if name != "engine_settings" and given.get(name) is not None}
     settings = _read_settings(given.get("engine_settings"))
-    engine = _read_engine(model, given.get("engine"), [*loading, *(["engine_settings"] if settings else [])])
+    about_loading = [*loading, *(["engine_settings"] if settings else [])]
+    if base_url is not None:
+        refuse_loading(f"sda/{model}", base_url, [*about_loading, *(["engine"] if given.get("engine") else [])])
+    engine = _read_engine(model, given.get("engine"), about_loading)
     return ModelArguments(request, loading, settings, engine, trace, evaluators)
 
 
@@ -148,11 +160,13 @@ def _read_settings(value: object) -> EngineSettings | None:
     )
 
 
-def _read_engine(model: str, engine: object, loading: list[str]) -> SteeringEngine | None:
+def _read_engine(model: str, engine: object, loading: list[str]) -> Engine | None:
     if engine is None:
         return None
-    if not isinstance(engine, SteeringEngine):
-        raise ConfigError(f"engine cannot be {shown(engine)}: it must be a SteeringEngine, e.g. SteeringEngine.load().")
+    if not is_engine(engine):
+        raise ConfigError(
+            f"engine cannot be {shown(engine)}: it must be an engine, e.g. SteeringEngine.load() or RemoteEngine(...)."
+        )
     if loading:
         raise ConfigError(
             f"{loading[0]} says how to load a model, and engine={engine!r} is loaded already: give one of the two."

@@ -8,8 +8,10 @@ from sda_engine.cli.evaluator_specs import make_evaluator
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import EvaluationRequest, Evaluator, Score
 from sda_engine.settings import check_argument, shown
+from sda_engine.wire import ServerEvaluator
 
 _SIMULATED = "simulated"
+_OF_THE_SERVER = "server"
 _SCORE = 50.0
 
 
@@ -86,9 +88,11 @@ class EvaluatorReader:
         try:
             if kind == _SIMULATED:
                 return SimulatedEvaluator(float(argument))
+            if kind == _OF_THE_SERVER:
+                return ServerEvaluator(argument)
             return make_evaluator(spec, self._url if kind == "openai" else None)
         except (ConfigError, ValueError) as error:
             raise ConfigError(
                 f"{name} cannot be {spec!r}: {error} Here it may also be {_SIMULATED}:SECONDS, which waits and gives "
-                f"{_SCORE:g} points."
+                f"{_SCORE:g} points, and with a base_url {_OF_THE_SERVER}:NAME, an evaluator of the server."
             ) from error

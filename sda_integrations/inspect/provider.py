@@ -1,9 +1,10 @@
-"""SDAModelAPI: the model provider `sda/<model>` of Inspect AI, over a steering engine in this process."""
+"""SDAModelAPI: the model provider `sda/<model>` of Inspect AI, over a steering engine here or behind a server."""
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from inspect_ai.model import (
@@ -17,9 +18,8 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from sda_engine import EngineSettings, Sampling, SteeringEngine
-from sda_engine.adapting import combine_settings, describe_settings
+from sda_engine.adapting import Engine, combine_settings, describe_settings, make_remote_engine, server_of
 from sda_engine.errors import ConfigError, ContextLengthError, InvalidOutputError, MessageError
-from sda_engine.models import template_variables
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestSettings
 from sda_integrations.inspect.arguments import read_arguments, read_extra_body
@@ -48,6 +48,7 @@ class SDAModelAPI(ModelAPI):
 
     get_model("sda/smollm2-135m", alignment="honesty", steering={"policy": "paper"})
     get_model(f"sda/{engine.name}", engine=engine, alignment="honesty", memoize=False)
+    get_model("sda/smollm2-135m", base_url="http://host:8000/v1", alignment="honesty")
 
     Inspect keeps models by name and arguments, and objects among them all look alike to it: `memoize=False` where an
     argument is one, such as an engine or an evaluator.
@@ -55,8 +56,9 @@ class SDAModelAPI(ModelAPI):
     Args:
         model_name: an alias ("smollm2-135m"), a local path or a Hub id. It is loaded by the first request, off the
             event loop; equal load settings share one engine.
-        base_url: refused: an engine over a server is not there yet.
-        api_key: dropped, since nothing goes over a network.
+        base_url: the root of a server's API (`sda serve`), which answers in place of this process, from a model that it
+            has loaded. An evaluator "server:NAME" is one of its own. How long its stages take is not known here.
+        api_key: the server's key; None means SDA_API_KEY. Dropped where there is no base_url.
         config: checked at once; Inspect merges it with that of each call.
         model_args: all optional.
             alignment: a preset's name, an instruction of one's own, a mapping of alignments to weights, or what
@@ -85,20 +87,18 @@ class SDAModelAPI(ModelAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - never changed
         **model_args: Any,
     ) -> None:
-        super().__init__(model_name, base_url, api_key, [], config)
-        if base_url:
-            raise ConfigError(
-                f"base_url cannot be {base_url!r}: sda models run in this process, and an engine over a server is not "
-                f"there yet. Leave it out; the judge's server is -M evaluator_url=..."
-            )
+        super().__init__(model_name, base_url, None, [], config)  # what Inspect is not given it cannot show
         refuse_unsupported(config)
-        self._arguments = read_arguments(model_name, model_args)
-        self._loaded: SteeringEngine | None = None
+        self._arguments = read_arguments(model_name, model_args, base_url)
+        self._loaded: Engine | None = None
+        self._remote = (
+            make_remote_engine(base_url, model_name, api_key=api_key, trace=self._arguments.trace) if base_url else None
+        )
 
     # --- The engine ---
 
     @property
-    def engine(self) -> SteeringEngine:
+    def engine(self) -> Engine:
         """The engine behind this model, e.g. for scorers. The first use loads it; `aload_engine` is for event loops.
 
         Raises:
@@ -108,15 +108,21 @@ class SDAModelAPI(ModelAPI):
         if self._arguments.engine is not None:
             return self._arguments.engine
         if self._loaded is None or self._loaded.closed:
-            # Whoever asks for the same at the same time waits in there for the one that is loaded
-            self._loaded = SteeringEngine.load(
-                self.model_name,
-                settings=self._arguments.settings,
-                **self._arguments.loading,  # type: ignore[arg-type]  # which checks them
-            )
+            self._loaded = self._load()
         return self._loaded
 
-    async def aload_engine(self) -> SteeringEngine:
+    def _load(self) -> Engine:
+        if self._remote is not None:
+            self._remote.connect()
+            return self._remote
+        # Whoever asks for the same at the same time waits in there for the one that is loaded
+        return SteeringEngine.load(
+            self.model_name,
+            settings=self._arguments.settings,
+            **self._arguments.loading,  # type: ignore[arg-type]  # which checks them
+        )
+
+    async def aload_engine(self) -> Engine:
         """`engine` for an event loop, which goes on while the model is loaded."""
         ready = self._arguments.engine or self._loaded
         if ready is not None and not ready.closed:
@@ -159,7 +165,8 @@ class SDAModelAPI(ModelAPI):
             output = ModelOutput.from_content(self.model_name, error.text)
             output.metadata = {"sda": {"misfit": str(error)}}
         else:
-            output = to_model_output(
+            write = partial(
+                to_model_output,
                 self.model_name,
                 answers,
                 max_new_tokens=request.sampling.max_new_tokens,
@@ -167,23 +174,24 @@ class SDAModelAPI(ModelAPI):
                 trace=self._arguments.trace,
                 seconds=time.perf_counter() - began,
             )
+            output = await _call(engine, write)
         asked = {"model": engine.describe(), "messages": chat, **describe_settings(request)}
         given = output.model_dump(mode="json", exclude={"metadata"}, exclude_none=True)  # that is logged beside it
         return output, ModelCall.create(asked, given, time=time.perf_counter() - began)
 
     def _request(
-        self, engine: SteeringEngine, tools: Sequence[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+        self, engine: Engine, tools: Sequence[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> RequestSettings:
         """What a call asks of the engine: the model's own arguments, those of the call over them."""
         extra = read_extra_body(config.extra_body, self._arguments.evaluators)
-        variables = template_variables(engine.tokenizer)
-        effort = reasoning_variables(config.reasoning_effort, variables, thinks=engine.thinks)
+        wanted = config.reasoning_effort
+        effort = {} if wanted is None else reasoning_variables(wanted, engine.template_variables, thinks=engine.thinks)
         layers = (self._arguments.request, {**request_keywords(config), "template_kwargs": effort}, extra)
         request = combine_settings(*layers, owner=f"sda/{self.model_name}")
         return replace(request, output=make_output(tools, tool_choice, config))
 
     async def _answers(
-        self, engine: SteeringEngine, chat: Sequence[Message], request: RequestSettings, choices: int
+        self, engine: Engine, chat: Sequence[Message], request: RequestSettings, choices: int
     ) -> list[Answer]:
         seed = request.sampling.seed
         seeds = [None if seed is None else (seed + place) % _SEEDS for place in range(choices)]
@@ -210,7 +218,7 @@ class SDAModelAPI(ModelAPI):
     async def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised."""
         engine = await self.aload_engine()
-        return engine.encode(text)
+        return await _call(engine, lambda: engine.encode(text))
 
     def max_tokens(self) -> int:
         """The engine's own default."""
@@ -223,7 +231,7 @@ class SDAModelAPI(ModelAPI):
 
     def connection_key(self) -> str:
         """One for each model, since those that share an engine share its batch."""
-        return self.model_name
+        return self.model_name if self._remote is None else f"{self._remote.base_url} {self.model_name}"
 
     def force_reasoning_history(self) -> Literal["none"]:
         """Chat templates leave out what was thought in earlier turns."""
@@ -234,11 +242,17 @@ class SDAModelAPI(ModelAPI):
         return decide_retry(ex)
 
 
-async def _answer(engine: SteeringEngine, chat: Sequence[Message], request: RequestSettings) -> Answer:
+async def _answer(engine: Engine, chat: Sequence[Message], request: RequestSettings) -> Answer:
     stopwatch = Stopwatch()
-    watched = replace(request, steering=stopwatch.watch(request.steering, request.alignment))
-    completion = await engine.agenerate(chat, **watched.arguments())
+    if server_of(engine) is None:  # evaluators of a server cannot be watched from here
+        request = replace(request, steering=stopwatch.watch(request.steering, request.alignment))
+    completion = await engine.agenerate(chat, **request.arguments())
     return Answer(completion, stopwatch.stages(completion))
+
+
+async def _call(engine: Engine, function: Callable[[], Result]) -> Result:
+    """What a function returns; it runs in a thread where its engine asks a server, for which no loop must wait."""
+    return function() if server_of(engine) is None else await asyncio.to_thread(function)
 
 
 async def _all(several: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from inspect_ai.model import RetryDecision
 
-from sda_engine.errors import EvaluationError, QueueFullError
+from sda_engine.errors import EvaluationError, QueueFullError, ServerError
 from sda_engine.evaluators import Evaluator
 
 
@@ -17,12 +17,16 @@ class JudgeFailedError(EvaluationError):
 def decide_retry(error: Exception) -> RetryDecision:
     """Whether a request is worth another try.
 
-    A full queue empties. Of ratings that failed, when the evaluator's own tries are spent, a rate limit, a fault of the
-    server, a lost connection, a late or an unreadable verdict of a judge may pass. What its server refuses for good
-    (a key, an address) does not, nor does the failure of an evaluator that asks no server, nor anything else.
+    A full queue empties, and a server that failed or was not reached may be there again. Of ratings that failed, when
+    the evaluator's own tries are spent, a rate limit, a fault of the server, a lost connection, a late or an unreadable
+    verdict of a judge may pass. What its server refuses for good (a key, an address) does not, nor does the failure of
+    an evaluator that asks no server, nor anything else.
     """
     if isinstance(error, QueueFullError):
         return RetryDecision.rate_limit()
+    if isinstance(error, ServerError):
+        passing = error.status is None or error.status == 429 or error.status >= 500
+        return RetryDecision.transient() if passing else RetryDecision.no()
     return _decide_rating(error) if isinstance(error, EvaluationError) else RetryDecision.no()
 
 

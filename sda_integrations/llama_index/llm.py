@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class SDALLM(PredictsObjects):
-    """A local model whose answers are steered towards an alignment while they are decoded.
+    """A model whose answers are steered towards an alignment while they are decoded.
 
     Everywhere in an application:
 
@@ -106,7 +106,11 @@ class SDALLM(PredictsObjects):
     The model is loaded at the first call, or by `load()`, once per process however many SDALLMs name it.
     `metadata` has to load it too, to tell the context window, unless `context_window` or `engine` is given.
 
-    The constructor takes the same names, `model` and how to load it, or `engine`, and LlamaIndex's fields.
+    The constructor takes the same names, `model` and how to load it, or `engine`, and LlamaIndex's fields. With
+    `base_url` the model is one that a server has loaded (`sda serve`), and `api_key` (or SDA_API_KEY) its key:
+
+        llm = SDALLM(base_url="http://host:8000/v1", api_key=key, model="smollm2-135m", alignment="honesty")
+
     One that is None means the engine's default (see sda_engine.Steering and sda_engine.Sampling). A
     `system_prompt` reaches the model once with every call. What `completion_to_prompt` and
     `messages_to_prompt` return becomes the text of one user turn, inside the model's own chat template.
@@ -141,7 +145,8 @@ class SDALLM(PredictsObjects):
         return {
             "class_name": self.class_name(),
             "model_name": self.model,
-            **self._weights_id(),
+            **({} if self.base_url is None else {"base_url": self.base_url}),
+            **self._origin(),
             **describe_settings(self.request_settings()),
         }
 

@@ -190,8 +190,9 @@ async def _choose(state: TaskState, arm: ArmSpec, alignment: str | dict[str, obj
 
 
 def engine_of(model: Model) -> SteeringEngine | None:
-    """The steering engine of a model of ours; None for any other."""
-    return model.api.engine if isinstance(model.api, SDAModelAPI) else None
+    """The steering engine of a model of ours that is in this process; None for any other."""
+    engine = model.api.engine if isinstance(model.api, SDAModelAPI) else None
+    return engine if isinstance(engine, SteeringEngine) else None
 
 
 def _with(output: ModelOutput, noted: Mapping[str, Any]) -> ModelOutput:

@@ -32,6 +32,7 @@ from sda_engine.models import (
     WeightsIdentity,
     explain_cut,
     load_model,
+    template_variables,
     wrap_model,
 )
 from sda_engine.output import ConstraintCompiler, Output
@@ -191,6 +192,11 @@ class SteeringEngine(ScoresTexts):
     def reads_pictures(self) -> bool:
         """Whether messages may hold pictures, which takes a vision-language model and its processor."""
         return self._tokenizer.reads_pictures
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The variables of the model's chat template that a request may set, by `template_kwargs`."""
+        return template_variables(self._loaded_model.tokenizer)
 
     @property
     def closed(self) -> bool:

@@ -136,7 +136,8 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return unknown_name(owner, name, known, "field")
-    return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.", field=name)
+    given = "what was given (not shown here)" if name == "api_key" else shown(problem["input"])
+    return ConfigError(f"{owner}.{name} cannot be {given}: {problem['msg']}.", field=name)
 
 
 def _explain(settings: type[Settings], error: ValidationError) -> str:

@@ -4,8 +4,8 @@ import ast
 import json
 from collections.abc import Callable, Mapping
 
+from sda_engine.adapting.engine_protocol import Engine
 from sda_engine.config import Steering
-from sda_engine.engine import SteeringEngine
 from sda_engine.errors import ConfigError, ModelLoadError
 from sda_engine.evaluators import (
     ContrastiveEvaluator,
@@ -21,10 +21,10 @@ _BY_NAME: Mapping[str, Callable[..., Evaluator]] = {
     made.__name__: made
     for made in (ContrastiveEvaluator, EnsembleEvaluator, FixedScore, SelfRatingEvaluator, UncertaintyEvaluator)
 }
-_KEPT = ("model", "revision", "dtype", "device_map", "adapters")
+_KEPT = ("model", "revision", "dtype", "device_map", "adapters", "base_url")
 
 
-def describe_for_copy(engine: SteeringEngine) -> tuple[dict[str, object], str | None]:
+def describe_for_copy(engine: Engine) -> tuple[dict[str, object], str | None]:
     """How a copy without this engine loads the same model, by names of fields; and what the copy then lacks, if it
     cannot, since the weights were made or changed in memory or the quantization is no plain setting."""
     described = engine.describe()

@@ -105,30 +105,34 @@ class RemoteEngine:
         """The model's name, as the server calls it."""
         return self._model
 
-    @property
-    def context_window(self) -> int:
-        """Tokens that the model can attend to, prompt and answer together. The server is asked once for all facts.
+    def connect(self) -> None:
+        """Ask the server what it knows of the model, unless that was asked. So do the properties that tell of it.
 
         Raises:
             ModelLoadError: the server does not know the model.
             ConfigError: it refuses the key.
             ServerError: it cannot be reached, or is none of ours.
         """
+        self._model_facts()
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that the model can attend to, prompt and answer together. See `connect`."""
         return self._model_facts().context_window
 
     @property
     def thinks(self) -> bool:
-        """Whether the model may write a thought before its answer. The server is asked, see `context_window`."""
+        """Whether the model may write a thought before its answer. See `connect`."""
         return self._model_facts().thinks
 
     @property
     def reads_pictures(self) -> bool:
-        """Whether messages may hold pictures. The server is asked, see `context_window`."""
+        """Whether messages may hold pictures. See `connect`."""
         return self._model_facts().reads_pictures
 
     @property
     def template_variables(self) -> frozenset[str]:
-        """What of the model's chat template requests may set. The server is asked, see `context_window`."""
+        """What of the model's chat template requests may set. See `connect`."""
         return self._model_facts().template_variables
 
     @property
