@@ -142,7 +142,7 @@ class EngineClosedError(SDAError):
 
 
 class ServerError(SDAError):
-    """The server of a RemoteEngine cannot be reached, failed, broke off, or answers something else than the wire format.
+    """The server of a RemoteEngine cannot be reached, failed, broke off, or answers what is not the wire format.
 
     Attributes:
         status: the HTTP status of its reply; None where there was none.

@@ -59,6 +59,7 @@ class DaemonExecutor(ThreadPoolExecutor):
     def submit(
         self, fn: Callable[_Arguments, _Result], /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> "Future[_Result]":
+        """Call a function in a thread of its own."""
         return start_thread(partial(fn, *args, **kwargs), "sda-helper")
 
 

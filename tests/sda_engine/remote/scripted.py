@@ -47,7 +47,9 @@ def pieces(completion: Completion = DONE) -> list[Piece]:
 
 def as_json(body: object, status: int = 200, **headers: str) -> Response:
     text = body.model_dump_json() if isinstance(body, BaseModel) else json.dumps(body)
-    return Response(text, status, {name.replace("_", "-"): value for name, value in headers.items()}, "application/json")
+    return Response(
+        text, status, {name.replace("_", "-"): value for name, value in headers.items()}, "application/json"
+    )
 
 
 def whole(completion: Completion = DONE, **writer: Any) -> Response:
