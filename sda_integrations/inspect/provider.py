@@ -58,7 +58,8 @@ class SDAModelAPI(ModelAPI):
             event loop; equal load settings share one engine.
         base_url: the root of a server's API (`sda serve`), which answers in place of this process, from a model that it
             has loaded. An evaluator "server:NAME" is one of its own. How long its stages take is not known here.
-        api_key: the server's key; None means SDA_API_KEY. Dropped where there is no base_url.
+        api_key: the server's key; None means SDA_API_KEY, which is better, since Inspect keeps what it is given.
+            Dropped where there is no base_url.
         config: checked at once; Inspect merges it with that of each call.
         model_args: all optional.
             alignment: a preset's name, an instruction of one's own, a mapping of alignments to weights, or what

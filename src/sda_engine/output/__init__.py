@@ -4,6 +4,7 @@ from sda_engine.output.constraints import (
     Constraint,
     ConstraintCompiler,
     LoosenedSchemaWarning,
+    LooseningNotes,
     join_grammars,
 )
 from sda_engine.output.form import Output
@@ -25,6 +26,7 @@ __all__ = [
     "FunctionCall",
     "InvalidToolCall",
     "LoosenedSchemaWarning",
+    "LooseningNotes",
     "Output",
     "TokenConstraint",
     "Tool",

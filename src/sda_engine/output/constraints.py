@@ -151,6 +151,32 @@ def join_grammars(*grammars: Mapping[str, object]) -> str:
     return json.dumps({"grammars": list(grammars)}, ensure_ascii=False)
 
 
+class LooseningNotes:
+    """Warns of schemas that no grammar enforces in full, once about each. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._lock = make_lock()
+
+    def warn_of(self, left_out: tuple[str, ...]) -> None:
+        """Warn, once about each, of schemas that no grammar enforces in full.
+
+        Args:
+            left_out: the parts that are left out, each with its place; none for no warning.
+        """
+        with self._lock:
+            is_new = left_out not in self._told
+            _remember(self._told, left_out, None, _REMEMBERED_WARNINGS)
+        if is_new and left_out:
+            more = f" and {len(left_out) - _SHOWN_PARTS} more" if len(left_out) > _SHOWN_PARTS else ""
+            parts = ", ".join(left_out[:_SHOWN_PARTS]) + more
+            warn_user(
+                f"No grammar can enforce all of the JSON schema. It leaves out {parts}. What can be checked of that is "
+                f"checked in the answer. To have such schemas refused, set strict=True.",
+                LoosenedSchemaWarning,
+            )
+
+
 @dataclass(frozen=True)
 class _Compiled:
     """A grammar that is ready, and token sequences that may close its texts."""
@@ -174,7 +200,7 @@ class ConstraintCompiler:
         self._compiled: OrderedDict[str, _Compiled] = OrderedDict()
         self._doubtful: OrderedDict[str, _Compiled] = OrderedDict()
         self._trials: OrderedDict[bytes, str | None] = OrderedDict()  # what is wrong with a grammar, by its digest
-        self._told: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._notes = LooseningNotes()
         self._lock = make_lock()
         self._trial_lock = make_lock()  # one process at a time; grammars that need none do not wait for it
 
@@ -202,22 +228,8 @@ class ConstraintCompiler:
             )
 
     def warn_of(self, left_out: tuple[str, ...]) -> None:
-        """Warn, once about each, of schemas that no grammar enforces in full.
-
-        Args:
-            left_out: the parts that are left out, each with its place; none for no warning.
-        """
-        with self._lock:
-            is_new = left_out not in self._told
-            _remember(self._told, left_out, None, _REMEMBERED_WARNINGS)
-        if is_new and left_out:
-            more = f" and {len(left_out) - _SHOWN_PARTS} more" if len(left_out) > _SHOWN_PARTS else ""
-            parts = ", ".join(left_out[:_SHOWN_PARTS]) + more
-            warn_user(
-                f"No grammar can enforce all of the JSON schema. It leaves out {parts}. What can be checked of that is "
-                f"checked in the answer. To have such schemas refused, set strict=True.",
-                LoosenedSchemaWarning,
-            )
+        """Warn, once about each, of schemas that no grammar enforces in full, see LooseningNotes."""
+        self._notes.warn_of(left_out)
 
     def _compile(self, grammar: str, vocabulary: Vocabulary) -> tuple[_Compiled, bool]:
         """A compiled grammar, and whether it was a doubtful one."""

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sda_engine.alignment import AlignmentLike
 from sda_engine.contents import has_pictures
 from sda_engine.models import TemplateValue
-from sda_engine.output import Output
+from sda_engine.output import LooseningNotes, Output
 from sda_engine.prompts import Message, normalise_messages
 from sda_engine.remote.answer import STREAMED, Answer
 from sda_engine.remote.caller import Caller
@@ -94,6 +94,7 @@ class RemoteEngine:
         self._server = Server(self._url, self._explainer, max_retries)
         self._caller = Caller(connect(self._url, self._key))
         self._facts: ModelFacts | None = None
+        self._notes = LooseningNotes()
 
     @property
     def base_url(self) -> str:
@@ -169,7 +170,7 @@ class RemoteEngine:
             ModelLoadError: the server does not know the model.
             EngineClosedError: this engine was closed, or the server is shutting down.
         """
-        settings = RequestSettings.of(alignment, options, whole=True)
+        settings = self._settings(alignment, options, whole=True)
         return self._caller.wait(self._answer(messages, settings).completion)
 
     def stream(
@@ -183,7 +184,7 @@ class RemoteEngine:
         What can be checked here is checked at once, the request is sent with the first piece. Closing the iterator
         closes its connection.
         """
-        settings = RequestSettings.of(alignment, options, whole=False)
+        settings = self._settings(alignment, options, whole=False)
         return self._caller.pieces(self._answer(messages, settings))
 
     async def agenerate(
@@ -193,7 +194,7 @@ class RemoteEngine:
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task closes the connection."""
-        answer = await self._answer_apart(messages, RequestSettings.of(alignment, options, whole=True))
+        answer = await self._answer_apart(messages, self._settings(alignment, options, whole=True))
         return await self._caller.wait_in_loop(answer.completion)
 
     def astream(
@@ -203,7 +204,7 @@ class RemoteEngine:
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Piece, None]:
         """`stream` for an event loop. Closing the iterator or cancelling the task closes the connection."""
-        return self._pieces_in_loop(messages, RequestSettings.of(alignment, options, whole=False))
+        return self._pieces_in_loop(messages, self._settings(alignment, options, whole=False))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised. The server is asked each time."""
@@ -243,6 +244,11 @@ class RemoteEngine:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
+
+    def _settings(self, alignment: AlignmentLike | None, options: RequestOptions, *, whole: bool) -> RequestSettings:
+        settings = RequestSettings.of(alignment, options, whole=whole)
+        self._notes.warn_of(settings.output.left_out)  # the server tells its own log
+        return settings
 
     def _answer(self, messages: Sequence[Message], settings: RequestSettings) -> Answer:
         body = write_chat_request(self._model, messages, settings, trace=self._trace)

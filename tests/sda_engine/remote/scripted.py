@@ -1,12 +1,14 @@
-"""A server behind HTTP that answers by a script, in the wire format or in whatever else a test wants to see."""
+"""A server behind HTTP that answers by a script, in the wire format or otherwise, and the fixtures of its tests."""
 
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 from pytest_httpserver import HTTPServer
+from tenacity import wait_none
 from werkzeug import Request, Response
 
 from sda_engine import RemoteEngine
@@ -165,3 +167,22 @@ class ScriptedServer:
                 yield " "
 
         return Response(spaces(), mimetype="application/json")
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[HTTPServer]:
+    server = HTTPServer("127.0.0.1", threaded=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(http: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    for name in ("SDA_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sda_engine.remote.exchange._BACKOFF", wait_none())
+    server = ScriptedServer(http)
+    yield server
+    server.released.set()
+    http.clear()

@@ -12,6 +12,7 @@ from sda_engine import Constraint, Output, RemoteEngine, Sampling, ServerEvaluat
 from sda_engine.config import NoEffectWarning
 from sda_engine.errors import ConfigError, MessageError
 from sda_engine.evaluators import OpenAIEvaluator
+from sda_engine.output import LoosenedSchemaWarning
 from sda_engine.results import Trace, TraceMeans
 from tests.conftest import user
 from tests.sda_engine.remote.scripted import DONE, TOKENS, card, chunks, pieces, streamed, whole
@@ -116,6 +117,14 @@ def test_malformed_messages_are_refused_before_anything_is_sent(server) -> None:
 def test_what_changes_nothing_is_warned_of_here(server) -> None:
     with pytest.warns(NoEffectWarning, match="gain"):
         server.engine().generate(QUESTION, steering=Steering(gain=3.0))
+
+
+def test_what_no_grammar_enforces_of_a_schema_is_warned_of_once(server) -> None:
+    engine = server.engine()
+    output = Output(constraint=Constraint.json_schema({"type": "array", "uniqueItems": True}))
+    with pytest.warns(LoosenedSchemaWarning, match="uniqueItems"):
+        engine.generate(QUESTION, output=output)
+    engine.generate(QUESTION, output=output)
 
 
 # --- Facts and tokens ---

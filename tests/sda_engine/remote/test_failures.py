@@ -102,7 +102,7 @@ def test_an_unknown_model_comes_with_the_servers_list_before_and_with_a_request(
 
 def test_a_fault_of_the_server_tells_its_status_and_the_requests_id(server) -> None:
     server.script = [told(SDAError("secret"), x_request_id="req-7")]
-    with pytest.raises(ServerError, match="answered 500.*log") as caught:
+    with pytest.raises(ServerError, match=r"answered 500.*log") as caught:
         server.engine().generate(QUESTION)
     assert (caught.value.status, caught.value.request_id) == (500, "req-7")
 
@@ -185,7 +185,7 @@ def test_a_stream_that_breaks_off_leaves_what_came_and_is_not_asked_for_again(se
     engine = RemoteEngine(raw.url if ended == "in a chunk" else server.url, model="m")
     stream = engine.stream(QUESTION)
     texts = [next(stream).text, next(stream).text]
-    with pytest.raises(ServerError, match="broke off|ended its stream before") as caught:
+    with pytest.raises(ServerError, match=r"broke off|ended its stream before") as caught:
         next(stream)
     assert caught.value.partial == "".join(texts) == "It is "
     assert raw.connections + server.calls == 1

@@ -67,9 +67,10 @@ def test_what_is_wrong_shows_at_construction(given, message) -> None:
         SDAModelAPI("m", **given)
 
 
-def test_a_server_is_refused_for_now() -> None:
-    with pytest.raises(ConfigError, match=r"base_url cannot be 'http://localhost:1'.*not there yet"):
-        SDAModelAPI("m", base_url="http://localhost:1")
+@pytest.mark.parametrize("given", [{"device": "cpu"}, {"engine_settings": {}}, {"engine": object()}])
+def test_beside_a_server_nothing_is_loaded_here(given) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(given))} says how to load a model.*give .* to the server"):
+        SDAModelAPI("m", base_url="http://localhost:1", **given)
 
 
 @pytest.mark.parametrize(
