@@ -185,7 +185,9 @@ class Steering(Settings):
         chosen = self._chosen()
         for name, reason, remedy in self._useless_together():
             if name in chosen:
-                raise ConfigError(f"Steering.{name}={shown(chosen[name])} would change nothing: {reason}. {remedy}.")
+                raise ConfigError(
+                    f"Steering.{name}={shown(chosen[name])} would change nothing: {reason}. {remedy}.", field=name
+                )
         return self
 
     def _chosen(self) -> dict[str, object]:

@@ -21,11 +21,21 @@ model's bad answer, and go on with an empty one in place of the error.
 
 
 class SDAError(Exception):
-    """Anything that the engine refuses or fails to do."""
+    """Anything that the engine refuses or fails to do.
+
+    Attributes:
+        field: the name of the setting that is wrong, where one alone is.
+    """
+
+    field: str | None = None
 
 
 class ConfigError(SDAError):
     """A setting is unknown or out of its legal range."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class MessageError(SDAError):

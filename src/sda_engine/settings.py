@@ -40,7 +40,7 @@ class Settings(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise ConfigError(_explain(type(self), error)) from error
+                raise ConfigError(_explain(type(self), error), field=_wrong_name(error)) from error
 
     @classmethod
     def of_values(cls, values: Mapping[str, object]) -> Self:
@@ -79,7 +79,7 @@ def check_argument(owner: str, argument: str, value: object, legal: bool, must_b
         ConfigError: the value is not legal.
     """
     if not legal:
-        raise ConfigError(f"{owner}.{argument} cannot be {shown(value)}: it must be {must_be}.")
+        raise ConfigError(f"{owner}.{argument} cannot be {shown(value)}: it must be {must_be}.", field=argument)
 
 
 def check_type(name: str, value: object, expected: type[SettingsKind]) -> SettingsKind:
@@ -104,7 +104,9 @@ def check_timeout(timeout: object) -> float:
     """
     if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 < timeout < math.inf:
         return float(timeout)
-    raise ConfigError(f"timeout cannot be {timeout!r}: it must be a number of seconds above 0, or None.")
+    raise ConfigError(
+        f"timeout cannot be {timeout!r}: it must be a number of seconds above 0, or None.", field="timeout"
+    )
 
 
 def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> ConfigError:
@@ -119,7 +121,7 @@ def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> Conf
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
-    return ConfigError(f"{owner} has no {kind} {name!r}. {hint} Its {kind}s are: {', '.join(names)}.")
+    return ConfigError(f"{owner} has no {kind} {name!r}. {hint} Its {kind}s are: {', '.join(names)}.", field=name)
 
 
 def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> ConfigError:
@@ -134,12 +136,18 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return unknown_name(owner, name, known, "field")
-    return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.")
+    return ConfigError(f"{owner}.{name} cannot be {shown(problem['input'])}: {problem['msg']}.", field=name)
 
 
 def _explain(settings: type[Settings], error: ValidationError) -> str:
     """One sentence or two per wrong field: what was given, what is legal, what to do."""
     return " ".join(_explain_one(settings, dict(problem)) for problem in error.errors())
+
+
+def _wrong_name(error: ValidationError) -> str | None:
+    """The name of the first wrong field."""
+    place = error.errors(include_url=False, include_input=False)[0]["loc"]
+    return str(place[0]) if place else None
 
 
 def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:

@@ -58,10 +58,13 @@ class Output(Settings):
         if self.tool_choice not in (*TOOL_CHOICES, *names):
             raise ConfigError(
                 f"Output.tool_choice cannot be {self.tool_choice!r}: it must be one of {', '.join(TOOL_CHOICES)}, or "
-                f"the name of one of the tools ({', '.join(names) or 'there are none'})."
+                f"the name of one of the tools ({', '.join(names) or 'there are none'}).",
+                field="tool_choice",
             )
         if self.tool_choice in ("required", "any") and not names:
-            raise ConfigError(f"Output.tool_choice={self.tool_choice!r} needs tools: give at least one.")
+            raise ConfigError(
+                f"Output.tool_choice={self.tool_choice!r} needs tools: give at least one.", field="tool_choice"
+            )
         return self
 
     @property

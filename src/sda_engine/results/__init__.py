@@ -10,7 +10,7 @@ from sda_engine.results.completion import (
     ToolCallDelta,
     Usage,
 )
-from sda_engine.results.trace import Candidate, Trace, TraceToken, TraceWarning, WarningKind
+from sda_engine.results.trace import Candidate, Trace, TraceMeans, TraceToken, TraceWarning, WarningKind
 
 __all__ = [
     "Candidate",
@@ -22,6 +22,7 @@ __all__ = [
     "TokenLogprob",
     "ToolCallDelta",
     "Trace",
+    "TraceMeans",
     "TraceToken",
     "TraceWarning",
     "Usage",

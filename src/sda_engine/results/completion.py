@@ -6,7 +6,7 @@ from typing import Literal
 from sda_engine.choosing import Attempt
 from sda_engine.evaluators.protocol import Score
 from sda_engine.output import InvalidToolCall, ToolCall
-from sda_engine.results.trace import Trace
+from sda_engine.results.trace import Trace, TraceToken
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -151,8 +151,10 @@ class Piece(Delta):
         token_ids: the tokens behind it.
         logprobs: their log-probabilities where Sampling.logprobs asked for them.
         completion: the whole Completion, on the last piece only.
+        trace: what steering did at these tokens.
     """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[GeneratedTokenLogprobs, ...] = ()
     completion: Completion | None = None
+    trace: tuple[TraceToken, ...] = ()

@@ -89,6 +89,19 @@ class TraceWarning:
         return f"{self.kind} at token {self.place}: {self.detail} (strength {self.strength:.3g}{change})"
 
 
+@dataclass(frozen=True, slots=True)
+class TraceMeans:
+    """What is known of an answer whose tokens were not recorded.
+
+    Attributes:
+        divergence: mean over the answer, nats.
+        temperature: mean over the answer.
+    """
+
+    divergence: float
+    temperature: float
+
+
 @dataclass(frozen=True)
 class Trace:
     """The record of one answer.
@@ -99,12 +112,14 @@ class Trace:
         strength: gain * amplification of the request; a guard may lower it on the way, see `TraceToken.strength`.
         warnings: thoughts that were cut, and the failure signs that the guard saw, in order; none of these where
             `Steering.guard` is "off".
+        means: what is known without `tokens`, where a server kept those for itself; None where it follows from them.
     """
 
     tokens: tuple[TraceToken, ...]
     alignment: str | None = None
     strength: float = 0.0
     warnings: tuple[TraceWarning, ...] = ()
+    means: TraceMeans | None = None
 
     @property
     def divergence(self) -> list[float]:
@@ -119,6 +134,8 @@ class Trace:
     @property
     def mean_divergence(self) -> float:
         """Mean divergence over the answer, nats; 0.0 for an empty one."""
+        if self.means is not None:
+            return self.means.divergence
         return sum(self.divergence) / len(self.tokens) if self.tokens else 0.0
 
     @property
@@ -130,6 +147,8 @@ class Trace:
     @property
     def mean_temperature(self) -> float:
         """Mean temperature over the answer; 0.0 for an empty one."""
+        if self.means is not None:
+            return self.means.temperature
         return sum(self.temperature) / len(self.tokens) if self.tokens else 0.0
 
     def to_text(self) -> str:

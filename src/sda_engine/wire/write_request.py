@@ -1,0 +1,176 @@
+"""What is asked of a server: the client's half of the wire format, on the way out."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+from sda_engine.alignment import Alignment
+from sda_engine.choosing import Revision
+from sda_engine.contents import read_pictures
+from sda_engine.errors import ConfigError
+from sda_engine.evaluators.protocol import Evaluator
+from sda_engine.output import Constraint, Output
+from sda_engine.pictures import Picture, PictureLimits
+from sda_engine.prompts import Message, normalise_messages
+from sda_engine.request_settings import RequestSettings
+from sda_engine.wire.server_evaluator import known_name
+
+_OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
+_IN_SDA = ("top_k", "min_p", "max_reasoning_tokens")
+_LIMITS = PictureLimits(most=1_000, pixels=10**9, bytes=10**9)  # the server has its own
+
+
+def write_chat_request(
+    model: str, messages: Sequence[Message], settings: RequestSettings, *, trace: bool = False
+) -> dict[str, object]:
+    """The body of POST /v1/chat/completions, but for `stream`.
+
+    Args:
+        model: the name that the server knows it by.
+        messages: as for SteeringEngine.generate.
+        settings: what is asked for; only what was given is sent, and the server's defaults stand for the rest.
+        trace: whether to ask for what steering did at each token.
+
+    Raises:
+        MessageError: the messages are malformed.
+        ConfigError: a setting cannot be sent: a callable, or an evaluator that no server knows.
+    """
+    sampling = settings.sampling.given()
+    body: dict[str, object] = {"model": model, "messages": write_messages(messages), **write_output(settings.output)}
+    body |= {sent: sampling[name] for name, sent in _OPENAI_NAMES.items() if name in sampling}
+    if settings.sampling.stop:
+        body["stop"] = list(settings.sampling.stop)
+    if (top := settings.sampling.logprobs) is not None:
+        body |= {"logprobs": True, "top_logprobs": top}
+    sda: dict[str, object] = {"alignment": write_alignment(settings.alignment), "token_ids": True}
+    sda |= _write_steering(settings)
+    sda |= {name: sampling[name] for name in _IN_SDA if name in sampling}
+    others = {
+        "template_kwargs": dict(settings.template_kwargs),
+        "adapter": settings.adapter,
+        "timeout": settings.timeout,
+    }
+    sda |= {name: value for name, value in others.items() if value}
+    sda |= _write_form(settings.output)
+    if trace:
+        sda["trace"] = True
+    return {**body, "sda": sda}
+
+
+def write_tokenize_request(
+    model: str, messages: Sequence[Message], output: Output, template_kwargs: Mapping[str, object]
+) -> dict[str, object]:
+    """The body of POST /tokenize for a chat."""
+    form = _write_form(output)
+    sda: dict[str, object] = {name: form[name] for name in ("schema_in_prompt", "strict") if name in form}
+    if template_kwargs:
+        sda["template_kwargs"] = dict(template_kwargs)
+    body = {"model": model, "messages": write_messages(messages), **write_output(output)}
+    return {**body, "sda": sda} if sda else body
+
+
+def write_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
+    """The chat in OpenAI's form: calls with the text of their arguments, pictures as data URLs.
+
+    Raises:
+        MessageError: the messages are malformed, or a picture cannot be read.
+    """
+    read = read_pictures(normalise_messages(messages), _LIMITS)
+    return [_write_message(message) for message in read]
+
+
+def write_output(output: Output) -> dict[str, object]:
+    """The form of an answer, as far as OpenAI's fields say it."""
+    body: dict[str, object] = {}
+    if output.tools:
+        choice = output.tool_choice
+        named = any(tool.name == choice for tool in output.tools)
+        body["tools"] = [tool.as_function() for tool in output.tools]
+        body["tool_choice"] = (
+            {"type": "function", "function": {"name": choice}} if named else "required" if choice == "any" else choice
+        )
+        body["parallel_tool_calls"] = output.parallel_tool_calls
+    if (constraint := output.constraint) is not None and constraint.kind == "json_schema":
+        schema = json.loads(constraint.given or constraint.source)
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    return body
+
+
+def write_alignment(alignment: Alignment | None) -> object:
+    """An alignment as `sda.alignment` has it; None for a plain answer."""
+    if alignment is None:
+        return None
+    return alignment.model_dump(mode="json", exclude_none=True)
+
+
+def _write_steering(settings: RequestSettings) -> dict[str, object]:
+    written: dict[str, object] = {}
+    for name, value in settings.steering.given().items():
+        if isinstance(value, Evaluator):
+            written[name] = known_name(value)
+        elif callable(value):
+            raise ConfigError(
+                f"Steering.{name} is a function of this process, which cannot be sent to a server: name one of those "
+                f"that the engine has.",
+                field=name,
+            )
+        elif name == "revisions" and isinstance(value, tuple):
+            written[name] = [
+                one.model_dump(mode="json", exclude_unset=True) for one in value if isinstance(one, Revision)
+            ]
+        else:
+            written[name] = list(value) if isinstance(value, tuple) else value
+    return written
+
+
+def _write_form(output: Output) -> dict[str, object]:
+    """What of the form of an answer OpenAI has no field for."""
+    form: dict[str, object] = {}
+    if not output.schema_in_prompt:
+        form["schema_in_prompt"] = False
+    if output.strict:
+        form["strict"] = True
+    constraint: Constraint | None = output.constraint
+    if constraint is not None and constraint.kind != "json_schema":
+        form["constraint"] = {constraint.kind: constraint.source}
+    return form
+
+
+def _write_message(message: Message) -> dict[str, object]:
+    written = {**message, "content": _write_content(message["content"])}
+    calls = message.get("tool_calls")
+    if isinstance(calls, Sequence) and not isinstance(calls, str):
+        written["tool_calls"] = [_write_call(call, place) for place, call in enumerate(calls)]
+    return written
+
+
+def _write_content(content: object) -> object:
+    if isinstance(content, str) or not isinstance(content, Sequence):
+        return content
+    return [_write_part(part) for part in content]
+
+
+def _write_part(part: Mapping[str, object]) -> dict[str, object]:
+    picture = part.get("picture")
+    if not isinstance(picture, Picture):
+        return dict(part)
+    file = io.BytesIO()
+    picture.image.save(file, format="PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _write_call(call: object, place: int) -> object:
+    if not isinstance(call, Mapping):
+        return call
+    function = call.get("function", call)
+    if not isinstance(function, Mapping):
+        return call
+    arguments = function.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {
+        "type": "function",
+        "id": str(call.get("id") or f"call_{place}"),
+        "function": {"name": function.get("name"), "arguments": text},
+    }
