@@ -55,9 +55,9 @@ async def compare(engine: SteeringEngine, url: str, model: str, repetitions: int
     first = await in_turn(contenders, time_to_first_text, repetitions * FIRST_TOKENS_PER_REPETITION)
     speed = await in_turn(contenders, tokens_per_second, repetitions)
     own_first, own_speed = (statistics.median(next(iter(values.values()))) for values in (first, speed))
+    prompts = repetitions * FIRST_TOKENS_PER_REPETITION
     print_table(
-        f"One stream, {repetitions * FIRST_TOKENS_PER_REPETITION} prompts each; {CLIENTS} clients at once, {NEW_TOKENS} "
-        f"tokens each, {repetitions} repetitions; medians",
+        f"One stream, {prompts} prompts; {CLIENTS} clients at once, {NEW_TOKENS} tokens each; medians",
         ["", "first text, ms", "above the engine's", "tokens per second", "of the engine's"],
         [
             [
@@ -152,7 +152,8 @@ def server(model: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "sda"), "serve", model, "--port", str(port)]
-    with subprocess.Popen(command, env={**os.environ, "SDA_API_KEY": ""}, stderr=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "SDA_API_KEY": ""}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - ours
         try:
             while not answers(f"http://127.0.0.1:{port}/health"):
                 if process.poll() is not None:
