@@ -8,7 +8,6 @@ from pydantic_core import from_json
 from sda_engine.errors import ConfigError
 from sda_engine.settings import shown, unknown_name
 
-
 _KINDS = frozenset({"str", "int", "float", "bool"})  # as pydantic names what a union may hold
 
 
