@@ -198,5 +198,8 @@ class ServerSettings(Settings):
 
 def _named(name: str, given: object) -> object:
     """The alignment of a name, by which results call it where it has no other."""
-    alignment = given if isinstance(given, Alignment) else read_alignment(given, {})
+    try:
+        alignment = given if isinstance(given, Alignment) else read_alignment(given, {})
+    except ConfigError as error:
+        raise ConfigError(f"ServerSettings.alignments[{name!r}]: {error}") from error
     return alignment.replace(name=name) if alignment is not None and alignment.name == "custom" else alignment

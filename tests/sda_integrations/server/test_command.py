@@ -80,8 +80,9 @@ def test_the_engine_is_closed_at_the_end(run):
 
 
 @pytest.mark.parametrize(
-    ("host", "key", "warned"), [("0.0.0.0", None, True), ("0.0.0.0", "k", False), ("127.0.0.1", None, False)]
-)  # noqa: S104 - that is what it warns of
+    ("host", "key", "warned"),
+    [("0.0.0.0", None, True), ("0.0.0.0", "k", False), ("127.0.0.1", None, False)],  # noqa: S104 - what is warned of
+)
 def test_a_server_for_the_network_without_a_key_is_warned_of(run, host, key, warned):
     done, _ = run("--host", host, env={"SDA_API_KEY": key})
     assert ("Warning: " in done.stderr) is warned

@@ -77,7 +77,7 @@ def test_names_with_parameters_of_clients_own_are_counted_together(judged):
 
 
 def test_a_spec_that_means_nothing_is_told_with_the_name_it_was_given_for():
-    with pytest.raises(ConfigError, match="The evaluator 'judge': .*'openei:x'"):
+    with pytest.raises(ConfigError, match=r"The evaluator 'judge': .*'openei:x'"):
         EvaluatorsByName({"judge": EvaluatorSettings(spec="openei:x")})
     with pytest.raises(ConfigError, match="api_key is for openai:MODEL"):
         EvaluatorsByName({"sharp": EvaluatorSettings(spec="contrastive", api_key="k")})

@@ -49,7 +49,7 @@ async def test_adapters_are_aliases_too_and_no_path_is_told(client_of):
         served = client_of(engine)._transport.app.state.service
         laid = served.defaults_of(served.models.get("scripted:legal")).settings
         assert (laid.adapter, laid.alignment) == ("legal", None)
-        with pytest.raises(ConfigError, match="'legal'.*rename"):
+        with pytest.raises(ConfigError, match=r"'legal'.*rename"):
             client_of(engine, alignments={"legal": "Be kind."})
 
 

@@ -77,7 +77,7 @@ def test_errors_name_the_setting_and_what_it_must_be():
         ServerSettings(port=70_000)
     with pytest.raises(ConfigError, match=r"ServerLimits\.n cannot be 0: it must be a whole number of at least 1"):
         ServerLimits(n=0)
-    with pytest.raises(ConfigError, match="ServerSettings has no field 'api_key'. Did you mean 'api_keys'"):
+    with pytest.raises(ConfigError, match=r"ServerSettings has no field 'api_key'\. Did you mean 'api_keys'"):
         ServerSettings(api_key="x")
     with pytest.raises(ConfigError, match="served_model_name"):
         ServerSettings(served_model_name="a:b")
