@@ -1,4 +1,4 @@
-"""The page that `sda serve` shows at `/`: one prompt, answered plainly, with the instruction in the prompt, and steered."""
+"""The page that `sda serve` shows at `/`: one prompt with three answers, plain, in the prompt and steered."""
 
 from sda_integrations.server.playground.page import Page, playground_page
 

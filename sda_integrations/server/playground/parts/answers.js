@@ -152,21 +152,22 @@ class Answer {
 function figuresOf({ kind, sda, usage, figures, tokens }) {
   const { started, first, last } = figures;
   const rows = [];
-  const add = (name, value, ...shown) => value != null && rows.push([name, ...shown]);
+  const add = (name, value, ...words) => value != null && rows.push([name, ...words]);
   if (kind !== "plain") {
     add("Strength", sda.strength, figure(sda.strength, 2));
     add("Amplification", sda.amplification, figure(sda.amplification));
-    add("Score", sda.score, ...scoreInWords(sda.score));
     add("Mean divergence", sda.mean_divergence, `${figure(sda.mean_divergence)} nats`);
   }
-  const unseen = (sda.base_response_tokens ?? 0) + (sda.dropped_tokens ?? 0); // which the usage counts, too
-  const count = tokens.length || (usage?.completion_tokens ?? 0) - unseen;
   if (first) {
-    add("Tokens", count, String(count), ...(unseen ? [" ", make("small", "", `and ${unseen} for the rating`)] : []));
-    add("First token", first.at, seconds(first.at - started));
+    const rated = (sda.base_response_tokens ?? 0) + (sda.dropped_tokens ?? 0); // which the usage counts, too
+    const count = tokens.length || (usage?.completion_tokens ?? 0) - rated;
     const rate = (1000 * (count - first.tokens)) / (last - first.at);
-    if (Number.isFinite(rate) && rate > 0) add("Speed", rate, `${figure(rate, 1)} tokens/s`);
+    add("Tokens", count, String(count));
+    if (rated) add("Base response", rated, `${rated} tokens`);
+    add("First token", first.at, seconds(first.at - started));
+    if (Number.isFinite(rate) && rate > 0) add("Tokens per second", rate, figure(rate, 1));
   }
+  if (kind !== "plain") add("Score", sda.score, ...scoreInWords(sda.score));
   return rows;
 }
 

@@ -137,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _may_go_on(self) -> bool:
         self.script.keys.append(self.headers["Authorization"])
         if self.script.key is not None and self.headers["Authorization"] != f"Bearer {self.script.key}":
-            self._json(401, {"error": {"message": "This key is not one of the server's.", "type": "auth", "param": None}})
+            self._json(
+                401, {"error": {"message": "This key is not one of the server's.", "type": "auth", "param": None}}
+            )
             return False
         if self.path in self.script.errors:
             status, error = self.script.errors[self.path]
@@ -167,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 self.wfile.write(b": still here\n\n")
             except OSError:
-                return tell()
+                tell()
+                return
             time.sleep(0.01)
 
     def _event(self, data: str) -> None:
