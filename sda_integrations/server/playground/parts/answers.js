@@ -33,6 +33,7 @@ class Answer {
     this.figures = { started: performance.now() };
     this.sda = {};
     this.usage = null;
+    this.finish = null;
     for (const text of this.article.querySelectorAll(".text, .figures, .warnings")) text.replaceChildren();
     for (const part of this.article.querySelectorAll(".thought, .error, .warnings, .rated")) part.hidden = true;
     this.article.setAttribute("aria-busy", "true");
@@ -41,7 +42,8 @@ class Answer {
 
   /** One chunk of the stream. The last one with a choice has SDA's figures, and the very last one the usage. */
   add({ choices, sda, usage }) {
-    const delta = choices?.[0]?.delta ?? {};
+    const { delta = {}, finish_reason: finish } = choices?.[0] ?? {};
+    if (finish) this.finish = finish;
     if (delta.reasoning_content) this.writing = this.thought();
     else if (delta.content) this.writing = this.text;
     const trace = sda?.trace ?? [];
@@ -149,7 +151,7 @@ class Answer {
 }
 
 /** An answer's figures: a name and what to show, each. Those that it does not have are left out. */
-function figuresOf({ kind, sda, usage, figures, tokens }) {
+function figuresOf({ kind, sda, usage, finish, figures, tokens }) {
   const { started, first, last } = figures;
   const rows = [];
   const add = (name, value, ...words) => value != null && rows.push([name, ...words]);
@@ -162,7 +164,7 @@ function figuresOf({ kind, sda, usage, figures, tokens }) {
     const rated = (sda.base_response_tokens ?? 0) + (sda.dropped_tokens ?? 0); // which the usage counts, too
     const count = tokens.length || (usage?.completion_tokens ?? 0) - rated;
     const rate = (1000 * (count - first.tokens)) / (last - first.at);
-    add("Tokens", count, String(count));
+    add("Tokens", count, finish === "length" ? `${count}, cut off` : String(count));
     if (rated) add("Base response", rated, `${rated} tokens`);
     add("First token", first.at, seconds(first.at - started));
     if (Number.isFinite(rate) && rate > 0) add("Tokens per second", rate, figure(rate, 1));

@@ -3,6 +3,9 @@
 const answers = Array.from(document.querySelectorAll(".answer"), (article) => new Answer(article));
 const tabs = Array.from(document.querySelectorAll("[role=tab]"));
 
+// What the example in the prompt's field is about; the server's own default goes first
+const EXAMPLE_PRESET = "empathy";
+
 /** Ends the three requests that run now; null while none does. */
 let running = null;
 
@@ -23,15 +26,17 @@ async function connect() {
 function fillChoices(models, known) {
   presets.clear();
   known.forEach((preset) => presets.set(preset.name, preset));
-  setChoices(byId("model"), models.map((id) => [id, id]));
-  setChoices(byId("alignment"), [...known.map(({ name }) => [name, name]), [OWN, "your own instruction"]]);
+  setChoices(byId("model"), models.map(({ id }) => [id, id]));
+  const names = known.map(({ name }) => [name, name]);
+  setChoices(byId("alignment"), [...names, [OWN, "your own instruction"]], [models[0]?.sda?.alignment, EXAMPLE_PRESET]);
 }
 
-/** Puts choices into a select, and keeps the one that was made. */
-function setChoices(select, choices) {
-  const before = select.value;
+/** Puts choices into a select. The one that was made stays; at first it is the first of the preferred ones there is. */
+function setChoices(select, choices, preferred = []) {
+  const values = choices.map(([value]) => value);
+  const chosen = [select.value, ...preferred].find((value) => values.includes(value));
   select.replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
-  if (choices.some(([value]) => value === before)) select.value = before;
+  if (chosen !== undefined) select.value = chosen;
 }
 
 function showTrouble(error) {

@@ -53,14 +53,19 @@ function parsed(text) {
   }
 }
 
-/** Names of the models, without those that name an alignment after a colon: the page has a field for that. */
+/** The models, without the names that have an alignment after a colon: the page has a field for that. */
 async function listModels() {
-  const { data } = await (await ask("models")).json();
-  return data.map((model) => model.id).filter((id) => !id.includes(":"));
+  return (await list("models")).filter(({ id }) => !id.includes(":"));
 }
 
 async function listPresets() {
-  return (await (await ask("sda/presets")).json()).data;
+  return list("sda/presets");
+}
+
+async function list(path) {
+  const data = parsed(await (await ask(path)).text())?.data;
+  if (!Array.isArray(data)) throw new ServerError("What answers here is no server of SDA.");
+  return data;
 }
 
 /** The chunks of one streamed answer. Throws where the stream brings an error, or breaks off before its end. */

@@ -13,7 +13,7 @@ from sda_integrations.server.playground import playground_page
 MODELS = ["tiny", "other", "tiny:honesty", "tiny:empathy"]
 PRESETS = [
     {"name": "honesty", "instruction": "Answer truthfully.", "rubric": "Rate how truthful it is.", "avoid": None},
-    {"name": "empathy", "instruction": "Reply with warmth and understanding.", "rubric": "Rate it.", "avoid": None},
+    {"name": "empathy", "instruction": "Reply warmly.", "rubric": "Rate the warmth.", "avoid": None},
 ]
 KINDS = ("plain", "prompt", "steered")
 
@@ -38,14 +38,14 @@ def said(one: dict[str, object], *, field: str = "content") -> dict[str, object]
     return chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}], sda={"trace": [one]})
 
 
-def answer(tokens: list[dict[str, object]], **sda: object) -> list[dict[str, object]]:
+def answer(tokens: list[dict[str, object]], *, finish: str = "stop", **sda: object) -> list[dict[str, object]]:
     """The chunks of one whole answer: its tokens, SDA's figures, and the usage."""
-    figures = {"alignment": "honesty", "amplification": 1.0, "strength": 1.0, "score": None, "mean_divergence": 0.125}
+    figures = {"alignment": "empathy", "amplification": 1.0, "strength": 1.0, "score": None, "mean_divergence": 0.125}
     usage = {"prompt_tokens": 20, "completion_tokens": len(tokens), "total_tokens": 20 + len(tokens)}
     return [
         chunk(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]),
         *(said(one) for one in tokens),
-        chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], sda={**figures, "warnings": [], **sda}),
+        chunk(choices=[{"index": 0, "delta": {}, "finish_reason": finish}], sda={**figures, "warnings": [], **sda}),
         chunk(choices=[], usage=usage),
     ]
 
@@ -69,6 +69,7 @@ class Script:
         pause: seconds between two chunks.
         held: kinds that go on without an end after their tokens, until the client hangs up.
         key: the key that the server asks for.
+        default_alignment: the server's own.
         bodies: of the chat requests, by kind; keys: what was sent as Authorization; paths: all that was asked for.
         hung_up: set for each held kind once its client has gone.
     """
@@ -79,7 +80,7 @@ class Script:
     pause: float = 0.0
     held: tuple[str, ...] = ()
     key: str | None = None
-    models: list[str] = field(default_factory=lambda: MODELS)
+    default_alignment: str | None = None
     bodies: dict[str, dict[str, object]] = field(default_factory=dict)
     keys: list[str | None] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -118,7 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
             policy = {"Content-Security-Policy": page.content_security_policy}
             self._reply(200, page.html.encode(), "text/html; charset=utf-8", policy)
         elif self._may_go_on():
-            data = {"/v1/models": [{"id": name} for name in self.script.models], "/v1/sda/presets": PRESETS}
+            models = [{"id": name, "sda": {"alignment": self.script.default_alignment}} for name in MODELS]
+            data = {"/v1/models": models, "/v1/sda/presets": PRESETS}
             self._json(200, {"object": "list", "data": data[self.path]})
 
     def do_POST(self) -> None:

@@ -23,8 +23,8 @@ def test_one_prompt_becomes_three_requests_that_differ_in_sda_alone(opened, scri
     assert script.bodies == dict.fromkeys(KINDS, shared)
     assert asked == {
         "plain": {"alignment": None, "trace": True},
-        "prompt": {"alignment": "honesty", "policy": "paper", "amplification": 0, "trace": True},
-        "steered": {"alignment": "honesty", "gain": 1, "amplification": 1, "trace": True},
+        "prompt": {"alignment": "empathy", "policy": "paper", "amplification": 0, "trace": True},
+        "steered": {"alignment": "empathy", "gain": 1, "amplification": 1, "trace": True},
     }
 
 
@@ -33,8 +33,12 @@ def test_the_strength_can_be_left_to_the_score_and_something_be_avoided(opened, 
     page.get_by_label("Strength").fill("2.5")
     page.get_by_label("Let the evaluator's score decide").check()
     opened.run({"Avoid optional": "Legal terms.", "Seed": "7"})
-    preset = {"name": "honesty", "instruction": "Answer truthfully.", "rubric": "Rate how truthful it is."}
-    alignment = {**preset, "avoid": "Legal terms."}
+    alignment = {
+        "name": "empathy",
+        "instruction": "Reply warmly.",
+        "rubric": "Rate the warmth.",
+        "avoid": "Legal terms.",
+    }
     assert script.bodies["steered"]["sda"] == {"alignment": alignment, "gain": 2.5, "trace": True}
     assert {body["seed"] for body in script.bodies.values()} == {7}
 
@@ -53,6 +57,11 @@ def test_an_instruction_of_ones_own_is_asked_for_where_nothing_says_what_to_do(o
 def test_models_are_offered_without_those_that_name_an_alignment(opened):
     page = opened.connect()
     assert page.locator("#model option").all_text_contents() == ["tiny", "other"]
+
+
+def test_the_alignment_that_the_server_has_by_default_is_chosen_at_first(opened, script):
+    script.default_alignment = "honesty"
+    assert opened.connect().get_by_label("Alignment", exact=True).input_value() == "honesty"
 
 
 def test_each_answer_shows_its_text_shades_figures_warnings_and_base_response(opened, script):
@@ -90,12 +99,13 @@ def test_each_answer_shows_its_text_shades_figures_warnings_and_base_response(op
 def test_a_thought_stands_above_the_answer_and_text_without_a_trace_is_shown_too(opened, script):
     bare = chunk(choices=[{"index": 0, "delta": {"content": "Bare."}, "finish_reason": None}])
     script.answers["plain"] = [bare, *answer([])[1:]]
-    whole = answer([token("Hmm.")])
-    script.answers["steered"] = [said(token("Hmm."), field="reasoning_content"), said(token("Yes.")), *whole[2:]]
+    thought, said_aloud = said(token("Hmm."), field="reasoning_content"), said(token("Yes."))
+    script.answers["steered"] = [thought, said_aloud, *answer([], finish="length")[1:]]
     opened.connect()
     opened.run()
     assert opened.text("plain") == "Bare."
     assert opened.text("steered") == "Yes."
+    assert opened.figures("steered")["Tokens"] == "2, cut off"
     assert opened.answer("steered").locator(".thought .text").text_content() == "Hmm."
     assert not opened.answer("plain").locator(".thought").is_visible()
 
@@ -131,7 +141,8 @@ def test_a_new_run_ends_the_one_before_it_and_takes_its_place(opened, script):
     script.held = KINDS
     page = opened.connect()
     page.keyboard.press("Control+Enter")
-    expect(opened.answer("plain").locator(".said")).to_have_text("Yes.")
+    for kind in KINDS:
+        expect(opened.answer(kind).locator(".said")).to_have_text("Yes.")
     script.held = ()
     opened.run()
     assert all(script.hung_up[kind].wait(10) for kind in KINDS)

@@ -61,3 +61,10 @@ def test_a_server_that_cannot_be_reached_is_told(opened):
     page.route("**/v1/chat/completions", lambda route: route.abort())
     opened.run(until="No answer.")
     assert opened.answer("plain").get_by_role("alert").text_content() == "The server cannot be reached."
+
+
+def test_something_else_that_answers_at_this_address_is_told(opened):
+    page = opened.page
+    page.route("**/v1/models", lambda route: route.fulfill(body="<h1>Welcome</h1>"))
+    page.goto(opened.address)
+    expect(page.locator("#trouble")).to_have_text("What answers here is no server of SDA.")

@@ -41,12 +41,9 @@ def test_pointing_at_a_token_shows_what_it_could_have_been_in_each_context(answe
     assert panel.locator(".taken").count() == 2, "the base context had the token not among its first"
 
 
-def test_the_base_context_that_decided_alone_is_told(answered):
+def test_what_the_base_context_decided_alone_is_told_and_of_a_plain_answer_nothing_of_steering(answered):
     steered_token(answered, 0).hover()
     assert answered.details()["Decided by"] == "the base context alone"
-
-
-def test_in_a_plain_answer_nothing_is_said_of_steering(answered):
     answered.answer("plain").locator(".t").first.hover()
     assert answered.details() == {"Temperature": "0.55"}
     assert answered.page.locator("#details h3").all_text_contents() == ["Most likely"]

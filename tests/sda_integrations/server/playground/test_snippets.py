@@ -54,9 +54,9 @@ def messages(code):
     return assigned.elts
 
 
-def fields(opened):
+def fields(address):
     return {
-        "base_url": f"{opened.address}v1",
+        "base_url": f"{address}v1",
         "model": "tiny",
         "alignment": f"{NASTY}?",
         "gain": 2.5,
@@ -67,26 +67,21 @@ def fields(opened):
     }
 
 
-def test_the_langchain_code_makes_the_same_call(filled):
-    code = filled.code("LangChain")
-    assert literals(calls(code)["ChatSDA"]) == fields(filled)
-    assert [ast.literal_eval(pair) for pair in messages(code)] == [("system", f"{NASTY}!"), ("human", NASTY)]
-    assert "for piece in chat.stream(messages):" in code
-    assert not UNSEEN & set(code)
-
-
-def test_the_llamaindex_code_makes_the_same_call(filled):
-    code = filled.code("LlamaIndex")
-    assert literals(calls(code)["SDALLM"]) == fields(filled)
-    assert [literals(message) for message in messages(code)] == [
+def test_both_adapters_get_the_same_call(filled):
+    langchain, llamaindex = filled.code("LangChain"), filled.code("LlamaIndex")
+    assert literals(calls(langchain)["ChatSDA"]) == literals(calls(llamaindex)["SDALLM"]) == fields(filled.address)
+    assert [ast.literal_eval(pair) for pair in messages(langchain)] == [("system", f"{NASTY}!"), ("human", NASTY)]
+    assert [literals(message) for message in messages(llamaindex)] == [
         {"role": "system", "content": f"{NASTY}!"},
         {"role": "user", "content": NASTY},
     ]
-    assert "for piece in llm.stream_chat(messages):" in code
+    assert "for piece in chat.stream(messages):" in langchain
+    assert "for piece in llm.stream_chat(messages):" in llamaindex
+    assert not UNSEEN & set(langchain + llamaindex)
 
 
-def test_the_fields_are_those_of_the_adapters(filled):
-    names = set(fields(filled)) - {"base_url"}
+def test_the_fields_are_those_of_the_adapters():
+    names = set(fields("/")) - {"base_url"}
     assert names <= set(ChatSDA.model_fields)
     assert names <= set(SDALLM.model_fields)
 
@@ -110,9 +105,9 @@ def test_what_is_to_be_avoided_makes_an_alignment_object(opened):
         code = opened.code(language)
         assert "from sda_engine import Alignment" in code
         assert literals(calls(code)["Alignment"]) == {
-            "name": "honesty",
-            "instruction": "Answer truthfully.",
-            "rubric": "Rate how truthful it is.",
+            "name": "empathy",
+            "instruction": "Reply warmly.",
+            "rubric": "Rate the warmth.",
             "avoid": "Legal terms.",
         }
 
