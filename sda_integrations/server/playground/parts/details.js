@@ -51,7 +51,7 @@ function factsOf(token, answer) {
 /** The most likely tokens of each context: pairs of a title and candidates, themselves pairs of text and probability. */
 function distributionsOf(token, { kind }) {
   if (kind === "plain") return [["Most likely", token.steered ?? []]];
-  const titles = [["Base context", token.base], ["Under the instruction", token.instructed], ["After steering", token.steered]];
+  const titles = [["Base", token.base], ["Instructed", token.instructed], ["Steered", token.steered]];
   return titles.filter(([, candidates]) => candidates?.length);
 }
 

@@ -34,7 +34,7 @@ def test_pointing_at_a_token_shows_what_it_could_have_been_in_each_context(answe
         "Strength": "1",
         "Spent": "0.31 nats",
     }
-    assert panel.locator("h3").all_text_contents() == ["Base context", "Under the instruction", "After steering"]
+    assert panel.locator("h3").all_text_contents() == ["Base", "Instructed", "Steered"]
     rows = panel.locator("section").nth(2).locator("li")
     assert rows.all_text_contents() == ["␣am 75.0%", "␣other 20.0%", "↵ <0.1%"]
     assert rows.first.evaluate("row => row.style.getPropertyValue('--p')") == "0.75"
@@ -73,9 +73,9 @@ def test_moving_to_a_token_says_its_details_and_pointing_at_one_does_not(answere
     answered.page.keyboard.press("ArrowRight")
     assert spoken.text_content() == (
         "Token 2, am. Divergence 0.4 nats. Temperature 0.55. Strength 1. Spent 0.31 nats. "
-        "Base context: else 60.0%, other 20.0%, line break <0.1%. "
-        "Under the instruction: am 50.0%, other 20.0%, line break <0.1%. "
-        "After steering: am 75.0%, other 20.0%, line break <0.1%"
+        "Base: else 60.0%, other 20.0%, line break <0.1%. "
+        "Instructed: am 50.0%, other 20.0%, line break <0.1%. "
+        "Steered: am 75.0%, other 20.0%, line break <0.1%"
     )
 
 
