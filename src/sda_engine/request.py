@@ -277,7 +277,9 @@ class Request:
         if isinstance(event, Token):
             token = event.decoded
             delta = token.delta
-            return Piece(delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs)
+            return Piece(
+                delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs, trace=token.trace
+            )
         assert self._answer is not None, "steered_task() comes first"
         answer = self._answer.result()
         if answer.finish_reason is None:

@@ -6,7 +6,7 @@ from typing import Literal
 from sda_engine.choosing import Attempt
 from sda_engine.evaluators.protocol import Score
 from sda_engine.output import InvalidToolCall, ToolCall
-from sda_engine.results.trace import Trace
+from sda_engine.results.trace import Trace, TraceToken
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -142,7 +142,8 @@ class Delta:
 
 @dataclass(frozen=True)
 class Piece(Delta):
-    """One step of a stream. Joined, the texts of all pieces are the Completion's text.
+    """One step of a stream. Joined, the texts of all pieces are the Completion's text, and their traces its trace's
+    tokens.
 
     Attributes:
         text: newly decided text; may be "" while a character or a possible stop string is incomplete.
@@ -151,8 +152,10 @@ class Piece(Delta):
         token_ids: the tokens behind it.
         logprobs: their log-probabilities where Sampling.logprobs asked for them.
         completion: the whole Completion, on the last piece only.
+        trace: what steering did at these tokens.
     """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[GeneratedTokenLogprobs, ...] = ()
     completion: Completion | None = None
+    trace: tuple[TraceToken, ...] = ()
