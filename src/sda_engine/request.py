@@ -169,6 +169,7 @@ class Request:
             base_logprobs=logprobs.get(BASE),
             instructed_logprobs=logprobs.get(INSTRUCTED),
         )
+        self._evaluation.salt = self.settings.salt
 
     def evaluation_request(self, model: LocalModel) -> EvaluationRequest:
         """What the evaluator is asked, and the model that it may ask in turn.
