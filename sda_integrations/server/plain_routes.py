@@ -1,4 +1,4 @@
-"""The routes that answer at once: models, presets, token counts, health and metrics."""
+"""The routes that answer at once: models, presets, token counts, health, metrics and the page."""
 
 import asyncio
 from functools import partial
@@ -14,6 +14,7 @@ from sda_engine.wire.replies import ModelCard, ModelList, TokenizeReply
 from sda_engine.wire.requests import TokenizeRequest
 from sda_integrations.server.limits import check_count
 from sda_integrations.server.openapi import json_body
+from sda_integrations.server.playground import playground_page
 from sda_integrations.server.presets import PresetCard, PresetList
 from sda_integrations.server.replies import error_response
 from sda_integrations.server.service import Service
@@ -49,10 +50,17 @@ def plain_routes(service: Service) -> APIRouter:
         """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
         if service.draining.begun:
             return error_response(503, "The server is shutting down.", type="server_error", code="shutting_down")
-        if service.engine.closed:
+        if not service.engine.alive:
             stopped = "The engine has stopped: start the server again."
             return error_response(503, stopped, type="server_error", code="engine_stopped")
         return Response('{"status":"ok"}', media_type="application/json")
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The playground."""
+        playground = playground_page()
+        policy = {"content-security-policy": playground.content_security_policy}
+        return Response(playground.html, media_type="text/html", headers=policy)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
