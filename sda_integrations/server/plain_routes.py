@@ -17,7 +17,7 @@ from sda_integrations.server.openapi import json_body
 from sda_integrations.server.playground import playground_page
 from sda_integrations.server.presets import PresetCard, PresetList
 from sda_integrations.server.replies import error_response
-from sda_integrations.server.service import Service
+from sda_integrations.server.service import Service, caller_of
 
 
 def plain_routes(service: Service) -> APIRouter:
@@ -43,7 +43,8 @@ def plain_routes(service: Service) -> APIRouter:
     @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses={200: {"model": TokenizeReply}})
     async def tokenize(request: Request) -> Response:
         """Tokens of a text, or how many a chat becomes."""
-        return json_response(await _count(service, TokenizeRequest.parse(await request.body())))
+        asked = TokenizeRequest.parse(await request.body())
+        return json_response(await _count(service, asked, caller_of(request).cache_salt))
 
     @routes.get("/health")
     async def health() -> Response:
@@ -70,7 +71,7 @@ def plain_routes(service: Service) -> APIRouter:
     return routes
 
 
-async def _count(service: Service, asked: TokenizeRequest) -> TokenizeReply:
+async def _count(service: Service, asked: TokenizeRequest, salt: str | None) -> TokenizeReply:
     engine = service.engine
     if asked.model is not None:
         service.models.get(asked.model)
@@ -81,7 +82,7 @@ async def _count(service: Service, asked: TokenizeRequest) -> TokenizeReply:
     check_count("messages", len(messages), service.settings.limits.messages)
     output = read_tokenize_output(asked)
     kwargs = {**service.defaults.settings.template_kwargs, **((asked.sda and asked.sda.template_kwargs) or {})}
-    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs)
+    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs, cache_salt=salt)
     return TokenizeReply(count=await asyncio.to_thread(count), max_model_len=engine.context_window)
 
 
