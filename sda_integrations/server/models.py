@@ -101,6 +101,7 @@ class ServedModels:
             "identity": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
             "thinks": engine.thinks,
             "reads_pictures": engine.reads_pictures,
+            "template_variables": sorted(engine.template_variables),
             "alignment": None if model.alignment is None else model.alignment.name,
             "adapter": model.adapter,
             "adapters": list(self.adapters),

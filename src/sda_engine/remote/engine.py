@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.contents import has_pictures
+from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue
 from sda_engine.output import LooseningNotes, Output
 from sda_engine.prompts import Message, normalise_messages
@@ -247,6 +248,12 @@ class RemoteEngine:
 
     def _settings(self, alignment: AlignmentLike | None, options: RequestOptions, *, whole: bool) -> RequestSettings:
         settings = RequestSettings.of(alignment, options, whole=whole)
+        if settings.cache_salt is not None:
+            raise ConfigError(
+                "cache_salt (not shown here) cannot be sent: a server salts what it stores by the key of its caller. "
+                "Leave it out, and give those a key of their own whose prompts others must not find.",
+                field="cache_salt",
+            )
         self._notes.warn_of(settings.output.left_out)  # the server tells its own log
         return settings
 

@@ -98,7 +98,7 @@ def test_the_timeout_of_the_request_or_else_of_the_engine_goes_to_the_server(ser
             r"the server cannot ask it.*ServerEvaluator\('judge'\)",
         ),
         ({"samplng": Sampling()}, "Did you mean 'sampling'"),
-        ({"cache_salt": "mine"}, "no option 'cache_salt'"),
+        ({"cache_salt": "mine"}, "a server salts what it stores by the key"),
         ({"timeout": 0}, "timeout cannot be 0"),
     ],
 )
