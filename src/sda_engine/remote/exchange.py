@@ -83,9 +83,11 @@ class Exchange:
     @asynccontextmanager
     async def _reply(self, client: openai.AsyncOpenAI) -> AsyncGenerator[httpx2.Response, None]:
         """The reply, once its head has come. However the block is left, its connection is free or closed then."""
+        began = False
         try:
             async with asyncio.timeout_at(None if self.deadline is None else self.deadline + _MARGIN):
                 response = await self._open(client)
+                began = True
                 try:
                     yield response
                 finally:
@@ -96,7 +98,9 @@ class Exchange:
                 "fewer tokens (max_new_tokens), or send fewer requests at a time."
             ) from error
         except FAULTS as error:
-            raise self.explainer.explain(error, request_id=self.request_id, partial=self.heard()) from error
+            raise self.explainer.explain(
+                error, request_id=self.request_id, began=began, partial=self.heard()
+            ) from error
 
     async def _open(self, client: openai.AsyncOpenAI) -> httpx2.Response:
         """The reply's head. A wait that would pass the deadline is not begun: what failed before it is raised."""

@@ -42,19 +42,20 @@ class Explainer:
     def __init__(self, url: str, key: SecretStr) -> None:
         self._url, self._key = url, key
 
-    def explain(self, error: Exception, *, request_id: str, partial: str = "") -> SDAError:
+    def explain(self, error: Exception, *, request_id: str, began: bool = False, partial: str = "") -> SDAError:
         """The error to raise.
 
         Args:
             error: one of FAULTS.
             request_id: the request's.
+            began: whether the reply had begun.
             partial: the text of the answer as far as it came.
         """
-        explained = self._explain(error, request_id, partial)
+        explained = self._explain(error, request_id, began, partial)
         hide_key_in(error, self._key)  # at the end, since it takes away what the error carries
         return explained
 
-    def _explain(self, error: Exception, request_id: str, partial: str) -> SDAError:
+    def _explain(self, error: Exception, request_id: str, began: bool, partial: str) -> SDAError:
         if isinstance(error, openai.APIStatusError):
             return self._refused(error, request_id)
         if type(error) is openai.APIError:
@@ -63,8 +64,8 @@ class Explainer:
         if isinstance(error, (json.JSONDecodeError, ValidationError, openai.APIResponseValidationError)):
             problem = "answered something else than the wire format"
             remedy = "Is base_url the root of an SDA server, which mostly ends in /v1?"
-        elif partial:
-            problem, remedy = "broke off in the middle of an answer", "What came of it is in `partial`."
+        elif began:
+            problem, remedy = "broke off in the middle of its reply", "What came of an answer is in `partial`."
         else:
             problem, remedy = "could not be reached", "Check base_url, the network, and whether the server runs."
         said = self._shown(str(cause) or type(cause).__name__)

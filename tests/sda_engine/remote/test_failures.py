@@ -203,7 +203,7 @@ async def test_the_asynchronous_stream_breaks_off_alike() -> None:
 
 def test_a_whole_reply_that_breaks_off_is_not_asked_for_again() -> None:
     raw = RawServer(lambda it: it.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"))
-    with pytest.raises(ServerError):
+    with pytest.raises(ServerError, match="broke off in the middle of its reply"):
         RemoteEngine(raw.url, model="m").generate(QUESTION)
     assert raw.connections == 1
     raw.close()
