@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sda_engine.choosing.revision import Sight
 from sda_engine.config import EvaluatorFallback, GuardAction, Placement, Policy, Scope, TokenCategory
@@ -37,6 +37,14 @@ _ALIGNMENT = {
 
 AlignmentField = Annotated[Any, WithJsonSchema(_ALIGNMENT)]
 TemplateField = str | int | float | bool | None
+MOST_REVISIONS = 16
+"""Each is an answer of its own, decoded beside the others."""
+Wish = Annotated[
+    bool,
+    BeforeValidator(lambda value: False if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
+]
+"""Whether a reply is to tell more; null says no."""
 
 
 class ConstraintField(Asked):
@@ -114,7 +122,7 @@ class SDAField(TemplateFields):
     budget: float | None = None
     reserve: float | None = None
     quiet_divergence: float | None = None
-    revisions: list[RevisionField] | None = None
+    revisions: Annotated[list[RevisionField], Field(max_length=MOST_REVISIONS)] | None = None
     keep: str | None = None
     chooser: str | None = None
     accept_score: float | None = None
@@ -127,5 +135,5 @@ class SDAField(TemplateFields):
     adapter: str | None = None
     timeout: float | None = None
     constraint: ConstraintField | None = None
-    trace: bool = False
-    token_ids: bool = False
+    trace: Wish = False
+    token_ids: Wish = False
