@@ -1,12 +1,16 @@
 """What the objects of the wire format share, and how JSON becomes one or an error that names the field."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from sda_engine.errors import ConfigError
 from sda_engine.wire.refusals import refusal
+
+_Item = TypeVar("_Item")
+Several = Annotated[list[_Item], Field(fail_fast=True)]
+"""A list in a request, which is read up to the first item that is wrong: a body can hold millions of them."""
 
 
 class Asked(BaseModel):

@@ -1,5 +1,6 @@
 """The chat that a request holds, for the engine."""
 
+import json
 from collections.abc import Sequence
 
 from pydantic_core import from_json
@@ -50,6 +51,7 @@ def _read_message(message: ChatMessage, where: str) -> Message:
 def _read_arguments(text: str, where: str) -> dict[str, object]:
     try:
         arguments = from_json(text or "{}", allow_inf_nan=False)
+        json.dumps(arguments, allow_nan=False)  # in which 1e999 is an infinity
     except ValueError as error:
         raise MessageError(
             f"{where} has arguments that are no JSON: {error}. Send the text that the answer had, or '{{}}'."

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from sda_engine.errors import ConfigError
 from sda_engine.settings import shown, unknown_name
 
+_MOST_PROBLEMS = 1_000  # that are looked at
 _LONGEST_NAME = 64  # characters of an unknown field's name that are told
 _IN_WORDS: Mapping[str, str] = {  # by pydantic's types of errors
     "bool_type": "true or false",
@@ -37,6 +38,8 @@ def refusal(model: type[BaseModel], given: object, error: ValidationError) -> Co
         error: what pydantic found. Where a field may be of several kinds, that is a problem for each of them; the one
             that lies deepest is about the kind that was meant.
     """
+    if (count := error.error_count()) > _MOST_PROBLEMS:
+        return ConfigError(f"The request has {count:,} fields that are unknown or wrong: send those that there are.")
     problems = [(_place(given, problem), problem) for problem in error.errors(include_url=False)]
     first = problems[0][0]
     within = [(place, problem) for place, problem in problems if place[: len(first)] == first]

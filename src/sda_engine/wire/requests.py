@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sda_engine.errors import ConfigError
-from sda_engine.wire.base import Asked
+from sda_engine.wire.base import Asked, Several
 from sda_engine.wire.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, without_ignorable
 from sda_engine.wire.sda_field import SDAField, TemplateFields
 
@@ -65,9 +65,9 @@ class ChatMessage(Asked):
     """A turn of the chat. The last four fields are those that OpenAI's own objects have and leave empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Several[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[EarlierCall] | None = None
+    tool_calls: Several[EarlierCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: None = None
@@ -149,7 +149,7 @@ class StreamOptions(Asked):
 class FormFields(Asked):
     """What decides the form of an answer, and what the prompt tells of it."""
 
-    tools: list[FunctionTool] | None = None
+    tools: Several[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -163,7 +163,7 @@ class SampledFields(Asked):
     temperature: float | None = None
     top_p: float | None = None
     n: int | None = Field(default=None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Several[str] | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -186,7 +186,7 @@ class ChatRequest(SampledFields, FormFields):
     `openai_fields.CHAT_FIELDS` tells what becomes of each of OpenAI's fields.
     """
 
-    messages: list[ChatMessage]
+    messages: Several[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
@@ -225,7 +225,7 @@ class ChatRequest(SampledFields, FormFields):
 class CompletionRequest(SampledFields):
     """The body of POST /v1/completions. A prompt becomes the user turn of a chat."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: str | Annotated[Several[str], Field(min_length=1)]
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
     @classmethod
@@ -243,7 +243,7 @@ class TokenizeRequest(FormFields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Several[ChatMessage] | None = None
     sda: TemplateFields | None = None
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sda_engine.choosing.revision import Sight
 from sda_engine.config import EvaluatorFallback, GuardAction, Placement, Policy, Scope, TokenCategory
-from sda_engine.wire.base import Asked
+from sda_engine.wire.base import Asked, Several
 
 _AN_ALIGNMENT = {
     "type": "object",
@@ -117,12 +117,12 @@ class SDAField(TemplateFields):
     temperature_sensitivity: float | None = None
     min_temperature: float | None = None
     critical_divergence: float | None = None
-    critical_categories: list[TokenCategory] | None = None
+    critical_categories: Several[TokenCategory] | None = None
     guard: GuardAction | None = None
     budget: float | None = None
     reserve: float | None = None
     quiet_divergence: float | None = None
-    revisions: Annotated[list[RevisionField], Field(max_length=MOST_REVISIONS)] | None = None
+    revisions: Annotated[Several[RevisionField], Field(max_length=MOST_REVISIONS)] | None = None
     keep: str | None = None
     chooser: str | None = None
     accept_score: float | None = None
