@@ -94,7 +94,7 @@ class ChunkReader:
         sda = chunk.sda or choice.sda
         piece = self._piece(choice.delta, choice.logprobs, sda)
         if choice.finish_reason is None:
-            return piece if piece.token_ids or piece.text or piece.reasoning or piece.tool_calls else None
+            return piece if piece != Piece() else None
         if not isinstance(sda, SDAResult):
             raise _malformed("no figures of SDA")
         self._last = piece, choice.finish_reason, sda
