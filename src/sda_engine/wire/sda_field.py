@@ -87,13 +87,10 @@ class SDAField(TemplateFields):
     """What a request asks of SDA.
 
     A field that is absent leaves the server's default; so does null, but where None means something in Python too: a
-    plain answer, no fixed amplification, no limit.
+    plain answer, no fixed amplification, no limit. Fields that are not told of here are those of `sda_engine.Steering`.
 
     Attributes:
         alignment: what the answer should be like; null for a plain answer.
-        policy, scope, gain, amplification, amplification_curve, avoid_strength, plausibility, placement,
-        temperature_sensitivity, min_temperature, temperature_schedule, critical_divergence, critical_categories, guard,
-        budget, reserve, quiet_divergence, revisions, keep, accept_score, on_evaluator_error: see `sda_engine.Steering`.
         evaluator, chooser: by a name that the server knows.
         top_k, min_p, max_reasoning_tokens: see `sda_engine.Sampling`.
         adapter: the PEFT adapter to answer under, by its name on the server.
