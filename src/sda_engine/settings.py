@@ -30,7 +30,7 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
 
-        def __init__(self, *unnamed: object, **values: Any) -> None:
+        def __init__(self, /, *unnamed: object, **values: Any) -> None:  # a field may be named self, and is refused
             if unnamed:
                 known = list(type(self).model_fields)
                 raise ConfigError(
@@ -121,7 +121,7 @@ def unknown_name(owner: str, name: str, known: Iterable[str], kind: str) -> Conf
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else "Remove it."
-    return ConfigError(f"{owner} has no {kind} {name!r}. {hint} Its {kind}s are: {', '.join(names)}.", field=name)
+    return ConfigError(f"{owner} has no {kind} {shown(name)}. {hint} Its {kind}s are: {', '.join(names)}.", field=name)
 
 
 def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> ConfigError:

@@ -7,7 +7,7 @@ from sda_engine.output.constraints import (
     LooseningNotes,
     join_grammars,
 )
-from sda_engine.output.form import Output
+from sda_engine.output.form import TOOL_CHOICES, Output
 from sda_engine.output.past_calls import jsonable_calls
 from sda_engine.output.token_constraint import TokenConstraint
 from sda_engine.output.tools import (
@@ -21,6 +21,7 @@ from sda_engine.output.tools import (
 )
 
 __all__ = [
+    "TOOL_CHOICES",
     "Constraint",
     "ConstraintCompiler",
     "FunctionCall",

@@ -1,14 +1,16 @@
 """What the objects of the wire format share, and how JSON becomes one or an error that names the field."""
 
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from sda_engine.errors import ConfigError
-from sda_engine.settings import shown, unknown_name
+from sda_engine.wire.refusals import refusal
 
-_KINDS = frozenset({"str", "int", "float", "bool"})  # as pydantic names what a union may hold
+_Item = TypeVar("_Item")
+Several = Annotated[list[_Item], Field(fail_fast=True)]
+"""A list in a request, which is read up to the first item that is wrong: a body can hold millions of them."""
 
 
 class Asked(BaseModel):
@@ -45,7 +47,7 @@ class Asked(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise _refusal(cls, error) from error
+            raise refusal(cls, given, error) from error
 
     @classmethod
     def _example(cls) -> str:
@@ -57,53 +59,14 @@ class Told(BaseModel):
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    left_out: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are written only where they hold something."""
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_left_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        plain: dict[str, Any] = handler(self)
-        return {name: value for name, value in plain.items() if value is not None or name not in self.left_out}
+def left_out() -> Any:
+    """The default of a field that is written only where it holds something."""
+    return Field(default=None, exclude_if=_is_none)
 
 
-def _refusal(model: type[BaseModel], error: ValidationError) -> ConfigError:
-    """The error for the first thing that is wrong in a request."""
-    problem = error.errors(include_url=False)[0]
-    *outer, name = problem["loc"] or ("",)
-    steps = [str(step) for step in outer if _names_a_place(step)]
-    path = ".".join([*steps, str(name)] if _names_a_place(name) else steps)
-    if problem["type"] == "extra_forbidden":
-        close = unknown_name(".".join(steps) or "The request", str(name), _fields_at(model, steps), "field")
-        return ConfigError(str(close), field=path)
-    if problem["type"] == "missing":
-        return ConfigError(f"{path} is missing: {problem['msg']}.", field=path)
-    return ConfigError(f"{path} cannot be {shown(problem['input'])}: {_in_words(problem['msg'])}.", field=path)
-
-
-def _names_a_place(step: int | str) -> bool:
-    """Whether a step of a path is a field or a place in a list, and not the kind of value that was tried there."""
-    return isinstance(step, int) or (step.isidentifier() and step.islower() and step not in _KINDS)
-
-
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The fields of the object at a path of field names; [] where the path leads through a list or a union."""
-    for step in path:
-        field = model.model_fields.get(step)
-        inner = [] if field is None else _models_of(field.annotation)
-        if len(inner) != 1:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
-
-
-def _models_of(annotation: Any) -> list[type[BaseModel]]:
-    """The models that an annotation such as `Model | None` names."""
-    choices = getattr(annotation, "__args__", (annotation,))
-    return [kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)]
-
-
-def _in_words(message: str) -> str:
-    return message[:1].lower() + message[1:]
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 def _kind(value: object) -> str:

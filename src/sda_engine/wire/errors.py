@@ -98,14 +98,15 @@ def kind_of(error: BaseException) -> ErrorKind:
 def write_error(error: BaseException) -> ErrorReply:
     """The reply that tells a client of an error."""
     kind = kind_of(error)
-    carried = {name: value for name in _CARRIED if (value := getattr(error, name, None)) is not None}
+    ours = error if isinstance(error, SDAError) else SDAError()  # what others hold is the server's matter
+    carried = {name: value for name in _CARRIED if (value := getattr(ours, name, None)) is not None}
     return ErrorReply(
         error=ErrorObject(
             message=str(error) if kind.text is None else kind.text,
             type=kind.type,
-            param=getattr(error, "field", None) or kind.param,
+            param=ours.field or kind.param,
             code=kind.code,
-            sda=carried if isinstance(error, SDAError) and carried else None,
+            sda=carried or None,
         )
     )
 

@@ -110,6 +110,12 @@ def without_ignorable(given: Mapping[str, object], fields: Mapping[str, OpenAIFi
         known = fields.get(name)
         if known is None or known.honoured:
             kept[name] = value
-        elif value is not None and value not in known.ignorable:
+        elif not _asks_for_nothing(value, known.ignorable):
             raise ConfigError(f"{name} cannot be {shown(value)}: {known.note}.", field=name)
     return kept
+
+
+def _asks_for_nothing(value: object, ignorable: tuple[object, ...]) -> bool:
+    """Whether a value is null or one of some, where false is not taken for 0."""
+    as_bool = isinstance(value, bool)
+    return value is None or any(value == one and as_bool == isinstance(one, bool) for one in ignorable)

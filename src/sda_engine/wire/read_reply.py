@@ -23,11 +23,13 @@ from sda_engine.results import (
 )
 from sda_engine.wire.replies import (
     AnswerMessage,
+    AttemptRecord,
     Call,
     CandidatePair,
     ChatChunk,
     ChatReply,
     FinishReason,
+    InvalidCallRecord,
     LikelyToken,
     Logprobs,
     ScoreRecord,
@@ -63,9 +65,9 @@ class ChunkReader:
 
     def __init__(self) -> None:
         self._so_far = Delta()
-        self._token_ids: tuple[int, ...] = ()
-        self._logprobs: tuple[GeneratedTokenLogprobs, ...] = ()
-        self._trace: tuple[TraceToken, ...] = ()
+        self._token_ids: list[int] = []
+        self._logprobs: list[GeneratedTokenLogprobs] = []
+        self._trace: list[TraceToken] = []
         self._last: tuple[Piece, FinishReason, SDAResult] | None = None
 
     @property
@@ -92,7 +94,7 @@ class ChunkReader:
         sda = chunk.sda or choice.sda
         piece = self._piece(choice.delta, choice.logprobs, sda)
         if choice.finish_reason is None:
-            return piece if piece.token_ids or piece.text or piece.reasoning or piece.tool_calls else None
+            return piece if piece != Piece() else None
         if not isinstance(sda, SDAResult):
             raise _malformed("no figures of SDA")
         self._last = piece, choice.finish_reason, sda
@@ -104,10 +106,10 @@ class ChunkReader:
         if self._last is None:
             raise _malformed("token counts before the end of the answer")
         piece, finish_reason, sda = self._last
-        answer = _Answer(self._so_far, self._token_ids, self._logprobs or None, self._trace)
-        calls = tuple(map(_joined_call, self._so_far.tool_calls))
-        invalid = {call.get("index") for call in sda.invalid_tool_calls}
-        valid = tuple(call for place, call in enumerate(calls) if place not in invalid and call is not None)
+        answer = _Answer(self._so_far, tuple(self._token_ids), tuple(self._logprobs) or None, tuple(self._trace))
+        invalid = {call.index for call in sda.invalid_tool_calls}
+        calls = [_joined_call(call) for call in self._so_far.tool_calls if call.index not in invalid]
+        valid = tuple(call for call in calls if call is not None)
         completion = answer.completion(finish_reason, valid, usage, sda)
         return Piece(
             piece.text, piece.reasoning, piece.tool_calls, piece.token_ids, piece.logprobs, completion, piece.trace
@@ -207,16 +209,8 @@ def _read_call_delta(call: Call) -> ToolCallDelta:
     return ToolCallDelta(call.index or 0, call.id, call.function.name, call.function.arguments)
 
 
-def _read_invalid_call(call: dict[str, object]) -> InvalidToolCall:
-    name = call.get("name")
-    index = call.get("index")
-    return InvalidToolCall(
-        index=index if isinstance(index, int) else 0,
-        id=str(call.get("id", "")),
-        name=None if name is None else str(name),
-        text=str(call.get("text", "")),
-        error=str(call.get("error", "")),
-    )
+def _read_invalid_call(call: InvalidCallRecord) -> InvalidToolCall:
+    return InvalidToolCall(index=call.index, id=call.id, name=call.name, text=call.text, error=call.error)
 
 
 def _read_logprobs(logprobs: Logprobs | None) -> tuple[GeneratedTokenLogprobs, ...] | None:
@@ -272,11 +266,16 @@ def _read_score(record: ScoreRecord) -> Score:
     )
 
 
-def _read_attempt(record: dict[str, object]) -> Attempt:
-    given = {name: value for name, value in record.items() if name in Attempt.__dataclass_fields__}
-    revision = record.get("revision")
-    made = Revision.of_values(revision) if isinstance(revision, dict) else Revision()
-    return Attempt(**{**given, "revision": made})  # type: ignore[arg-type]  # as the server's own wrote them
+def _read_attempt(record: AttemptRecord) -> Attempt:
+    return Attempt(
+        text=record.text,
+        strength=record.strength,
+        revision=Revision.of_values(record.revision),
+        lost=record.lost,
+        score=record.score,
+        chooser=record.chooser,
+        chosen=record.chosen,
+    )
 
 
 def _malformed(what: str) -> ServerError:

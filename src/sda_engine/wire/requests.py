@@ -1,11 +1,12 @@
 """The requests: OpenAI's chat completions and completions with the field `sda`, and the counting of tokens."""
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sda_engine.errors import ConfigError
-from sda_engine.wire.base import Asked
+from sda_engine.wire.base import Asked, Several
 from sda_engine.wire.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, without_ignorable
 from sda_engine.wire.sda_field import SDAField, TemplateFields
 
@@ -33,6 +34,17 @@ class ImagePart(Asked):
     image_url: ImageAddress
 
 
+def _kind_of_part(part: object) -> object:
+    """Which kind of part something means to be; a text where it does not say, so that the error tells its type."""
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
+    return "ImagePart" if kind == "image_url" else "TextPart"
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("TextPart")] | Annotated[ImagePart, Tag("ImagePart")], Discriminator(_kind_of_part)
+]
+
+
 class CalledFunction(Asked):
     """What an earlier answer called: a function's name, and the JSON text of its arguments."""
 
@@ -41,21 +53,21 @@ class CalledFunction(Asked):
 
 
 class EarlierCall(Asked):
-    """A call in an earlier answer."""
+    """A call in an earlier answer. `index` is what clients keep of a stream: the order of the calls says it."""
 
-    id: str
+    id: str | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
     index: int | None = None
 
 
 class ChatMessage(Asked):
-    """A turn of the chat. The last five fields are those that OpenAI's own objects have and leave empty."""
+    """A turn of the chat. The last four fields are those that OpenAI's own objects have and leave empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | ImagePart] | None = None
+    content: str | Several[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[EarlierCall] | None = None
+    tool_calls: Several[EarlierCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: None = None
@@ -94,7 +106,14 @@ class NamedTool(Asked):
 
 
 class NamedSchema(Asked):
-    """The JSON schema of an answer."""
+    """The JSON schema of an answer.
+
+    Attributes:
+        name: any; nothing is told of it.
+        description: what the model is told of the schema beside it, where the schema has no description of its own.
+        json_schema: the schema.
+        strict: whether it is refused where a grammar cannot enforce all of it.
+    """
 
     name: str
     description: str | None = None
@@ -130,7 +149,7 @@ class StreamOptions(Asked):
 class FormFields(Asked):
     """What decides the form of an answer, and what the prompt tells of it."""
 
-    tools: list[FunctionTool] | None = None
+    tools: Several[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -144,7 +163,7 @@ class SampledFields(Asked):
     temperature: float | None = None
     top_p: float | None = None
     n: int | None = Field(default=None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Several[str] | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -167,7 +186,7 @@ class ChatRequest(SampledFields, FormFields):
     `openai_fields.CHAT_FIELDS` tells what becomes of each of OpenAI's fields.
     """
 
-    messages: list[ChatMessage]
+    messages: Several[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=100)
@@ -206,7 +225,7 @@ class ChatRequest(SampledFields, FormFields):
 class CompletionRequest(SampledFields):
     """The body of POST /v1/completions. A prompt becomes the user turn of a chat."""
 
-    prompt: str | list[str]
+    prompt: str | Annotated[Several[str], Field(min_length=1)]
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
     @classmethod
@@ -224,13 +243,19 @@ class TokenizeRequest(FormFields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Several[ChatMessage] | None = None
     sda: TemplateFields | None = None
 
     @model_validator(mode="after")
     def _has_one_text(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ConfigError("The request must have either a prompt or messages.", field="prompt")
+        forms = [name for name in (*FormFields.model_fields, "sda") if getattr(self, name) is not None]
+        if self.prompt is not None and forms:
+            raise ConfigError(
+                f"{forms[0]} changes how a chat is rendered, and prompt is a text: leave it out, or send messages.",
+                field=forms[0],
+            )
         return self
 
     @classmethod

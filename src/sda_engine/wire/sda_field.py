@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from sda_engine.choosing.revision import Sight
 from sda_engine.config import EvaluatorFallback, GuardAction, Placement, Policy, Scope, TokenCategory
-from sda_engine.wire.base import Asked
+from sda_engine.wire.base import Asked, Several
 
 _AN_ALIGNMENT = {
     "type": "object",
@@ -37,6 +37,14 @@ _ALIGNMENT = {
 
 AlignmentField = Annotated[Any, WithJsonSchema(_ALIGNMENT)]
 TemplateField = str | int | float | bool | None
+MOST_REVISIONS = 16
+"""Each is an answer of its own, decoded beside the others."""
+Wish = Annotated[
+    bool,
+    BeforeValidator(lambda value: False if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "null"}]}),
+]
+"""Whether a reply is to tell more; null says no."""
 
 
 class ConstraintField(Asked):
@@ -79,13 +87,10 @@ class SDAField(TemplateFields):
     """What a request asks of SDA.
 
     A field that is absent leaves the server's default; so does null, but where None means something in Python too: a
-    plain answer, no fixed amplification, no limit.
+    plain answer, no fixed amplification, no limit. Fields that are not told of here are those of `sda_engine.Steering`.
 
     Attributes:
         alignment: what the answer should be like; null for a plain answer.
-        policy, scope, gain, amplification, amplification_curve, avoid_strength, plausibility, placement,
-        temperature_sensitivity, min_temperature, temperature_schedule, critical_divergence, critical_categories, guard,
-        budget, reserve, quiet_divergence, revisions, keep, accept_score, on_evaluator_error: see `sda_engine.Steering`.
         evaluator, chooser: by a name that the server knows.
         top_k, min_p, max_reasoning_tokens: see `sda_engine.Sampling`.
         adapter: the PEFT adapter to answer under, by its name on the server.
@@ -109,12 +114,12 @@ class SDAField(TemplateFields):
     temperature_sensitivity: float | None = None
     min_temperature: float | None = None
     critical_divergence: float | None = None
-    critical_categories: list[TokenCategory] | None = None
+    critical_categories: Several[TokenCategory] | None = None
     guard: GuardAction | None = None
     budget: float | None = None
     reserve: float | None = None
     quiet_divergence: float | None = None
-    revisions: list[RevisionField] | None = None
+    revisions: Annotated[Several[RevisionField], Field(max_length=MOST_REVISIONS)] | None = None
     keep: str | None = None
     chooser: str | None = None
     accept_score: float | None = None
@@ -127,5 +132,5 @@ class SDAField(TemplateFields):
     adapter: str | None = None
     timeout: float | None = None
     constraint: ConstraintField | None = None
-    trace: bool = False
-    token_ids: bool = False
+    trace: Wish = False
+    token_ids: Wish = False

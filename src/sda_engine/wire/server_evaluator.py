@@ -48,8 +48,11 @@ class ServerEvaluator:
         return f"ServerEvaluator({self.name!r})"
 
 
-def known_name(evaluator: Evaluator) -> str:
+def known_name(evaluator: Evaluator, field: str = "evaluator") -> str:
     """The name by which any server knows an evaluator.
+
+    Args:
+        field: the setting that it is given as, for errors.
 
     Raises:
         ConfigError: there is none, since it lives in this process.
@@ -64,6 +67,6 @@ def known_name(evaluator: Evaluator) -> str:
         return _SPECS[evaluator.name]
     raise ConfigError(
         f"The evaluator {evaluator_name(evaluator)} lives in this process, and the server cannot ask it. Give the "
-        f"server one in its configuration, and name it: evaluator=ServerEvaluator('judge').",
-        field="evaluator",
+        f"server one in its configuration, and name it: {field}=ServerEvaluator('judge').",
+        field=field,
     )

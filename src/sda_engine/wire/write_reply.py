@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sda_engine.choosing import Attempt
 from sda_engine.evaluators.protocol import Score
 from sda_engine.output import ToolCall
 from sda_engine.results import (
@@ -18,6 +19,7 @@ from sda_engine.results import (
 )
 from sda_engine.wire.replies import (
     AnswerMessage,
+    AttemptRecord,
     Call,
     CalledFunction,
     CandidatePair,
@@ -25,6 +27,7 @@ from sda_engine.wire.replies import (
     ChatReply,
     Choice,
     ChunkChoice,
+    InvalidCallRecord,
     LikelyToken,
     Logprobs,
     PromptDetails,
@@ -107,7 +110,7 @@ class ReplyWriter:
             sda: SDAPart | None = self._result(completion, ids, trace)
         elif ids or trace:
             sda = SDAPart(token_ids=ids, trace=trace)
-        elif piece.text or piece.reasoning or piece.tool_calls:
+        elif piece.text or piece.reasoning or piece.tool_calls or piece.logprobs:
             sda = None
         else:
             return None
@@ -149,18 +152,23 @@ class ReplyWriter:
             mean_divergence=trace.mean_divergence,
             mean_temperature=trace.mean_temperature,
             warnings=tuple(WarningRecord.model_validate(warning, from_attributes=True) for warning in trace.warnings),
-            attempts=tuple(attempt.as_json() for attempt in completion.attempts),
-            invalid_tool_calls=tuple(dict(call) for call in completion.invalid_tool_calls),
+            attempts=tuple(map(self._attempt, completion.attempts)),
+            invalid_tool_calls=tuple(InvalidCallRecord(**call) for call in completion.invalid_tool_calls),
             token_ids=token_ids,
             trace=records,
         )
 
+    def _attempt(self, attempt: Attempt) -> AttemptRecord:
+        chooser = None if attempt.chooser is None else self.evaluator_name(attempt.chooser)
+        return AttemptRecord.model_validate({**attempt.as_json(), "chooser": chooser})
+
     def _score(self, score: Score) -> ScoreRecord:
-        """A score without what its evaluator's failures said, which is the server's matter."""
+        """A score without what its evaluator's failures said, and its members' own names: the server's matters."""
+        reason = None if score.members or score.failures else score.reason  # that of an ensemble names its members
         return ScoreRecord(
             value=score.value,
             evaluator=self.evaluator_name(score.evaluator),
-            reason=score.reason if score.fallback is None else _FALLBACK_REASON,
+            reason=reason if score.fallback is None else _FALLBACK_REASON,
             samples=score.samples,
             fallback=score.fallback,
             members=tuple(map(self._score, score.members)),
@@ -184,7 +192,7 @@ class ReplyWriter:
         known = "\N{REPLACEMENT CHARACTER}" not in token.text
         return LikelyToken(
             token=token.text,
-            logprob=max(token.logprob, LEAST_LOGPROB),
+            logprob=_in_json(token.logprob),
             bytes=tuple(token.text.encode()) if known else None,
             token_id=token.token_id if self.token_ids else None,
         )
@@ -215,8 +223,23 @@ def _message(completion: Completion) -> AnswerMessage:
 
 def _whole_call(call: ToolCall) -> Call:
     function = call["function"]
-    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    arguments = _json_text(function["arguments"])
     return Call(id=call["id"], type="function", function=CalledFunction(name=function["name"], arguments=arguments))
+
+
+def _json_text(value: object) -> str:
+    """JSON text that UTF-8 can write. Half a surrogate pair, which a model may write as an escape, stays one."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
+def _in_json(logprob: float) -> float:
+    """A log-probability as JSON can write it, which has neither an infinity nor NaN."""
+    return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
 
 
 def _call_delta(delta: ToolCallDelta) -> Call:
@@ -234,7 +257,7 @@ def _token_record(token: TraceToken) -> TokenRecord:
         text=token.text,
         divergence=token.divergence,
         temperature=token.temperature,
-        logprob=token.logprob,
+        logprob=_in_json(token.logprob),
         strength=token.strength,
         position=token.position,
         spent=token.spent,

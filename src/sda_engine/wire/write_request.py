@@ -3,14 +3,15 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from sda_engine.alignment import Alignment
 from sda_engine.choosing import Revision
 from sda_engine.contents import read_pictures
-from sda_engine.errors import ConfigError
+from sda_engine.errors import ConfigError, MessageError
 from sda_engine.evaluators.protocol import Evaluator
-from sda_engine.output import Constraint, Output
+from sda_engine.output import TOOL_CHOICES, Constraint, Output
 from sda_engine.pictures import Picture, PictureLimits
 from sda_engine.prompts import Message, normalise_messages
 from sda_engine.request_settings import RequestSettings
@@ -18,6 +19,7 @@ from sda_engine.wire.server_evaluator import known_name
 
 _OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
 _IN_SDA = ("top_k", "min_p", "max_reasoning_tokens")
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 _LIMITS = PictureLimits(most=1_000, pixels=10**9, bytes=10**9)  # the server has its own
 
 
@@ -34,12 +36,14 @@ def write_chat_request(
 
     Raises:
         MessageError: the messages are malformed.
-        ConfigError: a setting cannot be sent: a callable, or an evaluator that no server knows.
+        ConfigError: a setting cannot be sent: a callable, an evaluator that no server knows, or a text that is none.
     """
     sampling = settings.sampling.given()
     body: dict[str, object] = {"model": model, "messages": write_messages(messages), **write_output(settings.output)}
     body |= {sent: sampling[name] for name, sent in _OPENAI_NAMES.items() if name in sampling}
-    if settings.sampling.stop:
+    if body.get("top_p", 1.0) is None:
+        body["top_p"] = 1.0  # null would leave the server's default
+    if "stop" in sampling:
         body["stop"] = list(settings.sampling.stop)
     if (top := settings.sampling.logprobs) is not None:
         body |= {"logprobs": True, "top_logprobs": top}
@@ -55,6 +59,7 @@ def write_chat_request(
     sda |= _write_form(settings.output)
     if trace:
         sda["trace"] = True
+    _check_texts(sda, "sda")
     return {**body, "sda": sda}
 
 
@@ -74,10 +79,13 @@ def write_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
     """The chat in OpenAI's form: calls with the text of their arguments, pictures as data URLs.
 
     Raises:
-        MessageError: the messages are malformed, or a picture cannot be read.
+        MessageError: the messages are malformed, a picture cannot be read, or a text is none that can be sent.
     """
     read = read_pictures(normalise_messages(messages), _LIMITS)
-    return [_write_message(message) for message in read]
+    written = [_write_message(message) for message in read]
+    for place, message in enumerate(written):
+        _check_texts(message, f"messages[{place}]")
+    return written
 
 
 def write_output(output: Output) -> dict[str, object]:
@@ -85,11 +93,9 @@ def write_output(output: Output) -> dict[str, object]:
     body: dict[str, object] = {}
     if output.tools:
         choice = output.tool_choice
-        named = any(tool.name == choice for tool in output.tools)
+        plain = "required" if choice == "any" else choice
         body["tools"] = [tool.as_function() for tool in output.tools]
-        body["tool_choice"] = (
-            {"type": "function", "function": {"name": choice}} if named else "required" if choice == "any" else choice
-        )
+        body["tool_choice"] = plain if choice in TOOL_CHOICES else {"type": "function", "function": {"name": choice}}
         body["parallel_tool_calls"] = output.parallel_tool_calls
     if (constraint := output.constraint) is not None and constraint.kind == "json_schema":
         schema = json.loads(constraint.given or constraint.source)
@@ -108,7 +114,7 @@ def _write_steering(settings: RequestSettings) -> dict[str, object]:
     written: dict[str, object] = {}
     for name, value in settings.steering.given().items():
         if isinstance(value, Evaluator):
-            written[name] = known_name(value)
+            written[name] = known_name(value, name)
         elif callable(value):
             raise ConfigError(
                 f"Steering.{name} is a function of this process, which cannot be sent to a server: name one of those "
@@ -141,7 +147,7 @@ def _write_message(message: Message) -> dict[str, object]:
     written = {**message, "content": _write_content(message["content"])}
     calls = message.get("tool_calls")
     if isinstance(calls, Sequence) and not isinstance(calls, str):
-        written["tool_calls"] = [_write_call(call, place) for place, call in enumerate(calls)]
+        written["tool_calls"] = [_write_call(call) for call in calls]
     return written
 
 
@@ -161,7 +167,7 @@ def _write_part(part: Mapping[str, object]) -> dict[str, object]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _write_call(call: object, place: int) -> object:
+def _write_call(call: object) -> object:
     if not isinstance(call, Mapping):
         return call
     function = call.get("function", call)
@@ -169,8 +175,31 @@ def _write_call(call: object, place: int) -> object:
         return call
     arguments = function.get("arguments", {})
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    call_id = call.get("id")
     return {
         "type": "function",
-        "id": str(call.get("id") or f"call_{place}"),
+        **({} if call_id is None else {"id": str(call_id)}),
         "function": {"name": function.get("name"), "arguments": text},
     }
+
+
+def _check_texts(value: object, where: str) -> None:
+    """Refuse texts with half a character, which UTF-8 cannot write.
+
+    Raises:
+        MessageError, ConfigError: there is one; the first of them where it is in a message.
+    """
+    if isinstance(value, str):
+        if value.isascii() or not (half := _HALF.search(value)):
+            return
+        kind = ConfigError if where.startswith("sda") else MessageError
+        raise kind(
+            f"{where} holds half a surrogate pair, {half[0]!a}, which is no character and cannot be sent: decode the "
+            f"text with errors='replace'."
+        )
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_texts(inner, f"{where}.{name}")
+    elif isinstance(value, Sequence):
+        for place, inner in enumerate(value):
+            _check_texts(inner, f"{where}[{place}]")
