@@ -1,0 +1,93 @@
+"""Limits of a request's headers and body, before anything reads them. Pure ASGI."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sda_engine.errors import ConfigError
+from sda_integrations.server.replies import error_response
+from sda_integrations.server.settings import ServerLimits
+
+
+class LimitRequests:
+    """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
+
+    Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
+    How long headers may be together is the limit of the connection, see `serving`.
+
+    Args:
+        app: what answers.
+        limits: how many and how long.
+    """
+
+    def __init__(self, app: ASGIApp, limits: ServerLimits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = scope["headers"]
+        if len(headers) > self._limits.headers:
+            refusal = error_response(
+                431,
+                f"The request has {len(headers)} headers, and this server takes {self._limits.headers}: send fewer.",
+                code="too_many_headers",
+                headers={"connection": "close"},
+            )
+            await refusal(scope, receive, send)
+            return
+        stated = next((value for name, value in headers if name == b"content-length"), b"0")
+        too_long = stated.isdigit() and int(stated[:20]) > self._limits.body_bytes
+        body = None if too_long else await self._read(receive)
+        if body is None:
+            await self._refuse_body(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The body; None where it is too long. A client that goes away sends no more of it."""
+        read = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return bytes(read)
+            read += message.get("body", b"")
+            if len(read) > self._limits.body_bytes:
+                return None
+            if not message.get("more_body", False):
+                return bytes(read)
+
+    async def _refuse_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = error_response(
+            413,
+            f"The body of the request has more than {self._limits.body_bytes} bytes, which is this server's limit: "
+            f"send fewer or smaller messages and pictures.",
+            code="request_too_large",
+            headers={"connection": "close"},  # what is left of the body shall not be read as the next request
+        )
+        await refusal(scope, receive, send)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """What gives the body as one message, and after it whatever else comes, such as the news that the client is gone."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def check_count(field: str, count: int, most: int) -> None:
+    """Refuse a request that holds too many of something.
+
+    Raises:
+        ConfigError: it holds more than `most`.
+    """
+    if count > most:
+        raise ConfigError(f"{field} cannot be {count} long: this server takes {most} at most.", field=field)

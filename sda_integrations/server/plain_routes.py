@@ -1,0 +1,82 @@
+"""The routes that answer at once: models, presets, token counts, health and metrics."""
+
+import asyncio
+from functools import partial
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sda_engine.wire.read_request import read_messages, read_tokenize_output
+from sda_engine.wire.replies import ModelCard, ModelList, TokenizeReply
+from sda_engine.wire.requests import TokenizeRequest
+from sda_integrations.server.limits import check_count
+from sda_integrations.server.openapi import json_body
+from sda_integrations.server.presets import PresetCard, PresetList
+from sda_integrations.server.replies import error_response
+from sda_integrations.server.service import Service
+
+
+def plain_routes(service: Service) -> APIRouter:
+    """The routes of a service that need no decoding."""
+    routes = APIRouter()
+
+    @routes.get("/v1/models", responses={200: {"model": ModelList}})
+    async def list_models() -> Response:
+        """The models that requests may name, aliases included."""
+        return json_response(ModelList(data=service.models.cards()))
+
+    @routes.get("/v1/models/{model:path}", responses={200: {"model": ModelCard}})
+    async def get_model(model: str) -> Response:
+        """One of them."""
+        return json_response(service.models.card(model))
+
+    @routes.get("/v1/sda/presets", responses={200: {"model": PresetList}})
+    async def list_presets() -> Response:
+        """The alignments that have a name: the presets, and the server's own."""
+        named = service.models.alignments
+        return json_response(PresetList(data=[PresetCard.of(name, one) for name, one in named.items()]))
+
+    @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses={200: {"model": TokenizeReply}})
+    async def tokenize(request: Request) -> Response:
+        """Tokens of a text, or how many a chat becomes."""
+        return json_response(await _count(service, TokenizeRequest.parse(await request.body())))
+
+    @routes.get("/health")
+    async def health() -> Response:
+        """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
+        if service.draining.begun:
+            return error_response(503, "The server is shutting down.", type="server_error", code="shutting_down")
+        if service.engine.closed:
+            stopped = "The engine has stopped: start the server again."
+            return error_response(503, stopped, type="server_error", code="engine_stopped")
+        return Response('{"status":"ok"}', media_type="application/json")
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+async def _count(service: Service, asked: TokenizeRequest) -> TokenizeReply:
+    engine = service.engine
+    if asked.model is not None:
+        service.models.get(asked.model)
+    if asked.prompt is not None:
+        tokens = await asyncio.to_thread(engine.encode, asked.prompt)
+        return TokenizeReply(count=len(tokens), max_model_len=engine.context_window, tokens=tuple(tokens))
+    messages = read_messages(asked.messages or ())
+    check_count("messages", len(messages), service.settings.limits.messages)
+    output = read_tokenize_output(asked)
+    kwargs = {**service.defaults.settings.template_kwargs, **((asked.sda and asked.sda.template_kwargs) or {})}
+    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs)
+    return TokenizeReply(count=await asyncio.to_thread(count), max_model_len=engine.context_window)
+
+
+def json_response(reply: BaseModel) -> Response:
+    """A reply as JSON, with whatever is None left out."""
+    return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
