@@ -41,14 +41,15 @@ class EvaluatorsByName:
 
     @classmethod
     def of(cls, settings: ServerSettings) -> "EvaluatorsByName":
-        """Those that a server's settings name. A default that is a spec is known by that spec.
+        """Those that a server's settings name. A default that is a spec is known to clients by that spec.
 
         Raises:
             ConfigError: a spec means no evaluator.
         """
         named = dict(settings.evaluators)
-        if settings.evaluator is not None and settings.evaluator not in named and not _is_free(settings.evaluator):
-            named[settings.evaluator] = settings.evaluator
+        for name in (settings.evaluator, settings.chooser):
+            if name is not None and not _is_free(name):
+                named.setdefault(name, name)
         return cls(named)
 
     def get(self, name: str) -> Evaluator:

@@ -1,5 +1,6 @@
 """Limits of a request's headers and body, before anything reads them. Pure ASGI."""
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sda_engine.errors import ConfigError
@@ -39,19 +40,26 @@ class LimitRequests:
             return
         stated = next((value for name, value in headers if name == b"content-length"), b"0")
         too_long = stated.isdigit() and int(stated[:20]) > self._limits.body_bytes
-        body = None if too_long else await self._read(receive)
+        try:
+            body = None if too_long else await self._read(receive)
+        except ClientDisconnect:
+            return
         if body is None:
             await self._refuse_body(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The body; None where it is too long. A client that goes away sends no more of it."""
+        """The body; None where it is too long.
+
+        Raises:
+            ClientDisconnect: the client went away before it was whole.
+        """
         read = bytearray()
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return bytes(read)
+                raise ClientDisconnect
             read += message.get("body", b"")
             if len(read) > self._limits.body_bytes:
                 return None
@@ -70,7 +78,7 @@ class LimitRequests:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """What gives the body as one message, and after it whatever else comes, such as the news that the client is gone."""
+    """What gives the body as one message, and then whatever else comes, such as the news that the client is gone."""
     given = False
 
     async def replay() -> Message:

@@ -113,7 +113,7 @@ class Metrics:
         """An evaluator gave no score.
 
         Args:
-            name: as the request or the server's settings named it; None of the server's counts as "default".
+            name: as the request or the server's settings named it.
         """
         self._failures.labels(self._evaluators.kind(name)).inc()
 

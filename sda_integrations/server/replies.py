@@ -43,7 +43,7 @@ def error_response(
     status: int,
     message: str,
     *,
-    type: str = "invalid_request_error",  # noqa: A002 - OpenAI's name for it
+    type: str = "invalid_request_error",
     code: str | None = None,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,

@@ -48,9 +48,10 @@ class Service:
             ConfigError: they do not go together.
         """
         evaluators = EvaluatorsByName.of(settings)
-        steering = settings.steering
-        if settings.evaluator is not None:
-            steering = steering.replace(evaluator=evaluators.get(settings.evaluator))
+        steering = settings.steering.replace_given(
+            evaluator=None if settings.evaluator is None else evaluators.get(settings.evaluator),
+            chooser=None if settings.chooser is None else evaluators.get(settings.chooser),
+        )
         models = ServedModels(engine, settings)
         requested = RequestSettings(settings.default_alignment(), steering, settings.sampling)
         return cls(

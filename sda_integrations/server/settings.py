@@ -79,6 +79,7 @@ class ServerSettings(Settings):
         alignments: alignments by names that requests may use, and that make aliases of the model: "NAME:ALIGNMENT".
         evaluator: who rates base responses where a request does not say: a name of `evaluators`, or a spec such as
             "contrastive". None means the one of `steering`.
+        chooser: who rates revisions where a request does not say, likewise.
         evaluators: evaluators by names that requests may use.
         steering: how strongly to steer where a request does not say; the request's fields come before these.
         sampling: how to sample where it does not say, likewise.
@@ -103,6 +104,7 @@ class ServerSettings(Settings):
     evaluators: Mapping[str, SkipValidation[EvaluatorLike]] = Field(
         default_factory=dict, description="a dict of names and specs, EvaluatorSettings or evaluators"
     )
+    chooser: str | None = Field(default=None, min_length=1, description="a name of `evaluators`, a spec, or None")
     steering: Steering = Field(default_factory=Steering, description="a Steering")
     sampling: Sampling = Field(default_factory=Sampling, description="a Sampling")
     limits: ServerLimits = Field(default_factory=ServerLimits, description="a ServerLimits")
