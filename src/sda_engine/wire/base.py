@@ -1,8 +1,8 @@
 """What the objects of the wire format share, and how JSON becomes one or an error that names the field."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from sda_engine.errors import ConfigError
@@ -57,13 +57,14 @@ class Told(BaseModel):
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    left_out: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are written only where they hold something."""
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_left_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        plain: dict[str, Any] = handler(self)
-        return {name: value for name, value in plain.items() if value is not None or name not in self.left_out}
+def left_out() -> Any:
+    """The default of a field that is written only where it holds something."""
+    return Field(default=None, exclude_if=_is_none)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 def _refusal(model: type[BaseModel], error: ValidationError) -> ConfigError:

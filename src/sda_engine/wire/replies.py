@@ -1,10 +1,10 @@
 """The replies: OpenAI's completions and chunks with the field `sda`, errors, models and token counts."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from sda_engine.wire.base import Told
+from sda_engine.wire.base import Told, left_out
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 CandidatePair = tuple[str, float]
@@ -52,10 +52,8 @@ class ScoreRecord(Told):
 class SDAPart(Told):
     """What a chunk of a stream tells of its tokens, where that was asked for."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"token_ids", "trace"})
-
-    token_ids: tuple[int, ...] | None = None
-    trace: tuple[TokenRecord, ...] | None = None
+    token_ids: tuple[int, ...] | None = left_out()
+    trace: tuple[TokenRecord, ...] | None = left_out()
 
 
 class SDAResult(SDAPart):
@@ -95,12 +93,10 @@ class SDAResult(SDAPart):
 class LikelyToken(Told):
     """A token and its log-probability, nats. `bytes` is None where it is only part of a character."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"token_id"})
-
     token: str
     logprob: float
     bytes: tuple[int, ...] | None = None
-    token_id: int | None = None
+    token_id: int | None = left_out()
 
 
 class TokenLogprobs(LikelyToken):
@@ -119,57 +115,47 @@ class Logprobs(Told):
 class CalledFunction(Told):
     """A function's name, and the JSON text of its arguments; in a stream a piece of it."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"name"})
-
-    name: str | None = None
+    name: str | None = left_out()
     arguments: str = ""
 
 
 class Call(Told):
     """A call of a tool. In a stream, what is new of one: the first piece has id and name."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"index", "id", "type"})
-
-    index: int | None = None
-    id: str | None = None
-    type: Literal["function"] | None = None
+    index: int | None = left_out()
+    id: str | None = left_out()
+    type: Literal["function"] | None = left_out()
     function: CalledFunction
 
 
 class AnswerMessage(Told):
     """The answer. In a stream, what is new of it."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"role", "reasoning_content", "tool_calls"})
-
-    role: Literal["assistant"] | None = None
+    role: Literal["assistant"] | None = left_out()
     content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: tuple[Call, ...] | None = None
+    reasoning_content: str | None = left_out()
+    tool_calls: tuple[Call, ...] | None = left_out()
     refusal: None = None
 
 
 class Choice(Told):
     """One answer of those that `n` asks for."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"sda"})
-
     index: int = 0
     message: AnswerMessage
     logprobs: Logprobs | None = None
     finish_reason: FinishReason
-    sda: SDAResult | None = None
+    sda: SDAResult | None = left_out()
 
 
 class ChunkChoice(Told):
     """What is new of one answer."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"sda"})
-
     index: int = 0
     delta: AnswerMessage
     logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
-    sda: SDAResult | SDAPart | None = None
+    sda: SDAResult | SDAPart | None = left_out()
 
 
 class PromptDetails(Told):
@@ -190,29 +176,25 @@ class UsageReport(Told):
 class ChatReply(Told):
     """The reply of /v1/chat/completions."""
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"sda"})
-
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: tuple[Choice, ...]
     usage: UsageReport
-    sda: SDAResult | None = None
+    sda: SDAResult | None = left_out()
 
 
 class ChatChunk(Told):
     """One event of its stream."""
-
-    left_out: ClassVar[frozenset[str]] = frozenset({"usage", "sda"})
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    usage: UsageReport | None = None
-    sda: SDAResult | SDAPart | None = None
+    usage: UsageReport | None = left_out()
+    sda: SDAResult | SDAPart | None = left_out()
 
 
 class ErrorObject(Told):
@@ -226,13 +208,11 @@ class ErrorObject(Told):
         sda: what the error carries: a base response, the part of an answer, token counts.
     """
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"sda"})
-
     message: str
     type: str = "server_error"
     param: str | None = None
     code: str | None = None
-    sda: dict[str, Any] | None = None
+    sda: dict[str, Any] | None = left_out()
 
 
 class ErrorReply(Told):
@@ -250,13 +230,11 @@ class ModelCard(Told):
             itself.
     """
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"max_model_len"})
-
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "sda"
-    max_model_len: int | None = None
+    max_model_len: int | None = left_out()
     sda: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -276,8 +254,6 @@ class TokenizeReply(Told):
         tokens: ids, of a text.
     """
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"tokens"})
-
     count: int
     max_model_len: int
-    tokens: tuple[int, ...] | None = None
+    tokens: tuple[int, ...] | None = left_out()
