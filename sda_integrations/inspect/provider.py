@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from inspect_ai.model import (
     ChatMessage,
@@ -17,7 +17,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from sda_engine import EngineSettings, Sampling, SteeringEngine
-from sda_engine.adapting import combine_settings, describe_settings
+from sda_engine.adapting import all_or_first_failure, combine_settings, describe_settings, settings_of_each
 from sda_engine.errors import ConfigError, ContextLengthError, InvalidOutputError, MessageError
 from sda_engine.models import template_variables
 from sda_engine.prompts import Message
@@ -25,8 +25,8 @@ from sda_engine.request_settings import RequestSettings
 from sda_integrations.inspect.arguments import read_arguments, read_extra_body
 from sda_integrations.inspect.generate_config import (
     count_choices,
+    effort_variables,
     make_output,
-    reasoning_variables,
     refuse_unsupported,
     request_keywords,
 )
@@ -35,10 +35,7 @@ from sda_integrations.inspect.output import Answer, to_model_output
 from sda_integrations.inspect.retries import decide_retry
 from sda_integrations.inspect.stages import Stopwatch
 
-_SEEDS = 2**63
 _ROWS_OF_A_REQUEST = 2  # of a steered one: base and instructed
-
-Result = TypeVar("Result")
 
 
 class SDAModelAPI(ModelAPI):
@@ -177,7 +174,7 @@ class SDAModelAPI(ModelAPI):
         """What a call asks of the engine: the model's own arguments, those of the call over them."""
         extra = read_extra_body(config.extra_body, self._arguments.evaluators)
         variables = template_variables(engine.tokenizer)
-        effort = reasoning_variables(config.reasoning_effort, variables, thinks=engine.thinks)
+        effort = effort_variables(config.reasoning_effort, variables, thinks=engine.thinks)
         layers = (self._arguments.request, {**request_keywords(config), "template_kwargs": effort}, extra)
         request = combine_settings(*layers, owner=f"sda/{self.model_name}")
         return replace(request, output=make_output(tools, tool_choice, config))
@@ -185,11 +182,7 @@ class SDAModelAPI(ModelAPI):
     async def _answers(
         self, engine: SteeringEngine, chat: Sequence[Message], request: RequestSettings, choices: int
     ) -> list[Answer]:
-        seed = request.sampling.seed
-        seeds = [None if seed is None else (seed + place) % _SEEDS for place in range(choices)]
-        return await _all(
-            [_answer(engine, chat, replace(request, sampling=request.sampling.replace(seed=one))) for one in seeds]
-        )
+        return await all_or_first_failure([_answer(engine, chat, one) for one in settings_of_each(request, choices)])
 
     # --- What Inspect asks of a provider ---
 
@@ -239,17 +232,6 @@ async def _answer(engine: SteeringEngine, chat: Sequence[Message], request: Requ
     watched = replace(request, steering=stopwatch.watch(request.steering, request.alignment))
     completion = await engine.agenerate(chat, **watched.arguments())
     return Answer(completion, stopwatch.stages(completion))
-
-
-async def _all(several: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """All results; the first failure cancels the others, and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in several]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _check_event_loop() -> None:

@@ -3,10 +3,29 @@
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 _OWN_PACKAGES = ("sda_engine", "sda_integrations")
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+_nobody_listens: ContextVar[bool] = ContextVar("whether the code runs for somebody who sees no warnings", default=False)
+
+
+@contextmanager
+def nobody_listens() -> Iterator[None]:
+    """Around work for somebody who is not in this process: `warn_user` says nothing in it, nor in what it calls.
+
+    It holds for the thread, task or `asyncio.to_thread` that does the work, and for no other: the filters of `warnings`
+    are those of the whole process, and stay as they are.
+    """
+    before = _nobody_listens.set(True)
+    try:
+        yield
+    finally:
+        _nobody_listens.reset(before)
 
 
 def warn_user(message: str, category: type[Warning]) -> None:
@@ -14,6 +33,8 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
     Where there is none, as in a thread of a framework's, the nearest one outside this project counts.
     """
+    if _nobody_listens.get():
+        return
     frame: FrameType | None = sys._getframe(1)
     levels = outside = 1
     while frame is not None:

@@ -3,6 +3,7 @@
 from sda_engine.adapting.copies import describe_for_copy, lacks_engine, restore_evaluator, restore_steering
 from sda_engine.adapting.output import OUTPUT_KEYWORDS, read_output
 from sda_engine.adapting.python_types import is_pydantic_model, is_python_type, type_name, type_reader, type_schema
+from sda_engine.adapting.reasoning import reasoning_variables
 from sda_engine.adapting.recursion import at_its_root, is_recursive
 from sda_engine.adapting.settings import (
     REQUEST_KEYWORDS,
@@ -13,12 +14,14 @@ from sda_engine.adapting.settings import (
     override_settings,
     resolve_once,
 )
+from sda_engine.adapting.several import all_or_first_failure, settings_of_each
 
 __all__ = [
     "OUTPUT_KEYWORDS",
     "REQUEST_KEYWORDS",
     "STEERING_KEYWORDS",
     "alignment_of_field",
+    "all_or_first_failure",
     "at_its_root",
     "combine_settings",
     "describe_for_copy",
@@ -29,9 +32,11 @@ __all__ = [
     "lacks_engine",
     "override_settings",
     "read_output",
+    "reasoning_variables",
     "resolve_once",
     "restore_evaluator",
     "restore_steering",
+    "settings_of_each",
     "type_name",
     "type_reader",
     "type_schema",
