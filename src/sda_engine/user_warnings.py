@@ -10,22 +10,20 @@ from types import FrameType
 
 _OWN_PACKAGES = ("sda_engine", "sda_integrations")
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-_nobody_listens: ContextVar[bool] = ContextVar("whether the code runs for somebody who sees no warnings", default=False)
+_nobody_listens: ContextVar[bool] = ContextVar("nobody_listens", default=False)
 
 
 @contextmanager
-def nobody_listens() -> Iterator[None]:
-    """Around work for somebody who is not in this process: `warn_user` says nothing in it, nor in what it calls.
+def without_user_warnings() -> Iterator[None]:
+    """Around what is done for somebody who sees no warnings, such as the client of a server: nothing warns.
 
-    It holds for the thread, task or `asyncio.to_thread` that does the work, and for no other: the filters of `warnings`
-    are those of the whole process, and stay as they are.
+    Python keeps the text of each warning for ever, and there is no end of what strangers may write.
     """
-    before = _nobody_listens.set(True)
+    token = _nobody_listens.set(True)
     try:
         yield
     finally:
-        _nobody_listens.reset(before)
+        _nobody_listens.reset(token)
 
 
 def warn_user(message: str, category: type[Warning]) -> None:

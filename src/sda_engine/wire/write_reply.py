@@ -107,7 +107,7 @@ class ReplyWriter:
             sda: SDAPart | None = self._result(completion, ids, trace)
         elif ids or trace:
             sda = SDAPart(token_ids=ids, trace=trace)
-        elif piece.text or piece.reasoning or piece.tool_calls:
+        elif piece.text or piece.reasoning or piece.tool_calls or piece.logprobs:
             sda = None
         else:
             return None
