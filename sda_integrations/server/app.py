@@ -13,6 +13,7 @@ from sda_engine.settings import check_type
 from sda_engine.wire.requests import TokenizeRequest
 from sda_integrations.server.draining import DrainRequests
 from sda_integrations.server.faults import HideFaults
+from sda_integrations.server.foreign_pages import RefuseForeignPages
 from sda_integrations.server.keys import RequireKey
 from sda_integrations.server.limits import LimitRequests
 from sda_integrations.server.openapi import describe_bodies
@@ -57,6 +58,8 @@ def _surround(app: FastAPI, service: Service) -> None:
     """What every request goes through; the last one added is the outermost."""
     app.add_middleware(LimitRequests, limits=service.settings.limits)
     app.add_middleware(RequireKey, keys=service.keys)
+    if not service.keys.needed:
+        app.add_middleware(RefuseForeignPages, origins=service.settings.cors_origins)
     app.add_middleware(DrainRequests, draining=service.draining)
     if origins := service.settings.cors_origins:
         app.add_middleware(

@@ -20,7 +20,7 @@ def serve(
         str | None,
         typer.Argument(
             help="An alias, a folder, a GGUF file or a Hub id. Default: smollm2-135m.",
-            metavar="[MODEL]",
+            metavar="MODEL",
             show_default=False,
         ),
     ] = None,

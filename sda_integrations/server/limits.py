@@ -12,7 +12,7 @@ class LimitRequests:
     """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
-    How long headers may be together is the limit of the connection, see `serving`.
+    Headers that do not end are the connection's matter, see `serving`.
 
     Args:
         app: what answers.
@@ -29,11 +29,14 @@ class LimitRequests:
             await self._app(scope, receive, send)
             return
         headers = scope["headers"]
-        if len(headers) > self._limits.headers:
+        length = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+        length += sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > self._limits.headers or length > self._limits.header_bytes:
             refusal = error_response(
                 431,
-                f"The request has {len(headers)} headers, and this server takes {self._limits.headers}: send fewer.",
-                code="too_many_headers",
+                f"The request has {len(headers)} headers of {length} bytes, its path included, and this server takes "
+                f"{self._limits.headers} of {self._limits.header_bytes} bytes: send fewer and shorter ones.",
+                code="headers_too_large",
                 headers={"connection": "close"},
             )
             await refusal(scope, receive, send)

@@ -55,5 +55,4 @@ def _route_of(scope: Scope) -> str:
     route = getattr(scope.get("route"), "path", None)
     if isinstance(route, str):
         return route
-    known = {getattr(one, "path", None) for one in scope["app"].routes} if "app" in scope else set()
-    return scope["path"] if scope["path"] in known else "other"
+    return scope["path"] if scope["path"] in scope["app"].openapi()["paths"] else "other"  # it was refused on the way

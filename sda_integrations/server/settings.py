@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, SkipValidation, field_validator, model_validator
 
-from sda_engine.alignment import PRESETS, Alignment, AlignmentLike, resolve_alignment
+from sda_engine.alignment import PRESETS, Alignment, AlignmentLike
 from sda_engine.config import Sampling, Steering
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
 from sda_engine.settings import Settings, shown
+from sda_engine.wire.read_request import read_alignment
 
 FREE_EVALUATORS = ("contrastive", "self-rating", "uncertainty", "fixed")
 """Kinds of evaluators that need nothing but the model, and cost nobody money: any client may name them."""
@@ -158,7 +159,7 @@ class ServerSettings(Settings):
                     f"ServerSettings.alignments cannot have {name!r}: that is a preset's name, and clients mean the "
                     f"preset by it. Choose another."
                 )
-        return {name: read_alignment(value) for name, value in given.items()}
+        return {name: _named(name, one) for name, one in given.items()}
 
     @field_validator("evaluators")
     @classmethod
@@ -191,24 +192,14 @@ class ServerSettings(Settings):
         Raises:
             ConfigError: `alignment` is none.
         """
-        if isinstance(self.alignment, str) and self.alignment in self.alignments:
-            return self.alignments[self.alignment]
-        return resolve_alignment(self.alignment)
+        given = self.alignment
+        return given if isinstance(given, Alignment) else read_alignment(given, self.alignments)
 
 
-def read_alignment(given: object) -> Alignment:
-    """The alignment that a text, an object of its fields, or names with weights mean; an Alignment is one itself.
-
-    Raises:
-        ConfigError: it means none.
-    """
-    if isinstance(given, Mapping) and not all(isinstance(value, (int, float)) for value in given.values()):
-        fields: Mapping[str, Any] = given
-        return Alignment(**fields)
-    alignment = resolve_alignment(given)
-    if alignment is None:
-        raise ConfigError(
-            "An alignment of the server cannot be None: it must be an instruction, a table with instruction, avoid and "
-            "rubric, or presets with weights."
-        )
-    return alignment
+def _named(name: str, given: object) -> object:
+    """The alignment of a name, by which results call it where it has no other."""
+    try:
+        alignment = given if isinstance(given, Alignment) else read_alignment(given, {})
+    except ConfigError as error:
+        raise ConfigError(f"ServerSettings.alignments[{name!r}]: {error}") from error
+    return alignment.replace(name=name) if alignment is not None and alignment.name == "custom" else alignment

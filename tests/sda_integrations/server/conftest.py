@@ -20,11 +20,7 @@ def client_of(scripted):
 
     def make(engine=None, **settings):
         app = make_app(scripted if engine is None else engine, ServerSettings(**settings))
-        return client_of_app(app)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://server")
 
     return make
-
-
-def client_of_app(app):
-    """A client of an application, which raises nothing that the server would not send."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://server")
