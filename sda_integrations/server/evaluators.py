@@ -1,5 +1,6 @@
 """EvaluatorsByName: whom clients may ask to rate base responses, and what replies tell of them."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from sda_engine.cli.evaluator_specs import make_evaluator
@@ -18,6 +19,7 @@ from sda_integrations.server.settings import FREE_EVALUATORS, EvaluatorLike, Eva
 
 _FREE_FORMS = "contrastive, contrastive:sharpness=NUMBER, self-rating, uncertainty, fixed:SCORE"
 _FREE_TYPES = (ContrastiveEvaluator, SelfRatingEvaluator, UncertaintyEvaluator, FixedScore)
+_PARAMETERS = re.compile(r"[:(].*", re.DOTALL)
 
 
 class EvaluatorsByName:
@@ -41,7 +43,10 @@ class EvaluatorsByName:
 
     @classmethod
     def of(cls, settings: ServerSettings) -> "EvaluatorsByName":
-        """Those that a server's settings name. A default that is a spec is known to clients by that spec.
+        """Those that a server's settings name, and those that its steering holds as objects.
+
+        A default that is a spec is known to clients by that spec, one that is an object as "default-evaluator" or
+        "default-chooser".
 
         Raises:
             ConfigError: a spec means no evaluator.
@@ -50,6 +55,9 @@ class EvaluatorsByName:
         for name in (settings.evaluator, settings.chooser):
             if name is not None and not _is_free(name):
                 named.setdefault(name, name)
+        for role, held in (("evaluator", settings.steering.evaluator), ("chooser", settings.steering.chooser)):
+            if held is not None and not isinstance(held, _FREE_TYPES):
+                named.setdefault(f"default-{role}", held)
         return cls(named)
 
     def get(self, name: str) -> Evaluator:
@@ -74,8 +82,12 @@ class EvaluatorsByName:
         return evaluator if evaluator.startswith(_FREE_NAMES) else "evaluator"
 
     def kind(self, name: str) -> str:
-        """What a name is counted under: itself, or for one with parameters of the client's own what precedes them."""
-        return name if name in self._named else name.partition(":")[0]
+        """What a name is counted under: itself, or for one with parameters of the client's own what precedes them.
+
+        Args:
+            name: as requests name an evaluator, or as replies do.
+        """
+        return name if name in self._named else _PARAMETERS.sub("", name)
 
     def breakers(self) -> Iterator[tuple[str, CircuitBreaker]]:
         """The operator's evaluators that are left alone where they keep failing, by name."""

@@ -113,7 +113,7 @@ class Metrics:
         """An evaluator gave no score.
 
         Args:
-            name: as the request or the server's settings named it.
+            name: as requests or replies name it.
         """
         self._failures.labels(self._evaluators.kind(name)).inc()
 

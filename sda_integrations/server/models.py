@@ -86,8 +86,15 @@ class ServedModels:
         Raises:
             RefusalError: nothing is served under that name.
         """
-        model, engine = self.get(name), self._engine
-        described = engine.describe()
+        return self._card(self.get(name), self._engine.describe())
+
+    def cards(self) -> list[ModelCard]:
+        """What clients are told of all of them; the model itself comes first."""
+        described = self._engine.describe()
+        return [self._card(model, described) for model in self._models.values()]
+
+    def _card(self, model: ServedModel, described: Mapping[str, object]) -> ModelCard:
+        engine = self._engine
         told = {key: value for key, value in described.items() if key not in _PRIVATE}
         told |= {
             "model": self.name,
@@ -99,10 +106,6 @@ class ServedModels:
             "adapters": list(self.adapters),
         }
         return ModelCard(id=model.id, created=self._created, max_model_len=engine.context_window, sda=told)
-
-    def cards(self) -> list[ModelCard]:
-        """What clients are told of all of them; the model itself comes first."""
-        return [self.card(name) for name in self._models]
 
 
 def public_name(name: str) -> str:

@@ -57,7 +57,9 @@ class GracefulServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Look after the end, ten times a second."""
-        if self._draining.begun:
+        if self.force_exit:
+            self._draining.stop()  # their clients are told in the moment that uvicorn then waits
+        elif self._draining.begun:
             self._go_on_ending()
         return await super().on_tick(counter)
 

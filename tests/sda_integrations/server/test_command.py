@@ -92,6 +92,7 @@ def test_a_server_for_the_network_without_a_key_is_warned_of(run, host, key, war
 def test_keys_come_from_the_environment_and_are_never_shown(run):
     done, served = run(env={"SDA_API_KEY": "s3cret-1 s3cret-2"})
     assert len(served[0][0].settings.api_keys) == 2
+    assert run(env={"SDA_API_KEY": ""})[1][1][0].settings.api_keys == ()
     assert "s3cret" not in done.output
     assert "s3cret" not in run("--help", env={"SDA_API_KEY": "s3cret"})[0].output
 

@@ -73,7 +73,16 @@ def test_an_object_may_be_an_evaluator_of_the_server():
 
 def test_names_with_parameters_of_clients_own_are_counted_together(judged):
     assert {judged.kind(name) for name in ("fixed:1", "fixed:2", "fixed")} == {"fixed"}
+    assert {judged.kind(judged.get(f"fixed:{score}").name) for score in (1, 2)} == {"FixedScore"}
     assert judged.kind("judge") == "judge"
+
+
+def test_an_evaluator_that_steering_holds_is_known_too():
+    mine, chooser = ScriptedEvaluator([80]), ScriptedEvaluator([70])
+    evaluators = EvaluatorsByName.of(ServerSettings(steering=Steering(evaluator=mine, chooser=chooser)))
+    assert evaluators.public_name(mine.name) == "default-evaluator"
+    assert evaluators.get("default-chooser") is chooser
+    assert "default-evaluator" not in str(EvaluatorsByName.of(ServerSettings())._unknown("x"))
 
 
 def test_a_spec_that_means_nothing_is_told_with_the_name_it_was_given_for():

@@ -105,6 +105,8 @@ async def test_health_tells_an_engine_that_has_stopped(client_of):
     reply = await client.get("/health")
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "engine_stopped"
+    for path in ("/v1/models", "/metrics"):
+        assert (await client.get(path)).status_code == 200, "what is known stays known"
 
 
 async def test_the_openapi_file_describes_bodies_by_the_models_that_read_them(client_of):
