@@ -62,6 +62,7 @@ class Asked:
         writer: writes the reply.
         stream: whether it is a stream.
         tells_usage: whether the stream tells token counts.
+        details: whether the reply tells of each token, which takes long to write.
         evaluator: who rates, as the request or the server's settings name it.
         user: for whom the client asks, as it says, for the log; None where it does not say.
     """
@@ -70,6 +71,7 @@ class Asked:
     writer: Writer
     stream: bool
     tells_usage: bool
+    details: bool
     evaluator: str
     user: str | None
 
@@ -159,7 +161,7 @@ def _writer(kind: str, request: SampledFields, choices: int, service: Service) -
 
 
 def _asked(
-    request: SampledFields, answers: Sequence[AskedAnswer], writer: Writer, service: Service, safety: str | None
+    request: ChatRequest | CompletionRequest, answers: Sequence[AskedAnswer], writer: Writer, service: Service, safety: str | None
 ) -> Asked:
     options = request.stream_options
     named = request.sda.evaluator if request.sda is not None else None
@@ -169,6 +171,7 @@ def _asked(
         writer=writer,
         stream=bool(request.stream),
         tells_usage=options is not None and bool(options.include_usage),
+        details=bool(request.logprobs) or (request.sda is not None and request.sda.trace),
         evaluator=named or service.settings.evaluator or "default",
         user=" / ".join(users)[:_LONGEST_USER] or None,
     )
