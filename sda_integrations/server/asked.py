@@ -161,7 +161,11 @@ def _writer(kind: str, request: SampledFields, choices: int, service: Service) -
 
 
 def _asked(
-    request: ChatRequest | CompletionRequest, answers: Sequence[AskedAnswer], writer: Writer, service: Service, safety: str | None
+    request: ChatRequest | CompletionRequest,
+    answers: Sequence[AskedAnswer],
+    writer: Writer,
+    service: Service,
+    safety: str | None,
 ) -> Asked:
     options = request.stream_options
     named = request.sda.evaluator if request.sda is not None else None
