@@ -14,7 +14,7 @@ from sda_engine.wire.replies import ChatChunk, ChatReply, ErrorReply
 from sda_engine.wire.requests import ChatRequest, CompletionRequest
 from sda_engine.wire.text_replies import TextReply
 from sda_integrations.server.answering import AnswerResponse
-from sda_integrations.server.asked import Asked, read_chat, read_completion
+from sda_integrations.server.asked import AskedAnswers, read_chat, read_completion
 from sda_integrations.server.openapi import json_body
 from sda_integrations.server.service import Service, caller_of
 
@@ -40,7 +40,7 @@ def answer_routes(service: Service) -> APIRouter:
     return routes
 
 
-async def _answer(request: Request, read: Callable[[bytes, Service], Asked], service: Service) -> Response:
+async def _answer(request: Request, read: Callable[[bytes, Service], AskedAnswers], service: Service) -> Response:
     body = await request.body()
     with without_user_warnings():
         asked = await asyncio.to_thread(read, body, service) if len(body) > _LONG else read(body, service)

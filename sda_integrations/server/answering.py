@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 
 from starlette.responses import Response
@@ -10,10 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from sda_engine.adapting import all_or_first_failure
 from sda_engine.errors import EvaluationError, SDAError
-from sda_engine.results import Completion, Piece
+from sda_engine.request_settings import RequestArguments
+from sda_engine.results import Completion
 from sda_engine.user_warnings import without_user_warnings
 from sda_engine.wire.sda_field import SDAField
-from sda_integrations.server.asked import Asked, AskedAnswer
+from sda_integrations.server.asked import AskedAnswer, AskedAnswers
 from sda_integrations.server.connections import ClientGoneError, while_connected
 from sda_integrations.server.metrics import Metrics
 from sda_integrations.server.replies import sda_error_response
@@ -38,7 +39,7 @@ class AnswerResponse(Response):
         caller: who asks.
     """
 
-    def __init__(self, asked: Asked, service: Service, caller: Caller) -> None:
+    def __init__(self, asked: AskedAnswers, service: Service, caller: Caller) -> None:
         super().__init__()
         self._asked = asked
         self._service = service
@@ -58,7 +59,7 @@ class AnswerResponse(Response):
         engine = self._service.engine
         try:
             completions = await all_or_first_failure(
-                [engine.agenerate(one.messages, **one.settings.arguments()) for one in self._asked.answers]
+                [engine.agenerate(one.messages, **self._arguments(one)) for one in self._asked.answers]
             )
         except SDAError as error:
             self._note(error)
@@ -76,7 +77,9 @@ class AnswerResponse(Response):
         events = EventWriter(self._asked.writer, tells_usage=self._asked.tells_usage)
         begun = False
         try:
-            streams = [self._pieces(one) for one in self._asked.answers]
+            streams = [
+                self._service.engine.astream(one.messages, **self._arguments(one)) for one in self._asked.answers
+            ]
             async with aclosing(pieces_as_they_come(streams, SECONDS_OF_SILENCE)) as batches:
                 async for pieces in batches:
                     if not begun and pieces:
@@ -94,8 +97,8 @@ class AnswerResponse(Response):
             end = event(sda_error_response(error, self._caller.request_id).json) + DONE
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
-    def _pieces(self, one: AskedAnswer) -> AsyncGenerator[Piece, None]:
-        return self._service.engine.astream(one.messages, **one.settings.arguments())
+    def _arguments(self, one: AskedAnswer) -> RequestArguments:
+        return one.settings.arguments()
 
     def _note(self, error: SDAError) -> None:
         """Count an error of the engine, and name its field as the request does."""

@@ -54,7 +54,7 @@ class AskedAnswer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedAnswers:
     """What one request asks for.
 
     Attributes:
@@ -76,7 +76,7 @@ class Asked:
     user: str | None
 
 
-def read_chat(body: bytes, service: Service) -> Asked:
+def read_chat(body: bytes, service: Service) -> AskedAnswers:
     """What the body of a request for chat completions asks for.
 
     Raises:
@@ -97,7 +97,7 @@ def read_chat(body: bytes, service: Service) -> Asked:
     return _asked(request, answers, _writer("chatcmpl", request, n, service), service, request.safety_identifier)
 
 
-def read_completion(body: bytes, service: Service) -> Asked:
+def read_completion(body: bytes, service: Service) -> AskedAnswers:
     """What the body of a request for completions asks for; errors as for a chat."""
     request = CompletionRequest.parse(body)
     defaults = service.defaults_of(service.models.get(request.model))
@@ -166,11 +166,11 @@ def _asked(
     writer: Writer,
     service: Service,
     safety: str | None,
-) -> Asked:
+) -> AskedAnswers:
     options = request.stream_options
     named = request.sda.evaluator if request.sda is not None else None
     users = [said for said in dict.fromkeys((request.user, safety)) if said]
-    return Asked(
+    return AskedAnswers(
         answers=answers,
         writer=writer,
         stream=bool(request.stream),
