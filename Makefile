@@ -63,6 +63,7 @@ bench: setup
 	$(BIN)/python benchmarks/responsiveness.py
 	$(BIN)/python benchmarks/documents.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/tenants.py
 	$(BIN)/python benchmarks/runners.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/instructions.py

@@ -34,7 +34,7 @@ class RecordingEngine(SteeringEngine):
     ) -> Completion:
         """See SteeringEngine.generate; the answer comes as one piece."""
         done = super().generate(messages, alignment, **options)
-        self._note(Piece(done.text, token_ids=done.token_ids, completion=done))
+        self._note(Piece(done.text, token_ids=done.token_ids, completion=done, trace=done.trace.tokens))
         return done
 
     def stream(

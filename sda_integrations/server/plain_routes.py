@@ -1,4 +1,4 @@
-"""The routes that answer at once: models, presets, token counts, health and metrics."""
+"""The routes that answer at once: models, presets, token counts, health, metrics and the page."""
 
 import asyncio
 from functools import partial
@@ -14,9 +14,10 @@ from sda_engine.wire.replies import ModelCard, ModelList, TokenizeReply
 from sda_engine.wire.requests import TokenizeRequest
 from sda_integrations.server.limits import check_count
 from sda_integrations.server.openapi import json_body
+from sda_integrations.server.playground import playground_page
 from sda_integrations.server.presets import PresetCard, PresetList
 from sda_integrations.server.replies import error_response
-from sda_integrations.server.service import Service
+from sda_integrations.server.service import Service, caller_of
 
 
 def plain_routes(service: Service) -> APIRouter:
@@ -42,17 +43,25 @@ def plain_routes(service: Service) -> APIRouter:
     @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses={200: {"model": TokenizeReply}})
     async def tokenize(request: Request) -> Response:
         """Tokens of a text, or how many a chat becomes."""
-        return json_response(await _count(service, TokenizeRequest.parse(await request.body())))
+        asked = TokenizeRequest.parse(await request.body())
+        return json_response(await _count(service, asked, caller_of(request).cache_salt))
 
     @routes.get("/health")
     async def health() -> Response:
         """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
         if service.draining.begun:
             return error_response(503, "The server is shutting down.", type="server_error", code="shutting_down")
-        if service.engine.closed:
+        if not service.engine.alive:
             stopped = "The engine has stopped: start the server again."
             return error_response(503, stopped, type="server_error", code="engine_stopped")
         return Response('{"status":"ok"}', media_type="application/json")
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The playground."""
+        playground = playground_page()
+        policy = {"content-security-policy": playground.content_security_policy}
+        return Response(playground.html, media_type="text/html", headers=policy)
 
     @routes.get("/metrics")
     async def metrics() -> Response:
@@ -62,7 +71,7 @@ def plain_routes(service: Service) -> APIRouter:
     return routes
 
 
-async def _count(service: Service, asked: TokenizeRequest) -> TokenizeReply:
+async def _count(service: Service, asked: TokenizeRequest, salt: str | None) -> TokenizeReply:
     engine = service.engine
     if asked.model is not None:
         service.models.get(asked.model)
@@ -73,7 +82,7 @@ async def _count(service: Service, asked: TokenizeRequest) -> TokenizeReply:
     check_count("messages", len(messages), service.settings.limits.messages)
     output = read_tokenize_output(asked)
     kwargs = {**service.defaults.settings.template_kwargs, **((asked.sda and asked.sda.template_kwargs) or {})}
-    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs)
+    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs, cache_salt=salt)
     return TokenizeReply(count=await asyncio.to_thread(count), max_model_len=engine.context_window)
 
 

@@ -39,7 +39,15 @@ def rated_text(base: DecodedText) -> str:
 def whole_piece(answer: DecodedText, completion: Completion) -> Piece:
     """The one piece of an answer that nobody saw growing."""
     calls = tuple(_whole_call(place, call) for place, call in enumerate(completion.tool_calls))
-    return Piece(answer.text, answer.reasoning, calls, answer.token_ids, answer.logprobs, completion)
+    return Piece(
+        answer.text,
+        answer.reasoning,
+        calls,
+        answer.token_ids,
+        answer.logprobs,
+        completion=completion,
+        trace=completion.trace.tokens,
+    )
 
 
 def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:

@@ -37,7 +37,7 @@ from sda_engine.models import (
 from sda_engine.output import ConstraintCompiler, Output
 from sda_engine.prompts import Message, make_contexts, normalise_messages, prompt_end, read_messages
 from sda_engine.request import Request
-from sda_engine.request_settings import RequestOptions, RequestSettings
+from sda_engine.request_settings import RequestOptions, RequestSettings, hash_salt
 from sda_engine.results import Completion, Piece
 from sda_engine.revising import Revising
 from sda_engine.settings import check_type
@@ -197,6 +197,11 @@ class SteeringEngine(ScoresTexts):
         """Whether the engine has been closed."""
         return self._closed
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests are worked on: False once the engine is closed, or if its worker thread has died."""
+        return self._scheduler.alive
+
     def describe(self) -> dict[str, object]:
         """What identifies the model, as plain JSON: name, revision, device, dtype, quantization, context window.
 
@@ -241,6 +246,10 @@ class SteeringEngine(ScoresTexts):
                 {"enable_thinking": False}; texts, numbers, True, False or None.
             adapter: the PEFT adapter that all rows of the request run under, alone. None: the model as it was given,
                 with the adapters that are active on it.
+            cache_salt: a text of 1 to 256 characters that those share who may profit from each other's requests, one
+                for each tenant, say. What is stored of prompts and pictures, and the scores that a CachedEvaluator
+                keeps, are found by requests of the same salt alone; those without one share with each other. So nobody
+                can tell by the time to the first token what others have asked.
 
         Raises:
             MessageError, ConfigError: the input is malformed.
@@ -304,6 +313,7 @@ class SteeringEngine(ScoresTexts):
         *,
         output: Output = Output(),  # noqa: B008 - frozen
         template_kwargs: Mapping[str, TemplateValue] = MappingProxyType({}),
+        cache_salt: str | None = None,
     ) -> int:
         """Tokens of the base prompt that these messages become, with the output's tools and schema where it has any.
 
@@ -312,7 +322,7 @@ class SteeringEngine(ScoresTexts):
         Raises:
             MessageError, ConfigError: the input is malformed.
         """
-        tokenizer = self._tokenizer.with_template_kwargs(template_kwargs)
+        tokenizer = self._tokenizer.with_template_kwargs(template_kwargs).with_salt(hash_salt(cache_salt))
         return make_contexts(messages, None, tokenizer, output=output).prompt_tokens()
 
     def stats(self) -> EngineStats:
@@ -355,7 +365,7 @@ class SteeringEngine(ScoresTexts):
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
         output = settings.output
         messages = read_messages(messages, self._tokenizer.pictures)
-        tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs)
+        tokenizer = self._tokenizer.with_template_kwargs(settings.template_kwargs).with_salt(settings.salt)
         prompt = self._prompt(settings, tokenizer, messages, settings.sampling.max_new_tokens)
         answer_format, ending = self._tokenizer.answer_format, prompt_end(prompt.contexts, self._tokenizer)
         thought_is_open = answer_format.opens_thought(ending)
@@ -434,12 +444,20 @@ class SteeringEngine(ScoresTexts):
             copies=answers,
             state_cost=self._scheduler.state_cost,
             adapter=self._adapters.get(settings.adapter),
+            salt=settings.salt,
         )
 
-    def _text_scorer(self, deadline: float | None, *, admitted: bool = False, adapter: str | None = None) -> TextScorer:
+    def _text_scorer(
+        self,
+        deadline: float | None,
+        *,
+        admitted: bool = False,
+        adapter: str | None = None,
+        salt: bytes | None = None,
+    ) -> TextScorer:
         return TextScorer(
             self._scheduler,
-            self._tokenizer,
+            self._tokenizer.with_salt(salt),
             self.context_window,
             description=self.describe() | ({} if adapter is None else {"adapter": adapter}),
             deadline=deadline,
@@ -449,7 +467,8 @@ class SteeringEngine(ScoresTexts):
 
     def _model_of(self, request: Request, deadline: float | None) -> TextScorer:
         """What the evaluators of a request may ask: the model that answers it."""
-        return self._text_scorer(deadline, admitted=True, adapter=request.settings.adapter)
+        settings = request.settings
+        return self._text_scorer(deadline, admitted=True, adapter=settings.adapter, salt=settings.salt)
 
     def _compile(self, request: Request) -> None:
         """Make the request's grammar and token categories ready; the first ones of an engine take a second."""

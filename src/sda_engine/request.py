@@ -169,6 +169,7 @@ class Request:
             base_logprobs=logprobs.get(BASE),
             instructed_logprobs=logprobs.get(INSTRUCTED),
         )
+        self._evaluation.salt = self.settings.salt
 
     def evaluation_request(self, model: LocalModel) -> EvaluationRequest:
         """What the evaluator is asked, and the model that it may ask in turn.
@@ -277,7 +278,9 @@ class Request:
         if isinstance(event, Token):
             token = event.decoded
             delta = token.delta
-            return Piece(delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs)
+            return Piece(
+                delta.text, delta.reasoning, delta.tool_calls, (token.token_id,), token.logprobs, trace=token.trace
+            )
         assert self._answer is not None, "steered_task() comes first"
         answer = self._answer.result()
         if answer.finish_reason is None:

@@ -1,5 +1,6 @@
 """RequestSettings: all that one request asks for beside its messages, as one object that is checked once."""
 
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from sda_engine.models import TemplateValue, check_template_values
 from sda_engine.output import Output
 from sda_engine.settings import check_timeout, check_type, shown, unknown_name
 from sda_engine.user_warnings import warn_user
+
+_LONGEST_SALT = 256  # characters
 
 
 class RequestOptions(TypedDict, total=False):
@@ -26,6 +29,9 @@ class RequestOptions(TypedDict, total=False):
         template_kwargs: values for variables that the model's chat template leaves open, e.g.
             {"enable_thinking": False}.
         adapter: the PEFT adapter that all rows run under; None for the model as it was given.
+        cache_salt: a text of 1 to 256 characters that those share who may find what the others' requests have left in
+            caches, one for each tenant, say. Requests of different salts share nothing there, and those without one
+            share with each other alone.
     """
 
     steering: Steering
@@ -34,6 +40,7 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
     template_kwargs: Mapping[str, TemplateValue]
     adapter: str | None
+    cache_salt: str | None
 
 
 class RequestArguments(RequestOptions):
@@ -55,9 +62,11 @@ class RequestSettings:
         template_kwargs: values for variables of the model's chat template. Which it has, only the model can tell.
         adapter: the PEFT adapter that all rows run under. Which there are, only the model can tell.
         whole: whether the answer is wanted as a whole, and nobody sees it growing.
+        cache_salt: what those share who may find each other's prompts in caches; a secret.
 
     Raises:
-        ConfigError: one of them is of another type, the timeout is not above 0, or a value is not plain.
+        ConfigError: one of them is of another type, the timeout is not above 0, a value is not plain, or the salt is
+            empty or too long.
     """
 
     alignment: Alignment | None = None
@@ -68,6 +77,7 @@ class RequestSettings:
     template_kwargs: Mapping[str, TemplateValue] = field(default_factory=dict)
     adapter: str | None = None
     whole: bool = False
+    cache_salt: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_type("steering", self.steering, Steering)
@@ -76,6 +86,7 @@ class RequestSettings:
         if self.timeout is not None:
             check_timeout(self.timeout)
         check_adapter_name(self.adapter)
+        hash_salt(self.cache_salt)
         object.__setattr__(self, "template_kwargs", check_template_values(self.template_kwargs))
 
     @classmethod
@@ -114,6 +125,11 @@ class RequestSettings:
         """The policy that answers; "paper" for a plain answer, which is steered by none."""
         return "paper" if self.alignment is None else self.steering.policy_for(whole=self.whole)
 
+    @property
+    def salt(self) -> bytes | None:
+        """What caches tell its requests by, see `hash_salt`."""
+        return hash_salt(self.cache_salt)
+
     def deadline(self) -> float | None:
         """When the timeout passes if the request starts now, in seconds of time.monotonic(); None for no limit."""
         return None if self.timeout is None else time.monotonic() + self.timeout
@@ -128,6 +144,7 @@ class RequestSettings:
             "timeout": self.timeout,
             "template_kwargs": self.template_kwargs,
             "adapter": self.adapter,
+            "cache_salt": self.cache_salt,
         }
 
 
@@ -140,3 +157,23 @@ def check_adapter_name(adapter: object) -> str | None:
     if adapter is None or isinstance(adapter, str):
         return adapter
     raise ConfigError(f"adapter cannot be {shown(adapter)}: it must be the name of an adapter of the model, or None.")
+
+
+def hash_salt(cache_salt: str | None) -> bytes | None:
+    """SHA-256 of a cache salt, by which caches tell requests apart without holding the salt; None for None.
+
+    Raises:
+        ConfigError: it is neither None nor a text of 1 to 256 characters. The error does not show it.
+    """
+    if cache_salt is None:
+        return None
+    if not isinstance(cache_salt, str):
+        given = f"an object of type {type(cache_salt).__name__}"
+    elif not 1 <= len(cache_salt) <= _LONGEST_SALT:
+        given = f"a text of {len(cache_salt)} characters"
+    else:
+        return hashlib.sha256(cache_salt.encode("utf-8", "surrogatepass")).digest()
+    raise ConfigError(
+        f"cache_salt cannot be {given}: it must be a text of 1 to {_LONGEST_SALT} characters, or None. Take a hash of "
+        f"what is longer."
+    )

@@ -121,7 +121,9 @@ class Revising:
     def _request(self, answer: DecodedText, model: LocalModel) -> EvaluationRequest:
         assert self.settings.alignment is not None
         logprobs = _logprobs(answer.row_logprobs)
-        return EvaluationRequest(self.messages, answer.text, self.settings.alignment, model=model, **logprobs)
+        asked = EvaluationRequest(self.messages, answer.text, self.settings.alignment, model=model, **logprobs)
+        asked.salt = self.settings.salt
+        return asked
 
     @property
     def _rates_base(self) -> bool:

@@ -11,7 +11,7 @@ agent = FunctionAgent(llm=SDALLM(engine=engine), tools=[add])
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -190,6 +190,7 @@ class ScriptedRequest:
     output: Output
     template_kwargs: Mapping[str, TemplateValue]
     adapter: str | None = None
+    cache_salt: str | None = field(default=None, repr=False)
 
 
 class ScriptedEngine(SteeringEngine):
@@ -243,6 +244,7 @@ class ScriptedEngine(SteeringEngine):
                 output=settings.output,
                 template_kwargs=settings.template_kwargs,
                 adapter=settings.adapter,
+                cache_salt=settings.cache_salt,
             )
         )
         end = min(request.eos_token_ids)

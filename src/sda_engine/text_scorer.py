@@ -146,7 +146,11 @@ class TextScorer:
         self, messages: Sequence[Message], response: str, alignment: Alignment, results: Sequence[Logprobs]
     ) -> EvaluationRequest:
         logprobs: Logprobs = results[0] if results else {}
-        return EvaluationRequest(messages, response, alignment, logprobs.get(BASE), logprobs.get(INSTRUCTED), self)
+        evaluation = EvaluationRequest(
+            messages, response, alignment, logprobs.get(BASE), logprobs.get(INSTRUCTED), self
+        )
+        evaluation.salt = self._tokenizer.salt
+        return evaluation
 
     def _run(self, scoring: TextScoring) -> list[Logprobs]:
         with self._taken_on(), scoring as tasks:
@@ -182,7 +186,13 @@ class TextScorer:
         longest = max(map(len, token_ids))
         if contexts.longest_prompt + longest > self._context_window:
             raise ContextLengthError(contexts.longest_prompt + longest, self._context_window)
-        prompt = PromptState(contexts, longest, state_cost=self._scheduler.state_cost, adapter=self._adapter)
+        prompt = PromptState(
+            contexts,
+            longest,
+            state_cost=self._scheduler.state_cost,
+            adapter=self._adapter,
+            salt=self._tokenizer.salt,
+        )
         return TextScoring(prompt, [*self._tasks(prompt, token_ids, steering)])
 
     def _tasks(

@@ -10,8 +10,10 @@ import inspect
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import llama_index.core
 import pytest
@@ -20,10 +22,12 @@ from markdown_it import MarkdownIt
 from sda_engine import SteeringEngine
 from sda_engine.evaluators import OpenAIEvaluator, Score
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text, tiny_vision_engine
+from tests.servers import serving
 from tests.thinking import QWEN3
 
 pytestmark = pytest.mark.default_policy
 
+CONNECT = socket.socket.connect
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if "```python" in page.read_text("utf-8")]
@@ -39,6 +43,7 @@ ANSWERS = {
     "how-to/thinking.md": [THOUGHT],
 }
 SEE = ("how-to/pictures.md",)  # pages whose model reads pictures; what it answers means nothing
+ASK_A_SERVER = ("how-to/serve.md",)  # pages whose model is behind http://localhost:8000/v1
 
 
 def fences(page: Path) -> Iterator[ast.Module]:
@@ -57,7 +62,7 @@ def reader(request, monkeypatch, tmp_path):
     Path("library").mkdir()
     Path("library/hours.txt").write_text(NINE)
 
-    engines = []
+    engines, servers = [], ExitStack()
 
     page = request.node.callspec.id
 
@@ -75,9 +80,13 @@ def reader(request, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key")
     monkeypatch.setattr(OpenAIEvaluator, "evaluate", lambda judge, rated: Score(value=60.0, evaluator=judge.name))
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    if page in ASK_A_SERVER:
+        url = servers.enter_context(serving(load("smollm2-135m"), served_model_name="smollm2-135m"))
+        monkeypatch.setattr(socket.socket, "connect", connect_in_place_of_port_8000(urlsplit(url).port))
     monkeypatch.setattr(llama_index.core.Settings, "_llm", None)  # pages set them for the whole process
     monkeypatch.setattr(llama_index.core.Settings, "_embed_model", None)
-    yield
+    with servers:
+        yield
     for engine in engines:
         engine.close()
 
@@ -92,6 +101,19 @@ def embeddings() -> ModuleType:
 def refuse(_: socket.socket, address: object) -> None:
     """A page must not reach for the network."""
     raise AssertionError(f"a page opens a connection to {address}")
+
+
+def connect_in_place_of_port_8000(port: int):
+    """What connects to the server of this test where a page means the one at localhost:8000, and refuses all else."""
+
+    def connect_there(given: socket.socket, address: tuple[str, int]) -> None:
+        if address[:2] == ("::1", 8000):
+            raise ConnectionRefusedError("the server of this test listens at 127.0.0.1 alone")
+        if address[:2] != ("127.0.0.1", 8000):
+            refuse(given, address)
+        CONNECT(given, ("127.0.0.1", port))
+
+    return connect_there
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")  # of LlamaIndex's own agents
@@ -109,7 +131,7 @@ def test_the_code_of_a_page_runs(page):
 
 
 def test_the_pages_with_scripted_answers_exist():
-    assert {*ANSWERS, *SEE} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert {*ANSWERS, *SEE, *ASK_A_SERVER} <= {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
 
 
 def test_the_readme_stays_an_entrance():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from sda_engine.models import Adapter
 from sda_engine.prompts import BASE, Contexts
 
 _ADAPTER_BITS = 52  # from here on a stored token tells its adapter; token ids, those of pictures too, stay below
+_SALTED = 4  # tokens at the beginning of a text, of eight bytes each, that tell its salt
 _WORTH_WAITING = 64  # tokens of a prompt that another one is about to store
 _WORTH_A_PASS = 32  # tokens that others can begin with, where a pass has to end so that its state can be kept
 
@@ -30,6 +32,8 @@ class PromptState:
         copies: how many answers go on from the prompts at once, each on rows of its own.
         state_cost: what the state of a row counts as, see `RowMemory`.
         adapter: what the model runs under; None for the model as it was given.
+        salt: 32 bytes, the same for all prompts that may begin with what is stored of each other; None for those of no
+            salt.
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
@@ -46,12 +50,14 @@ class PromptState:
         copies: int = 1,
         state_cost: StateCost = StateCost(),  # noqa: B008 - frozen
         adapter: Adapter | None = None,
+        salt: bytes | None = None,
     ) -> None:
         self.contexts = contexts
         self.max_new_tokens = max_new_tokens
         self.copies = copies
         self._state_cost = state_cost
         self.adapter = adapter
+        self._salt = salt
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -103,9 +109,19 @@ class PromptState:
         return [piece for name in names if name not in self._rows for piece in store.pieces(self._array(name))]
 
     def stored_as(self, token_ids: Sequence[int]) -> TokenArray:
-        """What the prefix store knows tokens of this request as: under each adapter as other ones."""
+        """What the prefix store knows tokens of this request as: under each adapter, and with each salt, as other ones.
+
+        A salt changes the first four tokens alone, by all its bits: what goes on from other tokens is another text.
+        """
         known = as_array(token_ids)
-        return known if self.adapter is None else known + (self.adapter.number << _ADAPTER_BITS)
+        if self.adapter is not None:
+            known = known + (self.adapter.number << _ADAPTER_BITS)
+        if self._salt is None:
+            return known
+        salted = known.copy()
+        beginning = salted[:_SALTED]
+        beginning ^= np.frombuffer(self._salt, dtype=np.int64)[: len(beginning)]
+        return salted
 
     def is_ready(self, names: Sequence[str]) -> bool:
         """Whether these rows hold their whole prompts."""

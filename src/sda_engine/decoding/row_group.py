@@ -81,12 +81,13 @@ class _Allowance(TypedDict):
 
 @dataclass(frozen=True)
 class DecodedToken:
-    """One step's result: the token, what may be given out, and whether the answer ends here."""
+    """One step's result: the token, what may be given out, whether the answer ends here, and what steering did."""
 
     token_id: int
     delta: Delta
     finish_reason: FinishReason | None
     logprobs: tuple[GeneratedTokenLogprobs, ...]
+    trace: tuple[TraceToken, ...]
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,8 @@ class RowGroup:
             delta += self._flush()
             reason = self._final(reason)
         self._answer += delta
-        return DecodedToken(token_id, delta, reason, tuple(self._recorder.generated[-1:]))
+        recorded = self._recorder
+        return DecodedToken(token_id, delta, reason, tuple(recorded.generated[-1:]), tuple(recorded.tokens[-1:]))
 
     @property
     def remaining(self) -> int:

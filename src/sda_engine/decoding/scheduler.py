@@ -74,11 +74,16 @@ class Scheduler:
         """What is going on now, and what was done so far."""
         return self._worker.stats()
 
+    @property
+    def alive(self) -> bool:
+        """Whether a task would be worked on: not once it is closed, or where the thread has died or cannot be had."""
+        return self._worker.alive
+
     def submit(self, task: Task) -> None:
         """Queue a task.
 
         Raises:
-            EngineClosedError: the engine has been closed.
+            EngineClosedError: the engine has been closed, or its thread has died.
             ConfigError: the worker thread itself asks, which would wait for what it alone can do.
             CapacityError: the task alone needs more memory than there may be.
         """
@@ -184,6 +189,16 @@ class _Worker:
             cache_tokens=self._cache_tokens,
         )
 
+    @property
+    def alive(self) -> bool:
+        return not (self._closed or self._model_is_lost or self._is_dead)
+
+    @property
+    def _is_dead(self) -> bool:
+        """Whether there was a thread, and it has ended."""
+        thread = self._thread
+        return thread is not None and not thread.is_alive()
+
     def submit(self, task: Task) -> None:
         if self._is_calling():
             raise _calls_itself()
@@ -194,6 +209,8 @@ class _Worker:
         with self._changed:
             if self._closed:
                 raise _closed()
+            if self._is_dead:
+                raise _died()
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="sda-engine", daemon=True)
                 thread.start()  # it waits for this block to end; where it cannot be started, the next task tries again
@@ -293,6 +310,13 @@ def _timed_out() -> RequestTimeoutError:
 
 def _closed() -> EngineClosedError:
     return EngineClosedError("The engine has been closed. Load a new one with SteeringEngine.load(...).")
+
+
+def _died() -> EngineClosedError:
+    return EngineClosedError(
+        "The worker thread of the engine has died of an error that kept it from failing its requests; the log has it. "
+        "Close the engine and load a new one."
+    )
 
 
 def _calls_itself() -> ConfigError:

@@ -38,7 +38,8 @@ class CachedEvaluator:
     the evaluator's own name, and the bits of the log-probabilities where it needs them (rounded ones could be
     found under two keys all the same). The model counts, by its `describe()`, for scores for which the evaluator
     asked it; a model without `describe()` gives scores that are not kept. A model that you built yourself is
-    another one in each process, since nothing tells its weights.
+    another one in each process, since nothing tells its weights. Requests of different cache salts find none of each
+    other's scores.
 
     A score from the cache is the one that was given then, except that `usage` is None, since it cost nothing;
     `statistics` tells how many there were. Failures are not kept, nor are fallbacks, nor ensembles' scores with
@@ -160,6 +161,7 @@ class _Rating:
     def __init__(self, evaluator: Evaluator, request: EvaluationRequest) -> None:
         self._model = None if request.model is None else _WatchedModel(request.model)
         self.request = EvaluationRequest(request.messages, request.response, request.alignment, model=self._model)
+        self.request.salt = request.salt
         if needs_logprobs(evaluator):
             self.request.base_logprobs = request.base_logprobs
             self.request.instructed_logprobs = request.instructed_logprobs
@@ -213,6 +215,7 @@ def _make_key(evaluator: Evaluator, request: EvaluationRequest) -> bytes | None:
             "alignment": request.alignment.model_dump(),
             "logprobs": [_tensor_digest(request.base_logprobs), _tensor_digest(request.instructed_logprobs)],
             "has_model": request.model is not None,
+            **({} if request.salt is None else {"salt": request.salt.hex()}),
         }
     )
 

@@ -98,6 +98,8 @@ class EvaluationRequest:
         instructed_logprobs: the same in the instructed context, of a combined alignment in the mixture of these; None
             also where the alignment has no instruction.
         model: the model that gave the response, where an engine asks.
+        salt: SHA-256 of the request's cache salt, for evaluators that keep what they know: scores of one salt are not
+            for requests of another, which could tell by the time that somebody was rated alike. None without one.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class EvaluationRequest:
         self.base_logprobs = base_logprobs
         self.instructed_logprobs = instructed_logprobs
         self.model = model
+        self.salt: bytes | None = None
 
 
 @runtime_checkable

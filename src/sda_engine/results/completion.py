@@ -142,7 +142,8 @@ class Delta:
 
 @dataclass(frozen=True)
 class Piece(Delta):
-    """One step of a stream. Joined, the texts of all pieces are the Completion's text.
+    """One step of a stream. Joined, the texts of all pieces are the Completion's text, and their traces its trace's
+    tokens.
 
     Attributes:
         text: newly decided text; may be "" while a character or a possible stop string is incomplete.

@@ -19,12 +19,15 @@ _MOST_NUMBERS = 65_536  # pictures that are known again
 _LOOK = "Look."
 
 Turns = Sequence[Mapping[str, object]]
+_Known = tuple[bytes | None, str]  # the salt, and the digest of a picture
 
 
 class PictureChats:
     """Prepares pictures and renders chats with them. One thread at a time.
 
-    A picture is prepared once, and kept for a while; what is kept is bounded.
+    A picture is prepared once for each salt, and kept for a while; what is kept is bounded. Under each salt it is
+    another picture, of a number of its own: so whatever goes by numbers, the features that a model made of it say,
+    tells nobody whether a picture was sent by somebody of another salt.
 
     Args:
         processor: of the model; a copy of it is used.
@@ -37,36 +40,44 @@ class PictureChats:
         self._processor.tokenizer = tokenizer
         self._processor.image_processor = _ImageProcessor(self._processor.image_processor)
         self._image_token_id = image_token_id
-        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._numbers: OrderedDict[_Known, int] = OrderedDict()
         self._next_number = 0
         self._prepared: OrderedDict[int, PreparedPicture] = OrderedDict()
         self._bytes = 0
 
-    def prepare(self, picture: Picture, template: str) -> PreparedPicture:
+    def prepare(self, picture: Picture, template: str, salt: bytes | None = None) -> PreparedPicture:
         """A picture as the model reads it.
+
+        Args:
+            picture: the picture.
+            template: the chat template.
+            salt: among whose pictures it may be known again; None for those without one.
 
         Raises:
             MessageError: the processor cannot read it.
         """
-        number = self._number_of(picture)
+        number = self._number_of(picture, salt)
         if number not in self._prepared:
             self._keep(self._read(picture, number, template))
         self._prepared.move_to_end(number)
         return self._prepared[number]
 
-    def render(self, turns: Turns, template: str, *, sanitize: bool, **options: object) -> list[int]:
+    def render(
+        self, turns: Turns, template: str, salt: bytes | None = None, /, *, sanitize: bool, **options: object
+    ) -> list[int]:
         """Token ids of a chat, with those of its pictures as `picture_token_id` has them.
 
         Args:
             turns: plain dicts.
             template: the chat template.
+            salt: see `prepare`.
             sanitize: whether control tokens in the texts are marked, to be encoded as text.
             options: tools and variables, for the template.
 
         Raises:
             MessageError: a picture cannot be read, or they do not take as many tokens together as each takes alone.
         """
-        pictures = [self.prepare(picture, template) for picture in pictures_of(turns)]
+        pictures = [self.prepare(picture, template, salt) for picture in pictures_of(turns)]
         found = self._apply(turns, template, sanitize_control_tokens=sanitize, **options)
         ids = [int(token_id) for token_id in found["input_ids"][0]]
         ours = [picture_token_id(picture.number, place) for picture in pictures for place in range(picture.tokens)]
@@ -108,14 +119,15 @@ class PictureChats:
             )
         return found
 
-    def _number_of(self, picture: Picture) -> int:
-        if picture.digest not in self._numbers:
-            self._numbers[picture.digest] = self._next_number
+    def _number_of(self, picture: Picture, salt: bytes | None) -> int:
+        known = salt, picture.digest
+        if known not in self._numbers:
+            self._numbers[known] = self._next_number
             self._next_number += 1
             if len(self._numbers) > _MOST_NUMBERS:
                 self._numbers.popitem(last=False)
-        self._numbers.move_to_end(picture.digest)
-        return self._numbers[picture.digest]
+        self._numbers.move_to_end(known)
+        return self._numbers[known]
 
     def _keep(self, picture: PreparedPicture) -> None:
         self._prepared[picture.number] = picture

@@ -25,6 +25,7 @@ from sda_engine.pictures import Picture, PictureLimits
 from sda_engine.tokens.answer_format import make_answer_format
 from sda_engine.tokens.control_tokens import ControlTokens
 from sda_engine.tokens.fitted_turns import FittedTurns, texts_of
+from sda_engine.tokens.known_words import KnownWords
 from sda_engine.tokens.picture_chats import PictureChats
 from sda_engine.tokens.picture_tokens import PreparedPicture
 
@@ -59,6 +60,7 @@ class SafeTokenizer:
         special_tokens: text -> id of every token that is not ordinary text.
         template_variables: what `with_template_kwargs` may set.
         pictures: how many pictures a chat may hold, and how large; None where the model reads text only.
+        salt: of the requests that this is for: words and pictures are known again among those of one salt alone.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class SafeTokenizer:
         self._begins_with_bos = tokenizer.bos_token_id is not None and list(first) == [tokenizer.bos_token_id]
         self.template_variables = template_variables(tokenizer)
         self._template_kwargs: Mapping[str, TemplateValue] = {}
+        self.salt: bytes | None = None
+        self._words = KnownWords(self._tokenizer)
         self._turns = FittedTurns(self._write)
         self._picture_chats: PictureChats | None = None
         if processor is not None and image_token_id is not None:
@@ -126,6 +130,14 @@ class SafeTokenizer:
         check_template_names(template_kwargs, self.template_variables)
         return view
 
+    def with_salt(self, salt: bytes | None) -> Self:
+        """This tokenizer for requests of a salt; the two share all but what they remember of texts and pictures."""
+        if salt == self.salt:
+            return self
+        view = copy.copy(self)
+        view.salt = salt
+        return view
+
     def render(self, messages: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]] = ()) -> list[int]:
         """Token ids of a chat, ready for the assistant's next turn.
 
@@ -144,6 +156,7 @@ class SafeTokenizer:
         self._control_tokens.refuse_in_keys([*tools, *calls])
         template = self._template_for(tools) or PLAIN_TEMPLATE
         with self._lock:
+            self._words.forget_others(self.salt)
             turns = self._turns.fit(messages, template)
             try:
                 if has_pictures(turns):
@@ -190,7 +203,7 @@ class SafeTokenizer:
                 "its instruction-tuned version, or set processor.chat_template."
             )
         with self._lock:
-            return self._picture_chats.prepare(picture, template)
+            return self._picture_chats.prepare(picture, template, self.salt)
 
     def _render_pictures(
         self, turns: Sequence[Mapping[str, object]], tools: Sequence[Mapping[str, object]], template: str
@@ -202,6 +215,7 @@ class SafeTokenizer:
         return self._picture_chats.render(
             turns,
             template,
+            self.salt,
             # not always: some processors cannot read what is marked
             sanitize=self._control_tokens.are_in([*turns, *tools]),
             tools=[dict(tool) for tool in tools] or None,
@@ -230,6 +244,7 @@ class SafeTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: no control tokens, neither added nor recognised."""
         with self._lock:
+            self._words.forget_others(self.salt)
             # <tool_call>, say, which to a tokenizer is no special token
             if isinstance(self._tokenizer, PreTrainedTokenizerFast) and any(m in text for m in self._text_markers):
                 return _encode_without_added_tokens(self._tokenizer, text)

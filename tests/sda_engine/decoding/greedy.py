@@ -93,7 +93,7 @@ class Greedy(Task):
         token_id = int(logits[:, -1, :POISON].mean(0).argmax())
         self.tokens.append(token_id)
         self.log.append((self.name, "token"))
-        self.emit(Token(DecodedToken(token_id, Delta(), None, ())))
+        self.emit(Token(DecodedToken(token_id, Delta(), None, (), ())))
         return len(self.tokens) == self.steps
 
 

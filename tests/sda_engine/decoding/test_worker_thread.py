@@ -128,6 +128,39 @@ def test_a_thread_that_cannot_be_started_is_tried_again(engine, monkeypatch):
     assert engine.generate(user("who?"), sampling=SHORT).text
 
 
+# --- whether it lives
+
+
+def test_an_engine_lives_from_the_start_until_it_is_closed(engine):
+    assert engine.alive
+    engine.generate(user("who?"), sampling=SHORT)
+    assert engine.alive
+    engine.close()
+    assert not engine.alive
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_whose_thread_has_died_says_so_and_takes_no_more_requests(engine, monkeypatch):
+    """It takes two faults at once: one of a pass, and one of what fails the requests for it."""
+
+    def fault(*_):
+        raise MemoryError("no room")
+
+    engine.generate(user("who?"), sampling=SHORT)
+    thread = engine._scheduler._worker._thread
+    monkeypatch.setattr(RunningBatch, "step", fault)
+    monkeypatch.setattr(RunningBatch, "clear", fault)
+    with pytest.raises(SDAError, match="no room"):
+        engine.generate(user("who?"), sampling=SHORT)
+    thread.join(10)
+    assert not engine.alive
+    assert not engine.closed
+    with pytest.raises(EngineClosedError, match=r"worker thread.*has died.*load a new one"):
+        engine.generate(user("who?"), sampling=SHORT)
+    engine.close()
+    assert not engine.alive
+
+
 # --- whom it asks
 
 CALLS = {

@@ -56,6 +56,7 @@ class Call:
     timeout: float | None
     template_kwargs: Mapping[str, object]
     adapter: str | None
+    cache_salt: str | None = None
 
 
 def called(name: str, *several: dict[str, object], **arguments: object) -> Completion:
