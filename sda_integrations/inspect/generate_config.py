@@ -9,6 +9,7 @@ from inspect_ai.model import GenerateConfig, ResponseSchema
 from inspect_ai.tool import ToolChoice, ToolFunction, ToolInfo
 
 from sda_engine import Constraint, Output
+from sda_engine.adapting import reasoning_variables
 from sda_engine.config import NoEffectWarning
 from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue
@@ -166,7 +167,7 @@ def make_output(tools: Sequence[ToolInfo], tool_choice: ToolChoice, config: Gene
     )
 
 
-def reasoning_variables(effort: str | None, variables: Collection[str], *, thinks: bool) -> dict[str, TemplateValue]:
+def effort_variables(effort: str | None, variables: Collection[str], *, thinks: bool) -> dict[str, TemplateValue]:
     """What reasoning_effort sets in the model's chat template.
 
     Warns with NoEffectWarning where the model never thinks: tasks ask for an effort whichever model answers.
@@ -179,22 +180,13 @@ def reasoning_variables(effort: str | None, variables: Collection[str], *, think
     Raises:
         ConfigError: the model thinks, and its template has no way to say how much.
     """
-    if effort is None:
+    owner = "GenerateConfig.reasoning_effort"
+    if not thinks and effort not in (None, "none") and "reasoning_effort" not in variables:
+        said = f"{owner}={effort!r}"
+        warn_user(f"{said} changes nothing in this answer, since the model does not think.", NoEffectWarning)
         return {}
-    if "reasoning_effort" in variables:
-        return {"reasoning_effort": effort}
-    if effort == "none" and "enable_thinking" in variables:
-        return {"enable_thinking": False}
-    if not thinks:
-        if effort != "none":
-            said = f"GenerateConfig.reasoning_effort={effort!r}"
-            warn_user(f"{said} changes nothing in this answer, since the model does not think.", NoEffectWarning)
-        return {}
-    legal = "'none'" if "enable_thinking" in variables else "left out"
-    raise ConfigError(
-        f"GenerateConfig.reasoning_effort cannot be {effort!r}: the model's chat template has no variable for it. "
-        f"It must be {legal}; extra_body={{'template_kwargs': {{...}}}} sets other variables."
-    )
+    others = "extra_body={'template_kwargs': {...}}"
+    return reasoning_variables(effort, variables, thinks=thinks, owner=owner, others=others)
 
 
 def _count_logprobs(wanted: bool | None, top: int | None) -> int | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -18,15 +18,23 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from sda_engine import EngineSettings, Sampling, SteeringEngine
-from sda_engine.adapting import Engine, combine_settings, describe_settings, make_remote_engine, server_of
+from sda_engine.adapting import (
+    Engine,
+    all_or_first_failure,
+    combine_settings,
+    describe_settings,
+    make_remote_engine,
+    server_of,
+    settings_of_each,
+)
 from sda_engine.errors import ConfigError, ContextLengthError, InvalidOutputError, MessageError
 from sda_engine.prompts import Message
 from sda_engine.request_settings import RequestSettings
 from sda_integrations.inspect.arguments import read_arguments, read_extra_body
 from sda_integrations.inspect.generate_config import (
     count_choices,
+    effort_variables,
     make_output,
-    reasoning_variables,
     refuse_unsupported,
     request_keywords,
 )
@@ -35,7 +43,6 @@ from sda_integrations.inspect.output import Answer, to_model_output
 from sda_integrations.inspect.retries import decide_retry
 from sda_integrations.inspect.stages import Stopwatch
 
-_SEEDS = 2**63
 _ROWS_OF_A_REQUEST = 2  # of a steered one: base and instructed
 
 Result = TypeVar("Result")
@@ -186,7 +193,7 @@ class SDAModelAPI(ModelAPI):
         """What a call asks of the engine: the model's own arguments, those of the call over them."""
         extra = read_extra_body(config.extra_body, self._arguments.evaluators)
         wanted = config.reasoning_effort
-        effort = {} if wanted is None else reasoning_variables(wanted, engine.template_variables, thinks=engine.thinks)
+        effort = {} if wanted is None else effort_variables(wanted, engine.template_variables, thinks=engine.thinks)
         layers = (self._arguments.request, {**request_keywords(config), "template_kwargs": effort}, extra)
         request = combine_settings(*layers, owner=f"sda/{self.model_name}")
         return replace(request, output=make_output(tools, tool_choice, config))
@@ -194,11 +201,7 @@ class SDAModelAPI(ModelAPI):
     async def _answers(
         self, engine: Engine, chat: Sequence[Message], request: RequestSettings, choices: int
     ) -> list[Answer]:
-        seed = request.sampling.seed
-        seeds = [None if seed is None else (seed + place) % _SEEDS for place in range(choices)]
-        return await _all(
-            [_answer(engine, chat, replace(request, sampling=request.sampling.replace(seed=one))) for one in seeds]
-        )
+        return await all_or_first_failure([_answer(engine, chat, one) for one in settings_of_each(request, choices)])
 
     # --- What Inspect asks of a provider ---
 
@@ -254,17 +257,6 @@ async def _answer(engine: Engine, chat: Sequence[Message], request: RequestSetti
 async def _call(engine: Engine, function: Callable[[], Result]) -> Result:
     """What a function returns; it runs in a thread where its engine asks a server, for which no loop must wait."""
     return function() if server_of(engine) is None else await asyncio.to_thread(function)
-
-
-async def _all(several: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """All results; the first failure cancels the others, and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in several]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _check_event_loop() -> None:

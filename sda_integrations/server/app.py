@@ -10,7 +10,8 @@ from starlette.responses import Response
 from sda_engine.engine import SteeringEngine
 from sda_engine.errors import SDAError
 from sda_engine.settings import check_type
-from sda_engine.wire.requests import TokenizeRequest
+from sda_engine.wire.requests import ChatRequest, CompletionRequest, TokenizeRequest
+from sda_integrations.server.answer_routes import answer_routes
 from sda_integrations.server.draining import DrainRequests
 from sda_integrations.server.faults import HideFaults
 from sda_integrations.server.foreign_pages import RefuseForeignPages
@@ -47,8 +48,9 @@ def make_app(engine: SteeringEngine, settings: ServerSettings = ServerSettings()
         redirect_slashes=False,
     )
     app.state.service = service
+    app.include_router(answer_routes(service))
     app.include_router(plain_routes(service))
-    describe_bodies(app, (TokenizeRequest,))
+    describe_bodies(app, (ChatRequest, CompletionRequest, TokenizeRequest))
     _answer_errors(app)
     _surround(app, service)
     return app

@@ -14,7 +14,9 @@ GONE = 499
 
 
 class RecordRequests:
-    """Logs how each request ended: method, path, status, seconds, id. Never its body, its query or its key.
+    """Logs how each request ended: method, path, status, seconds, id, and for whom its client asks, where it says so.
+
+    Never the rest of its body, its query or its key.
 
     Args:
         app: what answers.
@@ -45,8 +47,10 @@ class RecordRequests:
             seconds = time.perf_counter() - began
             self._metrics.ended(_route_of(scope), status, seconds)
             path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]  # still percent-encoded
+            state = scope["state"]
+            user = f", user {state['user']!r}" if state.get("user") else ""  # quoted, so that it adds no line
             logger.info(
-                "%s %s %d in %.3f s, request %s", scope["method"], path, status, seconds, scope["state"]["request_id"]
+                "%s %s %d in %.3f s, request %s%s", scope["method"], path, status, seconds, state["request_id"], user
             )
 
 

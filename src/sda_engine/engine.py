@@ -404,7 +404,8 @@ class SteeringEngine(ScoresTexts):
             raise ConfigError(
                 f"Sampling.max_reasoning_tokens={most} cannot be kept: what closes a thought of this model is no plain "
                 f"marker that could be written for it. Leave it out, and limit thought and answer together by "
-                f"max_new_tokens."
+                f"max_new_tokens.",
+                field="max_reasoning_tokens",
             )
         return tuple(self._tokenizer.encode_answer(answer_format.thought_end))
 

@@ -64,11 +64,14 @@ class Adapters:
         names = _names(layers)
         if name not in names:
             known = f"It must be one of: {', '.join(sorted(names))}." if names else _LOAD_ONE
-            raise ConfigError(f"adapter cannot be {name!r}: the model has no adapter of that name. {known}")
+            raise ConfigError(
+                f"adapter cannot be {name!r}: the model has no adapter of that name. {known}", field="adapter"
+            )
         if any(getattr(layer, "merged", False) for layer in layers):
             raise ConfigError(
                 f"adapter={name!r} cannot be told apart from what is merged into the model's weights. Take it out "
-                f"again (model.unmerge_adapter()), or leave the adapter out."
+                f"again (model.unmerge_adapter()), or leave the adapter out.",
+                field="adapter",
             )
         with self._lock:
             return Adapter(name, self._numbers.setdefault(name, len(self._numbers) + 1))

@@ -93,7 +93,8 @@ def check_template_names(given: Collection[str], variables: Collection[str]) -> 
         given_anyway = name in _GIVEN_ANYWAY or name.endswith("_token")
         reason = "is given by the engine itself" if given_anyway else "is no variable that it leaves open"
         raise ConfigError(
-            f"template_kwargs cannot set {name!r} in the model's chat template: it {reason}. {hint}{legal}"
+            f"template_kwargs cannot set {name!r} in the model's chat template: it {reason}. {hint}{legal}",
+            field="template_kwargs",
         )
 
 

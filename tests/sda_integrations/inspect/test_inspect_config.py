@@ -10,8 +10,8 @@ from sda_engine.errors import ConfigError
 from sda_integrations.inspect.generate_config import (
     FIELDS,
     count_choices,
+    effort_variables,
     make_output,
-    reasoning_variables,
     refuse_unsupported,
     request_keywords,
 )
@@ -178,18 +178,18 @@ def test_a_response_schema_becomes_a_grammar_with_its_name_and_description() -> 
     ],
 )
 def test_reasoning_effort_sets_what_the_template_leaves_open(effort, variables, thinks, wanted) -> None:
-    assert reasoning_variables(effort, variables, thinks=thinks) == wanted
+    assert effort_variables(effort, variables, thinks=thinks) == wanted
 
 
 @pytest.mark.parametrize(("variables", "legal"), [(("enable_thinking",), "'none'"), ((), "left out")])
 def test_reasoning_effort_that_no_template_variable_can_say_is_refused(variables, legal) -> None:
     with pytest.raises(ConfigError, match=f"cannot be 'low'.*It must be {legal}"):
-        reasoning_variables("low", variables, thinks=True)
+        effort_variables("low", variables, thinks=True)
 
 
 def test_an_effort_of_a_model_that_never_thinks_is_warned_of() -> None:
     with pytest.warns(NoEffectWarning, match="reasoning_effort='high' changes nothing"):
-        assert reasoning_variables("high", (), thinks=False) == {}
+        assert effort_variables("high", (), thinks=False) == {}
 
 
 async def test_no_effort_turns_a_thinking_models_thoughts_off(thinker) -> None:
