@@ -50,11 +50,9 @@ async def _answer(request: Request, read: Callable[[bytes, Service], AskedAnswer
 
 def _replies(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """What OpenAPI tells of the replies."""
-    stream = f"Events whose data is a {chunk.__name__}, and at the end [DONE]; an ErrorReply where the stream breaks."
+    data = f"A {chunk.__name__}, and at the end [DONE]; an ErrorReply where the stream breaks."
+    event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", "description": data}}}
     return {
-        200: {
-            "model": whole,
-            "content": {"text/event-stream": {"schema": {"type": "string", "description": stream}}},
-        },
+        200: {"model": whole, "content": {"text/event-stream": {"itemSchema": event}}},
         "default": {"model": ErrorReply, "description": "What went wrong."},
     }

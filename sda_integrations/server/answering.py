@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -98,7 +99,7 @@ class AnswerResponse(Response):
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
     def _arguments(self, one: AskedAnswer) -> RequestArguments:
-        return one.settings.arguments()
+        return replace(one.settings, cache_salt=self._caller.cache_salt).arguments()
 
     def _note(self, error: SDAError) -> None:
         """Count an error of the engine, and name its field as the request does."""

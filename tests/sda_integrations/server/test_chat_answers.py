@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from sda_engine import Sampling, Steering
-from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text
+from sda_engine.testing import ScriptedEngine, ScriptedEvaluator, call_text, tiny_engine
 from tests.sda_integrations.server.answers import GREEDY, QUESTION, events_of
 from tests.servers import serving
 from tests.thinking import scripted_thinker
@@ -179,8 +179,9 @@ def test_ids_and_trace_come_where_they_are_asked_for(client, engine, stream):
     parts = [part for part in told if part]
     wanted = in_process(engine)
     assert tuple(number for part in parts for number in part.get("token_ids", ())) == wanted.token_ids
-    if not stream:
-        assert [token["token_id"] for token in parts[0]["trace"]] == list(wanted.token_ids)
+    trace = [token for part in parts for token in part.get("trace", ())]
+    assert [token["token_id"] for token in trace] == list(wanted.token_ids)
+    assert [token["divergence"] for token in trace] == pytest.approx(wanted.trace.divergence, abs=1e-4)
 
 
 def test_a_schema_is_kept(client):
@@ -196,6 +197,16 @@ def test_a_schema_is_kept(client):
 def test_a_regular_expression_is_kept(client):
     reply = ask(client, extra_body={"sda": {"constraint": {"regex": "yes|no"}}})
     assert reply.choices[0].message.content in ("yes", "no")
+
+
+def test_keys_do_not_share_what_is_stored_of_prompts():
+    with tiny_engine() as engine, serving(engine, api_keys=("one", "two")) as url:
+
+        def cached(key):
+            with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+                return ask(client).usage.prompt_tokens_details.cached_tokens
+
+        assert [cached(key) > 0 for key in ("one", "one", "two", "two")] == [False, True, False, True]
 
 
 # --- Tools, thoughts and evaluators, with answers that are known
