@@ -26,12 +26,14 @@ from sda_engine import RemoteEngine, Sampling, Steering, SteeringEngine
 from sda_engine.adapting import Engine
 
 CLIENTS, NEW_TOKENS = 8, 32
+FEW_TOKENS = 4  # of an answer whose first text is waited for
+PAUSE = 0.3  # seconds between two measurements, in which threads that wait for work stop spinning
 FIRST_TOKENS_PER_REPETITION = 8
 STEERING = Steering(policy="paper")
 _numbers = itertools.count(1000)
 
-Asking = Callable[[str], AsyncIterator[str]]
-"""Streams the texts of an answer."""
+Asking = Callable[[str, int], AsyncIterator[str]]
+"""Streams the texts of an answer to a question, of so many tokens at most."""
 
 
 def main() -> None:
@@ -75,11 +77,14 @@ async def compare(engine: SteeringEngine, url: str, model: str, repetitions: int
 async def in_turn(
     contenders: dict[str, Asking], measure_once: Callable[[Asking], Awaitable[float]], repetitions: int
 ) -> dict[str, list[float]]:
-    """What each contender needs, measured in turn after one warm-up."""
+    """What each contender needs, measured in turn after one warm-up; each is the first one as often as the others."""
     values: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
     for repetition in range(repetitions + 1):
-        for name, ask in contenders.items():
-            value = await measure_once(ask)
+        first = repetition % len(names)
+        for name in (*names[first:], *names[:first]):
+            await asyncio.sleep(PAUSE)
+            value = await measure_once(contenders[name])
             if repetition:
                 values[name].append(value)
     return values
@@ -87,18 +92,18 @@ async def in_turn(
 
 async def time_to_first_text(ask: Asking) -> float:
     """Seconds from the call to the first text of an answer."""
-    began = time.perf_counter()
-    async with aclosing(ask(question())) as texts:
-        async for _ in texts:
-            return time.perf_counter() - began
-    raise AssertionError("the answer is empty")
+    began, came = time.perf_counter(), 0.0
+    async for _ in ask(question(), FEW_TOKENS):
+        came = came or time.perf_counter()
+    assert came, "the answer is empty"
+    return came - began
 
 
 async def tokens_per_second(ask: Asking) -> float:
     """New tokens per second of clients that ask at the same time."""
 
     async def whole() -> None:
-        async for _ in ask(question()):
+        async for _ in ask(question(), NEW_TOKENS):
             pass
 
     began = time.perf_counter()
@@ -113,9 +118,9 @@ def question() -> str:
 
 def by_engine(engine: Engine) -> Asking:
     """Asks an engine, here or on a server."""
-    sampling = Sampling(temperature=0, max_new_tokens=NEW_TOKENS)
 
-    async def ask(text: str) -> AsyncIterator[str]:
+    async def ask(text: str, tokens: int) -> AsyncIterator[str]:
+        sampling = Sampling(temperature=0, max_new_tokens=tokens)
         messages = [{"role": "user", "content": text}]
         async with aclosing(engine.astream(messages, "honesty", steering=STEERING, sampling=sampling)) as pieces:
             async for piece in pieces:
@@ -128,12 +133,12 @@ def by_engine(engine: Engine) -> Asking:
 def by_openai(client: openai.AsyncOpenAI, model: str) -> Asking:
     """Asks the server as any application would."""
 
-    async def ask(text: str) -> AsyncIterator[str]:
+    async def ask(text: str, tokens: int) -> AsyncIterator[str]:
         stream = await client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": text}],
             temperature=0,
-            max_tokens=NEW_TOKENS,
+            max_tokens=tokens,
             stream=True,
             extra_body={"sda": {"alignment": "honesty", "policy": "paper"}},
         )
