@@ -161,6 +161,25 @@ write_report(run_study(study, Path("out"), display="none"), Path("out"))
 assert "paper" in Path("out/report.html").read_text()
 """,
     ),
+    "server": (
+        """
+from sda_integrations.server.command import check_extra
+check_extra()
+""",
+        _TINY
+        + """
+from sda_engine import RemoteEngine, Sampling
+from sda_integrations.server import ServerSettings, make_app, make_server
+from sda_integrations.server.serving import bind, url_of
+import threading
+server, bound = make_server(make_app(engine, ServerSettings(served_model_name="tiny"))), bind("127.0.0.1", 0)
+threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True).start()
+with RemoteEngine(f"{url_of(bound)}/v1", model="tiny", max_retries=5) as remote:
+    done = remote.generate([{"role": "user", "content": "?"}], "honesty", sampling=Sampling(max_new_tokens=4))
+assert done.token_ids and done.amplification
+server.should_exit = True
+""",
+    ),
     "demo": (
         """
 from sda_integrations.demo.command import check_extra

@@ -23,6 +23,7 @@ PRINTS = {
         r"tool: (opening_hours \{'day': '\w+day'\} -> On \w+day the library is (closed|open from 10:00 to 19:00)\."
         r"|late_fee \{'days': \d+\} -> The fee for \d+ days is \d+ cents\.)"
     ),
+    "07_rag_backend_for_many_users.py": r"10 users, \d+ forward passes for \d+ tokens, 0 rows left",
     "08_rag_over_pictures.py": r"found: A chart of the visitors of the library on each day of the week\.",
 }
 

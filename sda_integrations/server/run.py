@@ -93,7 +93,7 @@ def _announce(service: Service, bound: socket.socket) -> None:
     console, url = error_console(), url_of(bound)
     alignment = service.defaults.settings.alignment
     steered = "plain answers by default" if alignment is None else f"alignment {alignment.name} by default"
-    line = f"Serving {service.models.name} at {url}/v1, {steered}. Its interface: {url}/openapi.json"
+    line = f"Serving {service.models.name} at {url}/v1, {steered}. A page to try it: {url}/"
     tell(console, Text(line, style="bold"))
     if not service.keys.needed and not _is_loopback(bound):
         tell(

@@ -69,7 +69,7 @@ def test_the_first_line_tells_where_it_listens_and_what_it_serves(run):
     port = served[0][1][1]
     assert done.stderr.splitlines()[0] == (
         f"Serving tiny-llama at http://127.0.0.1:{port}/v1, alignment honesty by default. "
-        f"Its interface: http://127.0.0.1:{port}/openapi.json"
+        f"A page to try it: http://127.0.0.1:{port}/"
     )
     assert "plain answers by default" in run()[0].stderr
 
