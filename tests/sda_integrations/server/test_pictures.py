@@ -47,10 +47,8 @@ def test_a_picture_is_seen_over_the_server_as_in_process(seeing, url):
 
 
 async def test_a_picture_goes_through_chat_models_over_the_server(seeing, url):
-    file = picture_file(size=(40, 30))
-    block = HumanMessage(
-        [{"type": "image_url", "image_url": {"url": data_url(file)}}, {"type": "text", "text": "What?"}]
-    )
+    picture = {"type": "image_url", "image_url": {"url": data_url()}}
+    block = HumanMessage([picture, {"type": "text", "text": "What?"}])
     settings = {"alignment": "honesty", "temperature": 0, "max_tokens": 6}
     here = ChatSDA(engine=seeing, **settings).invoke([block])
     there = await ChatSDA(base_url=url, model="seeing", **settings).ainvoke([block])
