@@ -25,6 +25,7 @@ class ServerLimits(Settings):
 
     Attributes:
         body_bytes: bytes of a request's body; pictures, which are written into it, take a third more than their files.
+        text_bytes: bytes of it beside the pictures. Each may become a token, which takes hundreds of bytes of memory.
         header_bytes: bytes of a request's first line and headers together.
         headers: how many headers it may have.
         messages: turns of a chat.
@@ -35,6 +36,7 @@ class ServerLimits(Settings):
     """
 
     body_bytes: int = Field(default=32 * 2**20, ge=1024, description="a whole number of at least 1024")
+    text_bytes: int = Field(default=4 * 2**20, ge=1024, description="a whole number of at least 1024")
     header_bytes: int = Field(default=32 * 2**10, ge=1024, description="a whole number of at least 1024")
     headers: int = Field(default=100, ge=8, description="a whole number of at least 8")
     messages: int = Field(default=1024, ge=1, description="a whole number of at least 1")

@@ -156,6 +156,21 @@ async def test_a_body_of_exactly_the_limit_is_taken(client_of):
     assert (await client.post("/tokenize", content=body)).status_code == 200
 
 
+async def test_texts_have_a_limit_of_their_own_beside_pictures(client_of):
+    client = client_of(limits=ServerLimits(text_bytes=1024))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A/" * 1000}}
+    turn = {"role": "user", "content": [picture, {"type": "text", "text": "What is it?"}]}
+    pictures = {"messages": [turn] * 3}
+    for body in (json.dumps(pictures), json.dumps(pictures).replace("/", "\\/")):
+        reply = await client.post("/tokenize", content=body)
+        assert (reply.status_code, "reads text only" in reply.text) == (400, True), "pictures do not count"
+    texts = [{"prompt": "a" * 1024}, {"prompt": 'the "url": "data:image/png' + "a" * 1024}, {"messages": [{}] * 1000}]
+    for body in texts:
+        reply = await client.post("/tokenize", json=body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+        assert "beside its pictures, and this server takes 1024" in reply.json()["error"]["message"]
+
+
 async def test_too_many_headers_are_refused(client_of):
     reply = await client_of().get("/v1/models", headers={f"x-{place}": "1" for place in range(100)})
     assert reply.status_code == 431
