@@ -17,8 +17,8 @@ class LimitRequests:
     """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
-    What is no picture in a body has a limit of its own: to read millions of messages, or to make tokens of many megabytes
-    of text, would hold up everybody's answers and take gigabytes.
+    What is no picture in a body has a limit of its own: to read millions of messages, or to make tokens of megabytes of
+    text, would hold up everybody's answers and take gigabytes.
 
     Headers that do not end are the connection's matter, see `serving`.
 

@@ -227,3 +227,26 @@ async def test_a_page_of_the_server_itself_may_ask(client_of):
     reply = await client_of().get("/v1/models", headers={"origin": "http://server"})
     assert reply.status_code == 200
     assert (await client_of().get("/v1/models", headers={"origin": "null"})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("localhost:8000", 200),
+        ("sda", 200),
+        ("box.local:8000", 200),
+        ("rebound.example:8000", 403),
+        ("127.0.0.1.rebound.example", 403),
+        ("[rebound", 403),
+    ],
+)
+async def test_a_page_under_a_public_name_may_mean_somebody_elses_machine(client_of, host, status):
+    headers = {"host": host, "origin": f"http://{host}"}
+    assert (await client_of().get("/v1/models", headers=headers)).status_code == status
+    with_key = client_of(api_keys=("key",))
+    reply = await with_key.get("/v1/models", headers={**headers, "authorization": "Bearer key"})
+    assert reply.status_code == 200, "a foreign page has no key"
+    named = client_of(cors_origins=(f"http://{host}",))
+    assert (await named.get("/v1/models", headers=headers)).status_code == 200
