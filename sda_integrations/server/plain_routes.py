@@ -46,6 +46,7 @@ def plain_routes(service: Service) -> APIRouter:
         return json_response(await asyncio.to_thread(_count, service, body, salt))
 
     @routes.get("/health")
+    @routes.head("/health", include_in_schema=False)  # as some balancers ask
     async def health() -> Response:
         """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
         if service.draining.begun:

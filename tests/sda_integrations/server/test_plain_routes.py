@@ -109,6 +109,7 @@ async def test_health_tells_an_engine_that_has_stopped(client_of):
     with tiny_engine() as engine:
         client = client_of(engine)
         assert (await client.get("/health")).json() == {"status": "ok"}
+        assert (await client.head("/health")).status_code == 200, "some balancers ask so"
     reply = await client.get("/health")
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "engine_stopped"
