@@ -10,7 +10,7 @@ from sda_engine.alignment import PRESETS, Alignment, AlignmentLike
 from sda_engine.config import Sampling, Steering
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_engine.settings import Settings, shown
+from sda_engine.settings import Settings
 from sda_engine.wire.read_request import read_alignment
 
 FREE_EVALUATORS = ("contrastive", "self-rating", "uncertainty", "fixed")
@@ -178,8 +178,9 @@ class ServerSettings(Settings):
             )
             if not legal:
                 raise ConfigError(
-                    f"ServerSettings.evaluators[{name!r}] cannot be {shown(value)}: it must be a spec such as "
-                    f"'openai:gpt-4.1', an EvaluatorSettings, or an evaluator."
+                    f"ServerSettings.evaluators[{name!r}] cannot be an object of type "
+                    f"{type(value).__name__} (not shown here): it must be a spec such as 'openai:gpt-4.1', an "
+                    f"EvaluatorSettings, or an evaluator."
                 )
         return given
 
