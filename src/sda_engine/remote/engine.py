@@ -11,6 +11,7 @@ from typing import Self, Unpack
 from pydantic import SecretStr
 
 from sda_engine.alignment import AlignmentLike
+from sda_engine.config import NoEffectWarning
 from sda_engine.contents import has_pictures
 from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue
@@ -25,6 +26,7 @@ from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
 from sda_engine.servers import NO_KEY, check_key, check_url
 from sda_engine.settings import check_argument, check_timeout
+from sda_engine.user_warnings import warn_user
 from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
 
 
@@ -109,6 +111,8 @@ class RemoteEngine:
 
     def connect(self) -> None:
         """Ask the server what it knows of the model, unless that was asked. So do the properties that tell of it.
+
+        Warns with NoEffectWarning where the model's name is an alias with an alignment, which says nothing here.
 
         Raises:
             ModelLoadError: the server does not know the model.
@@ -283,7 +287,13 @@ class RemoteEngine:
 
     def _model_facts(self) -> ModelFacts:
         if self._facts is None:
-            self._facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
+            self._facts = facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
+            if facts.aliased is not None:
+                warn_user(
+                    f"model={self._model!r} steers by nothing here: an alignment in a model's name is for clients that "
+                    f"cannot send one. Pass alignment={facts.aliased!r}; without it, answers are plain.",
+                    NoEffectWarning,
+                )
         return self._facts
 
 

@@ -171,6 +171,11 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert caught.value.status is None
 
 
+def test_a_server_without_tls_is_told_from_one_that_is_not_there(server) -> None:
+    with pytest.raises(ServerError, match=r"could not be reached: .*Does it speak https at all"):
+        RemoteEngine(server.url.replace("http", "https"), model="m", max_retries=0).generate(QUESTION)
+
+
 def broken_stream(connection: socket.socket) -> None:
     """The beginning of a stream, before the connection is closed in the middle of a chunk."""
     text = "".join(f"data: {one}\n\n" for one in chunks()[:3])
