@@ -10,7 +10,7 @@ from sda_engine.alignment import PRESETS, Alignment, AlignmentLike
 from sda_engine.config import Sampling, Steering
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators import Evaluator
-from sda_engine.settings import Settings
+from sda_engine.settings import Settings, shown
 from sda_engine.wire.read_request import read_alignment
 
 FREE_EVALUATORS = ("contrastive", "self-rating", "uncertainty", "fixed")
@@ -18,6 +18,8 @@ FREE_EVALUATORS = ("contrastive", "self-rating", "uncertainty", "fixed")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[!-~]+")  # as browsers send it, to the letter
+_IN_NO_ORIGIN = re.compile(r"[A-Z/?#@*]")  # behind its scheme
 
 
 class ServerLimits(Settings):
@@ -134,9 +136,16 @@ class ServerSettings(Settings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _origins(cls, origins: object) -> object:
-        if isinstance(origins, str):
-            return (origins,)
-        return tuple(origins) if isinstance(origins, list) else origins
+        several = (origins,) if isinstance(origins, str) else origins
+        if not isinstance(several, (list, tuple)):
+            return several
+        for origin in several:
+            if isinstance(origin, str) and not _is_origin(origin):
+                raise ConfigError(
+                    f"ServerSettings.cors_origins cannot have {shown(origin)}: it must be '*', or as browsers send "
+                    f"it, scheme://host[:port] in lower case and without '/' at its end, e.g. 'https://example.org'."
+                )
+        return tuple(several)
 
     @field_validator("served_model_name")
     @classmethod
@@ -197,6 +206,11 @@ class ServerSettings(Settings):
         """
         given = self.alignment
         return given if isinstance(given, Alignment) else read_alignment(given, self.alignments)
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser may send this as the origin of a page, or it stands for all origins."""
+    return bool(_ORIGIN.fullmatch(text)) and not _IN_NO_ORIGIN.search(text.partition("://")[2])
 
 
 def _named(name: str, given: object) -> object:
