@@ -90,9 +90,8 @@ class RemoteEngine:
         check_argument(owner, "trace", trace, isinstance(trace, bool), "True or False")
         self._model, self._trace = model, trace
         self._timeout = None if timeout is None else check_timeout(timeout)
-        key = os.environ.get(KEY_VARIABLE) or NO_KEY if api_key is None else api_key
         self._url = check_url(owner, base_url)
-        self._key = check_key(owner, key)
+        self._key = _environment_key() if api_key is None else check_key(f"{owner}.api_key", api_key)
         self._explainer = Explainer(self._url, self._key)
         self._server = Server(self._url, self._explainer, max_retries)
         self._caller = Caller(connect(self._url, self._key))
@@ -295,6 +294,11 @@ class RemoteEngine:
                     NoEffectWarning,
                 )
         return self._facts
+
+
+def _environment_key() -> SecretStr:
+    """The key in SDA_API_KEY; a placeholder where that is not set."""
+    return check_key(f"The environment variable {KEY_VARIABLE}", os.environ.get(KEY_VARIABLE) or NO_KEY)
 
 
 def _unpickle(
