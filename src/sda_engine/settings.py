@@ -164,11 +164,17 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
     return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"
 
 
-def _may_hold_secret(annotation: object) -> bool:
-    """Whether a field of this type may be given a secret, be it within other settings."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return any(_may_hold_secret(field.annotation) for field in annotation.model_fields.values())
-    return annotation is SecretStr or any(map(_may_hold_secret, get_args(annotation)))
+def _may_hold_secret(annotation: object, around: tuple[object, ...] = ()) -> bool:
+    """Whether a field of this type may be given a secret, be it within other settings.
+
+    Args:
+        annotation: the type.
+        around: the settings that it was found in, which may hold some of their own kind.
+    """
+    inner = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Settings) and annotation not in around:
+        around, inner = (*around, annotation), tuple(field.annotation for field in annotation.model_fields.values())
+    return annotation is SecretStr or any(_may_hold_secret(one, around) for one in inner)
 
 
 def shown(value: object) -> str:
