@@ -10,7 +10,7 @@ from sda_integrations.server.replies import ErrorResponse, error_response
 from sda_integrations.server.settings import ServerLimits
 
 # A picture as a body holds it. Nothing else of a request that the wire format takes has such a key with such a value
-_PICTURE = re.compile(rb'"url"\s*:\s*"data:image\\?/[^"]*"')
+_PICTURE = re.compile(rb'"url"\s*:\s*"(?i:data:image)\\?/[^"]*"')
 
 
 class LimitRequests:
