@@ -167,8 +167,3 @@ def test_only_the_ratios_of_weights_matter(weights, scale):
         return Alignment.combine([(f"Be {place}.", factor * one) for place, one in enumerate(weights)]).weights
 
     assert shares(scale) == pytest.approx(shares(1.0))
-
-
-def test_parts_that_are_none_are_an_error_that_says_what_they_must_be():
-    with pytest.raises(ConfigError, match="Alignment.parts cannot be 3: it must be"):
-        Alignment(parts=3)
