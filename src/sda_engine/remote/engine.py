@@ -1,7 +1,6 @@
 """RemoteEngine: an engine on another machine, asked through its server."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
@@ -19,12 +18,12 @@ from sda_engine.output import LooseningNotes, Output
 from sda_engine.prompts import Message, normalise_messages
 from sda_engine.remote.answer import STREAMED, Answer
 from sda_engine.remote.caller import Caller
-from sda_engine.remote.connection import connect
-from sda_engine.remote.failures import KEY_VARIABLE, Explainer
+from sda_engine.remote.connection import connect, read_key
+from sda_engine.remote.failures import Explainer
 from sda_engine.remote.server import ModelFacts, Server
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
-from sda_engine.servers import NO_KEY, check_key, check_url
+from sda_engine.servers import check_url
 from sda_engine.settings import check_argument, check_timeout
 from sda_engine.user_warnings import warn_user
 from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
@@ -91,7 +90,7 @@ class RemoteEngine:
         self._model, self._trace = model, trace
         self._timeout = None if timeout is None else check_timeout(timeout)
         self._url = check_url(owner, base_url)
-        self._key = _environment_key() if api_key is None else check_key(f"{owner}.api_key", api_key)
+        self._key = read_key(owner, api_key)
         self._explainer = Explainer(self._url, self._key)
         self._server = Server(self._url, self._explainer, max_retries)
         self._caller = Caller(connect(self._url, self._key))
@@ -294,11 +293,6 @@ class RemoteEngine:
                     NoEffectWarning,
                 )
         return self._facts
-
-
-def _environment_key() -> SecretStr:
-    """The key in SDA_API_KEY; a placeholder where that is not set."""
-    return check_key(f"The environment variable {KEY_VARIABLE}", os.environ.get(KEY_VARIABLE) or NO_KEY)
 
 
 def _unpickle(
