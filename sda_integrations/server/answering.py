@@ -10,10 +10,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sda_engine.adapting import all_or_first_failure
-from sda_engine.errors import EvaluationError, SDAError
+from sda_engine.errors import ConstraintError, EvaluationError, SDAError
 from sda_engine.request_settings import RequestArguments
 from sda_engine.results import Completion
 from sda_engine.user_warnings import without_user_warnings
+from sda_engine.wire.read_form import form_field
 from sda_engine.wire.sda_field import SDAField
 from sda_integrations.server.asked import AskedAnswer, AskedAnswers
 from sda_integrations.server.connections import ClientGoneError, while_connected
@@ -105,6 +106,8 @@ class AnswerResponse(Response):
         """Count an error of the engine, and name its field as the request does."""
         if isinstance(error, EvaluationError):
             self._progress.evaluator_failed()
+        if isinstance(error, ConstraintError) and error.field is None:
+            error.field = form_field(self._asked.answers[0].settings.output)
         if error.field in SDAField.model_fields:
             error.field = f"sda.{error.field}"
 

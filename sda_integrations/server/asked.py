@@ -103,8 +103,6 @@ def read_completion(body: bytes, service: Service) -> AskedAnswers:
     defaults = service.defaults_of(service.models.get(request.model))
     prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     check_count("prompt", len(prompts), service.settings.limits.prompts)
-    if not prompts:
-        raise ConfigError("prompt cannot be empty: it must be a text, or a list of at least one.", field="prompt")
     n = _count_answers(request, service, prompts=len(prompts))
     settings = settings_of_each(read_completion_settings(request, defaults), n)
     answers = [AskedAnswer([{"role": "user", "content": prompt}], each) for prompt in prompts for each in settings]

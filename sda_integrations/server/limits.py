@@ -1,17 +1,25 @@
 """Limits of a request's headers and body, before anything reads them. Pure ASGI."""
 
+import re
+
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sda_engine.errors import ConfigError
-from sda_integrations.server.replies import error_response
+from sda_integrations.server.replies import ErrorResponse, error_response
 from sda_integrations.server.settings import ServerLimits
+
+# A picture as a body holds it. Nothing else of a request that the wire format takes has such a key with such a value
+_PICTURE = re.compile(rb'"url"\s*:\s*"(?i:data:image)\\?/[^"]*"')
 
 
 class LimitRequests:
     """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
+    What is no picture in a body has a limit of its own: to read millions of messages, or to make tokens of megabytes of
+    text, would hold up everybody's answers and take gigabytes.
+
     Headers that do not end are the connection's matter, see `serving`.
 
     Args:
@@ -48,7 +56,16 @@ class LimitRequests:
         except ClientDisconnect:
             return
         if body is None:
-            await self._refuse_body(scope, receive, send)
+            await _too_large(
+                f"The body of the request has more than {self._limits.body_bytes} bytes, which is this server's limit: "
+                f"send fewer or smaller messages and pictures."
+            )(scope, receive, send)
+            return
+        if (length := self._text_bytes(body)) > self._limits.text_bytes:
+            await _too_large(
+                f"The body of the request has {length} bytes beside its pictures, and this server takes "
+                f"{self._limits.text_bytes}: send fewer or shorter messages."
+            )(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
@@ -69,15 +86,16 @@ class LimitRequests:
             if not message.get("more_body", False):
                 return bytes(read)
 
-    async def _refuse_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = error_response(
-            413,
-            f"The body of the request has more than {self._limits.body_bytes} bytes, which is this server's limit: "
-            f"send fewer or smaller messages and pictures.",
-            code="request_too_large",
-            headers={"connection": "close"},  # what is left of the body shall not be read as the next request
-        )
-        await refusal(scope, receive, send)
+    def _text_bytes(self, body: bytes) -> int:
+        """Bytes of a body beside its pictures, as far as they have to be known."""
+        if len(body) <= self._limits.text_bytes:
+            return len(body)
+        return len(body) - sum(len(picture[0]) for picture in _PICTURE.finditer(body))
+
+
+def _too_large(message: str) -> ErrorResponse:
+    # The connection ends, lest what is left of the body be read as the next request
+    return error_response(413, message, code="request_too_large", headers={"connection": "close"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

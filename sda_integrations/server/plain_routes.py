@@ -1,7 +1,6 @@
 """The routes that answer at once: models, presets, token counts, health, metrics and the page."""
 
 import asyncio
-from functools import partial
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -43,10 +42,11 @@ def plain_routes(service: Service) -> APIRouter:
     @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses={200: {"model": TokenizeReply}})
     async def tokenize(request: Request) -> Response:
         """Tokens of a text, or how many a chat becomes."""
-        asked = TokenizeRequest.parse(await request.body())
-        return json_response(await _count(service, asked, caller_of(request).cache_salt))
+        body, salt = await request.body(), caller_of(request).cache_salt
+        return json_response(await asyncio.to_thread(_count, service, body, salt))
 
     @routes.get("/health")
+    @routes.head("/health", include_in_schema=False)  # as some balancers ask
     async def health() -> Response:
         """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
         if service.draining.begun:
@@ -71,19 +71,27 @@ def plain_routes(service: Service) -> APIRouter:
     return routes
 
 
-async def _count(service: Service, asked: TokenizeRequest, salt: str | None) -> TokenizeReply:
-    engine = service.engine
+def _count(service: Service, body: bytes, salt: str | None) -> TokenizeReply:
+    """Tokens of what a body holds. It runs in a thread, since a long one takes seconds."""
+    engine, limits = service.engine, service.settings.limits
+    asked = TokenizeRequest.parse(body)
     if asked.model is not None:
         service.models.get(asked.model)
     if asked.prompt is not None:
-        tokens = await asyncio.to_thread(engine.encode, asked.prompt)
+        tokens = engine.encode(asked.prompt, cache_salt=salt)
         return TokenizeReply(count=len(tokens), max_model_len=engine.context_window, tokens=tuple(tokens))
-    messages = read_messages(asked.messages or ())
-    check_count("messages", len(messages), service.settings.limits.messages)
-    output = read_tokenize_output(asked)
-    kwargs = {**service.defaults.settings.template_kwargs, **((asked.sda and asked.sda.template_kwargs) or {})}
-    count = partial(engine.count_prompt_tokens, messages, output=output, template_kwargs=kwargs, cache_salt=salt)
-    return TokenizeReply(count=await asyncio.to_thread(count), max_model_len=engine.context_window)
+    check_count("messages", len(asked.messages or ()), limits.messages)
+    check_count("tools", len(asked.tools or ()), limits.tools)
+    count = engine.count_prompt_tokens(
+        read_messages(asked.messages or ()),
+        output=read_tokenize_output(asked),
+        template_kwargs={
+            **service.defaults.settings.template_kwargs,
+            **((asked.sda and asked.sda.template_kwargs) or {}),
+        },
+        cache_salt=salt,
+    )
+    return TokenizeReply(count=count, max_model_len=engine.context_window)
 
 
 def json_response(reply: BaseModel) -> Response:

@@ -125,5 +125,6 @@ def _table(values: Mapping[str, object], name: str) -> Mapping[str, object]:
     """
     table = values.get(name, {})
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{name!r} holds {table!r}: it must be a table, [{name}].")
+        kind = "a list" if isinstance(table, list) else "a single value"
+        raise ConfigError(f"{name!r} is {kind} (not shown here): it must be a table, [{name}].")
     return table

@@ -57,7 +57,9 @@ def sda_error_response(error: SDAError, request_id: str) -> ErrorResponse:
     kind = kind_of(error)
     if kind.text is not None:
         logger.warning("Request %s: %s: %s", request_id, type(error).__name__, error, exc_info=kind.status >= 500)
-    headers = {"retry-after": str(SECONDS_TO_NEXT_TRY)} if kind.again else None
+    headers = {"x-should-retry": str(kind.again).lower()}  # OpenAI's clients obey it, and else go by the status alone
+    if kind.again:
+        headers["retry-after"] = str(SECONDS_TO_NEXT_TRY)
     return ErrorResponse(kind.status, write_error(error).error, headers)
 
 

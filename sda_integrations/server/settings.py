@@ -18,6 +18,8 @@ FREE_EVALUATORS = ("contrastive", "self-rating", "uncertainty", "fixed")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[!-~]+")  # as browsers send it, to the letter
+_IN_NO_ORIGIN = re.compile(r"[A-Z/?#@*]")  # behind its scheme
 
 
 class ServerLimits(Settings):
@@ -25,6 +27,7 @@ class ServerLimits(Settings):
 
     Attributes:
         body_bytes: bytes of a request's body; pictures, which are written into it, take a third more than their files.
+        text_bytes: bytes of it beside the pictures. Each may become a token, which takes hundreds of bytes of memory.
         header_bytes: bytes of a request's first line and headers together.
         headers: how many headers it may have.
         messages: turns of a chat.
@@ -35,6 +38,7 @@ class ServerLimits(Settings):
     """
 
     body_bytes: int = Field(default=32 * 2**20, ge=1024, description="a whole number of at least 1024")
+    text_bytes: int = Field(default=4 * 2**20, ge=1024, description="a whole number of at least 1024")
     header_bytes: int = Field(default=32 * 2**10, ge=1024, description="a whole number of at least 1024")
     headers: int = Field(default=100, ge=8, description="a whole number of at least 8")
     messages: int = Field(default=1024, ge=1, description="a whole number of at least 1")
@@ -132,9 +136,16 @@ class ServerSettings(Settings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _origins(cls, origins: object) -> object:
-        if isinstance(origins, str):
-            return (origins,)
-        return tuple(origins) if isinstance(origins, list) else origins
+        several = (origins,) if isinstance(origins, str) else origins
+        if not isinstance(several, (list, tuple)):
+            return several
+        for origin in several:
+            if isinstance(origin, str) and not _is_origin(origin):
+                raise ConfigError(
+                    f"ServerSettings.cors_origins cannot have {shown(origin)}: it must be '*', or as browsers send "
+                    f"it, scheme://host[:port] in lower case and without '/' at its end, e.g. 'https://example.org'."
+                )
+        return tuple(several)
 
     @field_validator("served_model_name")
     @classmethod
@@ -176,8 +187,9 @@ class ServerSettings(Settings):
             )
             if not legal:
                 raise ConfigError(
-                    f"ServerSettings.evaluators[{name!r}] cannot be {shown(value)}: it must be a spec such as "
-                    f"'openai:gpt-4.1', an EvaluatorSettings, or an evaluator."
+                    f"ServerSettings.evaluators[{name!r}] cannot be an object of type "
+                    f"{type(value).__name__} (not shown here): it must be a spec such as 'openai:gpt-4.1', an "
+                    f"EvaluatorSettings, or an evaluator."
                 )
         return given
 
@@ -194,6 +206,11 @@ class ServerSettings(Settings):
         """
         given = self.alignment
         return given if isinstance(given, Alignment) else read_alignment(given, self.alignments)
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser may send this as the origin of a page, or it stands for all origins."""
+    return bool(_ORIGIN.fullmatch(text)) and not _IN_NO_ORIGIN.search(text.partition("://")[2])
 
 
 def _named(name: str, given: object) -> object:

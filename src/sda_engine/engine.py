@@ -309,9 +309,9 @@ class SteeringEngine(ScoresTexts):
         """
         return self._apieces(messages, RequestSettings.of(alignment, options, whole=False))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; special tokens are neither added nor recognised."""
-        return self._tokenizer.encode(text)
+    def encode(self, text: str, *, cache_salt: str | None = None) -> list[int]:
+        """Token ids of plain text; special tokens are neither added nor recognised. The salt is as in `generate`."""
+        return self._tokenizer.with_salt(hash_salt(cache_salt)).encode(text)
 
     def count_prompt_tokens(
         self,

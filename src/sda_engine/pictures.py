@@ -224,7 +224,11 @@ def _flat(image: "Image.Image") -> "Image.Image":
 
 
 def _unreadable(where: str, error: Exception) -> MessageError:
+    from PIL import UnidentifiedImageError
+
+    # The text of this one tells an address in memory, which is no business of a server's clients
+    why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
     return MessageError(
         f"{where} has a picture that cannot be read, since it is broken or in none of the formats "
-        f"{', '.join(_FORMATS)}: {error}. Save it anew, e.g. as PNG."
+        f"{', '.join(_FORMATS)}{why}. Save it anew, e.g. as PNG."
     )

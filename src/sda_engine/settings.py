@@ -4,9 +4,9 @@ import math
 import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from sda_engine.errors import ConfigError
 
@@ -26,6 +26,7 @@ class Settings(BaseModel):
         strict=True,
         allow_inf_nan=False,
         arbitrary_types_allowed=True,
+        hide_input_in_errors=True,  # in pydantic's own errors, which tracebacks show: a value may be a key
     )
 
     if not TYPE_CHECKING:  # type checkers keep the exact signature that pydantic synthesises from the fields
@@ -63,6 +64,7 @@ class Settings(BaseModel):
 
 SettingsKind = TypeVar("SettingsKind", bound=Settings)
 
+_HIDDEN = "what was given (not shown here)"
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring = 4, 16, 16, 16, 400
 
@@ -136,7 +138,7 @@ def wrong_field(owner: str, error: ValidationError, known: Iterable[str]) -> Con
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return unknown_name(owner, name, known, "field")
-    given = "what was given (not shown here)" if name == "api_key" else shown(problem["input"])
+    given = _HIDDEN if name == "api_key" else shown(problem["input"])
     return ConfigError(f"{owner}.{name} cannot be {given}: {problem['msg']}.", field=name)
 
 
@@ -156,9 +158,23 @@ def _explain_one(settings: type[Settings], problem: dict[str, Any]) -> str:
     field = settings.model_fields.get(name)
     if field is None:
         return str(unknown_name(settings.__name__, name, settings.model_fields, "field"))
-    given = "is missing" if problem["type"] == "missing" else f"cannot be {shown(problem['input'])}"
+    value = _HIDDEN if _may_hold_secret(field.annotation) else shown(problem["input"])
+    given = "is missing" if problem["type"] == "missing" else f"cannot be {value}"
     default = "" if field.is_required() else f" The default is {field.get_default(call_default_factory=True)!r}."
     return f"{settings.__name__}.{name} {given}: it must be {field.description}.{default}"
+
+
+def _may_hold_secret(annotation: object, around: tuple[object, ...] = ()) -> bool:
+    """Whether a field of this type may be given a secret, be it within other settings.
+
+    Args:
+        annotation: the type.
+        around: the settings that it was found in, which may hold some of their own kind.
+    """
+    inner = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Settings) and annotation not in around:
+        around, inner = (*around, annotation), tuple(field.annotation for field in annotation.model_fields.values())
+    return annotation is SecretStr or any(_may_hold_secret(one, around) for one in inner)
 
 
 def shown(value: object) -> str:

@@ -244,6 +244,13 @@ def test_revisions_are_rated_again_for_another_salt(engine):
     assert asked[0] == asked[1] == asked[2] / 2 > 0
 
 
+def test_words_of_plain_texts_are_remembered_for_one_salt_alone(engine, monkeypatch):
+    salts = []
+    monkeypatch.setattr(engine._tokenizer._words, "forget_others", salts.append)
+    assert engine.encode("who?", cache_salt="a") == engine.encode("who?")
+    assert salts == [hash_salt("a"), None]
+
+
 # --- the salt itself
 
 

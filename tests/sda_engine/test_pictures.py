@@ -142,6 +142,12 @@ def test_half_a_file_is_refused(kind):
         read(whole[: len(whole) // 2], limits)
 
 
+def test_what_is_no_picture_is_refused_without_an_address_in_memory():
+    with pytest.raises(MessageError, match=r"BMP, TIFF\. Save it anew") as refused:
+        read(b"no picture")
+    assert "0x" not in str(refused.value)
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_numbers_that_say_not_what_is_white_are_refused(mode):
     with pytest.raises(MessageError, match=f"mode '{mode}'.*convert it to 'L' or 'RGB'"):

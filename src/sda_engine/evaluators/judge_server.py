@@ -32,7 +32,7 @@ class JudgeServer:
     def __init__(self, base_url: str | None = None, api_key: str | SecretStr | None = None) -> None:
         self.base_url = None if base_url is None else check_url(_OWNER, base_url)
         self._has_own_key = api_key is not None
-        self._key = _environment_key(base_url) if api_key is None else check_key(_OWNER, api_key)
+        self._key = _environment_key(base_url) if api_key is None else check_key(f"{_OWNER}.api_key", api_key)
         if self._key is None:
             raise ConfigError(
                 "OpenAIEvaluator has no API key for OpenAI: set the environment variable OPENAI_API_KEY, "
@@ -94,4 +94,4 @@ def _environment_key(base_url: str | None) -> SecretStr | None:
     if base_url is not None:
         return SecretStr(NO_KEY)
     key = os.environ.get("OPENAI_API_KEY")
-    return check_key(_OWNER, key) if key else None
+    return check_key("The environment variable OPENAI_API_KEY", key) if key else None

@@ -117,5 +117,5 @@ class TokenConstraint:
 
 
 def first_lines(error: str) -> str:
-    """An error of the grammar engine, short enough for a message."""
-    return " ".join(error.split())[:300].rstrip(".")
+    """An error of the grammar engine, short enough for a message, and without the state that it adds."""
+    return " ".join(error.partition("<state>")[0].split())[:300].rstrip(".")

@@ -1,6 +1,7 @@
 """One answer that is asked of a server: what is sent for it, and what is made of the reply."""
 
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 
 import openai
 
@@ -50,10 +51,11 @@ class Answer:
     async def pieces(self, client: openai.AsyncOpenAI, put: Callable[[Piece], None]) -> None:
         """Hand out the answer in pieces; the last one has the Completion."""
         whole = False
-        async for chunk in self._exchange.events(client, ChatChunk):
-            if (piece := self._reader.add(chunk)) is not None:
-                put(piece)
-                whole = piece.completion is not None
+        async with aclosing(self._exchange.events(client, ChatChunk)) as chunks:
+            async for chunk in chunks:
+                if (piece := self._reader.add(chunk)) is not None:
+                    put(piece)
+                    whole = piece.completion is not None
         if not whole:
             raise self._explainer.ended_early(request_id=self._exchange.request_id, partial=self.text)
 

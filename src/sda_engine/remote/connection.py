@@ -19,7 +19,8 @@ from pydantic import SecretStr
 
 from sda_engine.errors import ServerError
 from sda_engine.forks import make_lock, start_over_in_forks
-from sda_engine.servers import open_client
+from sda_engine.remote.failures import KEY_VARIABLE
+from sda_engine.servers import NO_KEY, check_key, open_client
 from sda_engine.threads import DaemonExecutor, start_thread
 
 _MAX_REPLY_BYTES = 256 * 1024 * 1024  # an answer of 100,000 tokens with its trace
@@ -123,3 +124,18 @@ def connect(url: str, key: SecretStr) -> Connection:
         if connection is None:
             connection = _connections[name] = Connection(url, key)
         return connection
+
+
+def read_key(owner: str, api_key: str | SecretStr | None) -> SecretStr:
+    """The key that was given, else the one in SDA_API_KEY, else a placeholder.
+
+    Args:
+        owner: what was given the key, for the error.
+        api_key: the key; None for the environment's.
+
+    Raises:
+        ConfigError: it does not fit into an HTTP header.
+    """
+    if api_key is not None:
+        return check_key(f"{owner}.api_key", api_key)
+    return check_key(f"The environment variable {KEY_VARIABLE}", os.environ.get(KEY_VARIABLE) or NO_KEY)

@@ -1,7 +1,6 @@
 """RemoteEngine: an engine on another machine, asked through its server."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from typing import Self, Unpack
 from pydantic import SecretStr
 
 from sda_engine.alignment import AlignmentLike
+from sda_engine.config import NoEffectWarning
 from sda_engine.contents import has_pictures
 from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue
@@ -18,13 +18,14 @@ from sda_engine.output import LooseningNotes, Output
 from sda_engine.prompts import Message, normalise_messages
 from sda_engine.remote.answer import STREAMED, Answer
 from sda_engine.remote.caller import Caller
-from sda_engine.remote.connection import connect
-from sda_engine.remote.failures import KEY_VARIABLE, Explainer
+from sda_engine.remote.connection import connect, read_key
+from sda_engine.remote.failures import Explainer
 from sda_engine.remote.server import ModelFacts, Server
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
-from sda_engine.servers import NO_KEY, check_key, check_url
+from sda_engine.servers import check_url
 from sda_engine.settings import check_argument, check_timeout
+from sda_engine.user_warnings import warn_user
 from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
 
 
@@ -88,9 +89,8 @@ class RemoteEngine:
         check_argument(owner, "trace", trace, isinstance(trace, bool), "True or False")
         self._model, self._trace = model, trace
         self._timeout = None if timeout is None else check_timeout(timeout)
-        key = os.environ.get(KEY_VARIABLE) or NO_KEY if api_key is None else api_key
         self._url = check_url(owner, base_url)
-        self._key = check_key(owner, key)
+        self._key = read_key(owner, api_key)
         self._explainer = Explainer(self._url, self._key)
         self._server = Server(self._url, self._explainer, max_retries)
         self._caller = Caller(connect(self._url, self._key))
@@ -109,6 +109,8 @@ class RemoteEngine:
 
     def connect(self) -> None:
         """Ask the server what it knows of the model, unless that was asked. So do the properties that tell of it.
+
+        Warns with NoEffectWarning where the model's name is an alias with an alignment, which says nothing here.
 
         Raises:
             ModelLoadError: the server does not know the model.
@@ -283,7 +285,13 @@ class RemoteEngine:
 
     def _model_facts(self) -> ModelFacts:
         if self._facts is None:
-            self._facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
+            self._facts = facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
+            if facts.aliased is not None:
+                warn_user(
+                    f"model={self._model!r} steers by nothing here: an alignment in a model's name is for clients that "
+                    f"cannot send one. Pass alignment={facts.aliased!r}; without it, answers are plain.",
+                    NoEffectWarning,
+                )
         return self._facts
 
 

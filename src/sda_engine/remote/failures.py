@@ -68,6 +68,8 @@ class Explainer:
             problem, remedy = "broke off in the middle of its reply", "What came of an answer is in `partial`."
         else:
             problem, remedy = "could not be reached", "Check base_url, the network, and whether the server runs."
+            if "[SSL" in str(cause):
+                remedy = "Does it speak https at all? `sda serve` by itself speaks http."
         said = self._shown(str(cause) or type(cause).__name__)
         return ServerError(
             f"The server {self._url} {problem}: {said}. {remedy}", partial=partial, request_id=request_id
@@ -144,6 +146,8 @@ def _remedy(status: int) -> str:
         return "Redirects are not followed, lest prompts go astray: set base_url to the final address."
     if status == 404:
         return "Check the model's name, and that base_url is the root of an SDA server, which mostly ends in /v1."
+    if status in (413, 431):
+        return "Send less at a time, or have the server's operator raise its limits."
     if status == 429:
         return "Send fewer requests at a time, or raise timeout and max_retries."
     if status >= 500:

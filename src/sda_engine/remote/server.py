@@ -27,6 +27,8 @@ class ModelFacts:
     thinks: bool
     reads_pictures: bool
     template_variables: frozenset[str]
+    aliased: str | None
+    """The alignment that the model's name stands for, where it is an alias for clients that cannot send one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Server:
             thinks=card.sda.get("thinks") is True,
             reads_pictures=card.sda.get("reads_pictures") is True,
             template_variables=frozenset(map(str, variables if isinstance(variables, list) else ())),
+            aliased=_aliased(card),
         )
 
     async def tokenize(self, client: openai.AsyncOpenAI, body: Mapping[str, object]) -> TokenizeReply:
@@ -80,3 +83,9 @@ class Server:
             max_retries=self.max_retries,
         )
         return await exchange.read(client, kind)
+
+
+def _aliased(card: ModelCard) -> str | None:
+    name, alignment = card.sda.get("model"), card.sda.get("alignment")
+    is_alias = isinstance(name, str) and card.id != name and card.sda.get("adapter") is None
+    return alignment if is_alias and isinstance(alignment, str) else None

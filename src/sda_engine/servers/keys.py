@@ -11,11 +11,11 @@ NO_KEY = "not-needed"
 """What stands for a key where there is none: the SDK insists on one, and servers without keys ignore it."""
 
 
-def check_key(owner: str, api_key: str | SecretStr) -> SecretStr:
+def check_key(name: str, api_key: str | SecretStr) -> SecretStr:
     """A key that fits into an HTTP header; the error of a header that does not would show the key.
 
     Args:
-        owner: what was given the key, for the error.
+        name: what the key was given as, for the error: an argument, or a variable of the environment.
         api_key: the key.
 
     Raises:
@@ -24,8 +24,8 @@ def check_key(owner: str, api_key: str | SecretStr) -> SecretStr:
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     if not (isinstance(key, str) and re.fullmatch(r"[!-~]+", key)):
         raise ConfigError(
-            f"{owner}.api_key (not shown here) must be a text of printable ASCII characters without "
-            f"spaces and line ends. Strip what you read from a file; leave it out if the server needs no key."
+            f"{name} (not shown here) must be one key, a text of printable ASCII characters without spaces and line "
+            f"ends. Strip what you read from a file; leave it out if the server needs no key."
         )
     return SecretStr(key)
 

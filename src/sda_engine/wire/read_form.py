@@ -43,6 +43,13 @@ def read_output(request: FormFields, sda: SDAField | None) -> Output:
         )
 
 
+def form_field(output: Output) -> str:
+    """Which field of a request asks for the form of its answer, for errors of what only the engine can tell."""
+    if output.constraint is None:
+        return "tools" if output.tools else "response_format"
+    return "response_format" if output.constraint.kind == "json_schema" else "sda.constraint"
+
+
 def _read_tool(function: Function, place: int) -> Tool:
     with within(f"tools[{place}].function"):
         given = {"description": function.description, "parameters": function.parameters}

@@ -22,6 +22,10 @@ _IN_WORDS: Mapping[str, str] = {  # by pydantic's types of errors
     "none_required": "null",
     "string_type": "a text",
 }
+_LENGTHS: Mapping[str, tuple[str, str]] = {  # likewise, those of lists
+    "too_long": ("max_length", "at most"),
+    "too_short": ("min_length", "at least"),
+}
 _BEGINNING = "Input should be "
 _NOTHING = object()
 
@@ -114,6 +118,10 @@ def _must_be(problem: ErrorDetails) -> str:
     message = problem["msg"]
     if message.startswith(_BEGINNING):
         return _IN_WORDS.get(problem["type"], message.removeprefix(_BEGINNING))
+    if problem["type"] in _LENGTHS:
+        name, bound = _LENGTHS[problem["type"]]
+        count = problem["ctx"][name]
+        return f"a list of {bound} {count} item{'' if count == 1 else 's'}"
     return f"otherwise: {message[:1].lower()}{message[1:]}"
 
 

@@ -34,14 +34,22 @@ class ImagePart(Asked):
     image_url: ImageAddress
 
 
-def _kind_of_part(part: object) -> object:
-    """Which kind of part something means to be; a text where it does not say, so that the error tells its type."""
+def _kind_of_part(part: object) -> str | None:
+    """Which kind of part something means to be; a text where it does not say, so that the error tells what is missing.
+
+    None where it is of a kind that is not known.
+    """
     kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
-    return "ImagePart" if kind == "image_url" else "TextPart"
+    return {"text": "TextPart", "image_url": "ImagePart"}.get(kind) if isinstance(kind, str) else "TextPart"
 
 
 ContentPart = Annotated[
-    Annotated[TextPart, Tag("TextPart")] | Annotated[ImagePart, Tag("ImagePart")], Discriminator(_kind_of_part)
+    Annotated[TextPart, Tag("TextPart")] | Annotated[ImagePart, Tag("ImagePart")],
+    Discriminator(
+        _kind_of_part,
+        custom_error_type="part_type",
+        custom_error_message="Input should be of the type 'text' or 'image_url'",
+    ),
 ]
 
 

@@ -140,6 +140,15 @@ def test_the_server_is_asked_once_for_facts_and_not_at_all_to_describe_it(server
     assert server.paths == ["/v1/models/m"]
 
 
+def test_an_alignment_in_the_models_name_is_warned_of_since_every_request_sends_its_own(server) -> None:
+    server.card = card(model="smollm2", alignment="empathy", adapter=None)
+    with pytest.warns(NoEffectWarning, match="model='m' steers by nothing here.*Pass alignment='empathy'"):
+        server.engine().connect()
+    for silent in ({"model": "m"}, {"model": "smollm2", "adapter": "poet"}):  # the server's default; an adapter's alias
+        server.card = card(alignment="empathy", **silent)
+        server.engine().connect()
+
+
 def test_tokens_are_the_servers(server) -> None:
     engine = server.engine()
     assert engine.encode("abc") == [0, 1, 2]

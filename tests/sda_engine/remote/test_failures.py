@@ -27,6 +27,7 @@ from sda_engine.errors import (
     SDAError,
     ServerError,
 )
+from sda_engine.remote.exchange import Exchange
 from sda_engine.wire.errors import write_error
 from tests.conftest import user
 from tests.reliability.raw_server import RawServer
@@ -171,6 +172,11 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert caught.value.status is None
 
 
+def test_a_server_without_tls_is_told_from_one_that_is_not_there(server) -> None:
+    with pytest.raises(ServerError, match=r"could not be reached: .*Does it speak https at all"):
+        RemoteEngine(server.url.replace("http", "https"), model="m", max_retries=0).generate(QUESTION)
+
+
 def broken_stream(connection: socket.socket) -> None:
     """The beginning of a stream, before the connection is closed in the middle of a chunk."""
     text = "".join(f"data: {one}\n\n" for one in chunks()[:3])
@@ -225,3 +231,21 @@ def test_a_forked_process_opens_its_own_connections(server) -> None:
         os._exit(0 if engine.generate(QUESTION).text == expected else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert engine.generate(QUESTION).text == expected
+
+
+def test_a_stream_that_makes_no_sense_is_left_at_once(server, monkeypatch) -> None:
+    left, events = [], Exchange.events
+
+    async def watched(exchange, client, kind):
+        try:
+            async for event in events(exchange, client, kind):
+                yield event
+        finally:
+            left.append(exchange)
+
+    monkeypatch.setattr(Exchange, "events", watched)
+    last = json.loads(chunks()[-2])  # the end of the answer, whose figures are missing
+    server.script = [streamed([json.dumps({**last, "sda": None})])]
+    with pytest.raises(ServerError, match="no figures of SDA"):
+        list(server.engine().stream(QUESTION))
+    assert len(left) == 1, "its connection would stay open for as long as somebody keeps the error"

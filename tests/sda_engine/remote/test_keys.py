@@ -148,3 +148,11 @@ def test_wrong_arguments_do_not_show_the_key() -> None:
 def test_a_server_without_keys_is_sent_none_of_ours(server) -> None:
     assert server.engine().generate(QUESTION).text == DONE.text
     assert server.headers[0]["authorization"] == "Bearer not-needed"
+
+
+def test_a_variable_with_several_keys_is_told_by_its_name(monkeypatch) -> None:
+    """`sda serve` reads several from it, and the client's machine may have the same one."""
+    monkeypatch.setenv("SDA_API_KEY", f"{CANARY} another-key")
+    with pytest.raises(SDAError, match=r"The environment variable SDA_API_KEY .* must be one key") as refused:
+        RemoteEngine("http://localhost:8000/v1", model="m")
+    assert CANARY not in everything_of(refused.value)

@@ -152,6 +152,11 @@ def test_an_error_in_sda_names_its_place(sda, path):
             "messages[0].content[0].image_url.detail",
             "'auto'",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+            "messages[0].content[0]",
+            "it must be of the type 'text' or 'image_url'",
+        ),
         ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'developer'"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "letters"),
         ({"tools": [{"type": "function", "function": {"nme": "a"}}]}, "tools[0].function.name", "is missing"),

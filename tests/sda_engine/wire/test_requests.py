@@ -262,3 +262,10 @@ def test_a_completion_has_no_form_but_that_of_sda():
     read = read_completion_settings(request, server())
     assert read.output == Output(constraint=Constraint.regex("a"))
     assert read.sampling.logprobs == 3
+
+
+def test_a_list_of_the_wrong_length_is_told_how_long_it_may_be():
+    with pytest.raises(ConfigError, match=r"prompt cannot be \[\]: it must be a text, or a list of at least 1 item\."):
+        CompletionRequest.of({"model": "tiny", "prompt": []})
+    with pytest.raises(ConfigError, match=r"sda\.revisions cannot be .* it must be a list of at most 16 items\."):
+        parsed(body(sda={"revisions": [{}] * 17}))

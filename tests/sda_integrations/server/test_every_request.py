@@ -156,6 +156,21 @@ async def test_a_body_of_exactly_the_limit_is_taken(client_of):
     assert (await client.post("/tokenize", content=body)).status_code == 200
 
 
+async def test_texts_have_a_limit_of_their_own_beside_pictures(client_of):
+    client = client_of(limits=ServerLimits(text_bytes=1024))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A/" * 1000}}
+    turn = {"role": "user", "content": [picture, {"type": "text", "text": "What is it?"}]}
+    pictures = {"messages": [turn] * 3}
+    for body in (json.dumps(pictures), json.dumps(pictures).replace("/", "\\/").replace("data:", "DATA:")):
+        reply = await client.post("/tokenize", content=body)
+        assert (reply.status_code, "reads text only" in reply.text) == (400, True), "pictures do not count"
+    texts = [{"prompt": "a" * 1024}, {"prompt": 'the "url": "data:image/png' + "a" * 1024}, {"messages": [{}] * 1000}]
+    for body in texts:
+        reply = await client.post("/tokenize", json=body)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+        assert "beside its pictures, and this server takes 1024" in reply.json()["error"]["message"]
+
+
 async def test_too_many_headers_are_refused(client_of):
     reply = await client_of().get("/v1/models", headers={f"x-{place}": "1" for place in range(100)})
     assert reply.status_code == 431
@@ -212,3 +227,26 @@ async def test_a_page_of_the_server_itself_may_ask(client_of):
     reply = await client_of().get("/v1/models", headers={"origin": "http://server"})
     assert reply.status_code == 200
     assert (await client_of().get("/v1/models", headers={"origin": "null"})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("localhost:8000", 200),
+        ("sda", 200),
+        ("box.local:8000", 200),
+        ("rebound.example:8000", 403),
+        ("127.0.0.1.rebound.example", 403),
+        ("[rebound", 403),
+    ],
+)
+async def test_a_page_under_a_public_name_may_mean_somebody_elses_machine(client_of, host, status):
+    headers = {"host": host, "origin": f"http://{host}"}
+    assert (await client_of().get("/v1/models", headers=headers)).status_code == status
+    with_key = client_of(api_keys=("key",))
+    reply = await with_key.get("/v1/models", headers={**headers, "authorization": "Bearer key"})
+    assert reply.status_code == 200, "a foreign page has no key"
+    named = client_of(cors_origins=(f"http://{host}",))
+    assert (await named.get("/v1/models", headers=headers)).status_code == 200

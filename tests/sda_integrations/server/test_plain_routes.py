@@ -98,10 +98,18 @@ async def test_a_long_chat_is_refused_by_the_field(client_of):
     assert "2 at most" in reply.json()["error"]["message"]
 
 
+async def test_too_many_tools_are_refused_by_the_field(client_of):
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    client = client_of(limits=ServerLimits(tools=1))
+    reply = await client.post("/tokenize", json={"messages": [{"role": "user", "content": "a"}], "tools": [tool] * 2})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tools")
+
+
 async def test_health_tells_an_engine_that_has_stopped(client_of):
     with tiny_engine() as engine:
         client = client_of(engine)
         assert (await client.get("/health")).json() == {"status": "ok"}
+        assert (await client.head("/health")).status_code == 200, "some balancers ask so"
     reply = await client.get("/health")
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "engine_stopped"

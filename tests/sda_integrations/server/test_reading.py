@@ -1,3 +1,5 @@
+import traceback
+
 import pytest
 
 from sda_engine.choosing import Revision
@@ -105,7 +107,8 @@ def test_the_address_of_a_judge_goes_with_the_spec_that_names_it():
         ("[engine]\nmax_row = 3", r"\[engine\]: EngineSettings has no field 'max_row'"),
         ("[evaluators.judge]\nspec = 'x'\nulr = 'x'", r"\[evaluators.judge\]: EvaluatorSettings has no field 'ulr'"),
         ("[alignments.kind]\ninstrution = 'Be kind.'", r"alignments\['kind'\]: Alignment has no field 'instrution'"),
-        ("limits = 7", r"'limits' holds 7: it must be a table, \[limits\]"),
+        ("limits = 7", r"'limits' is a single value .*: it must be a table, \[limits\]"),
+        ("[[evaluators]]\nspec = 'x'", r"'evaluators' is a list .*: it must be a table, \[evaluators\]"),
         ("port = '8000'", r"ServerSettings\.port cannot be '8000'"),
         ("port = ", "is no TOML file"),
     ],
@@ -113,6 +116,22 @@ def test_the_address_of_a_judge_goes_with_the_spec_that_names_it():
 def test_errors_name_the_table_the_key_and_what_is_legal(written, text, told):
     with pytest.raises(ConfigError, match=told):
         read_settings(written(text), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_keys = {ours = 's3cret'}",
+        "api_keys = [['s3cret']]",
+        "[[evaluators]]\nspec = 'openai:judge'\napi_key = 's3cret'",
+        "[evaluators]\njudge = ['openai:judge', 's3cret']",
+        "[evaluators.judge]\nspec = 'openai:judge'\napi_key = ['s3cret']",
+    ],
+)
+def test_a_key_in_the_wrong_place_shows_in_no_error(written, text):
+    with pytest.raises(ConfigError) as refused:
+        read_settings(written(text), {})
+    assert "s3cret" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_file_that_cannot_be_read_is_told_by_its_path(tmp_path):

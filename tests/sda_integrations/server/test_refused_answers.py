@@ -13,6 +13,7 @@ from tests.sda_integrations.server.answers import QUESTION, endless_engine, even
 CHAT = "/v1/chat/completions"
 ASKED = {"model": "scripted", "messages": QUESTION, "max_tokens": 20}
 TOOL = {"type": "function", "function": {"name": "look"}}
+UNKNOWN_SCHEMA = {"type": "function", "function": {"name": "look", "parameters": {"$ref": "http://127.0.0.1/"}}}
 
 
 async def refusal(client, body, status, path=CHAT):
@@ -41,7 +42,8 @@ async def refusal(client, body, status, path=CHAT):
         ({"sda": {"adapter": "poet"}}, "sda.adapter"),
         ({"sda": {"template_kwargs": {"colour": "red"}}}, "sda.template_kwargs"),
         ({"sda": {"timeout": 0}}, "sda.timeout"),
-        ({"sda": {"constraint": {"regex": "("}}}, "response_format"),
+        ({"sda": {"constraint": {"regex": "("}}}, "sda.constraint"),
+        ({"tools": [UNKNOWN_SCHEMA], "tool_choice": "required"}, "tools"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -90,8 +92,9 @@ async def test_a_timeout_that_passes_is_told(client_of):
     with endless_engine() as engine:
         async with client_of(engine) as client:
             body = {"model": "endless", "messages": QUESTION, "max_tokens": 1500, "sda": {"timeout": 0.01}}
-            error = await refusal(client, body, 408)
-            assert error["code"] == "timeout"
+            late = await client.post(CHAT, json=body)
+            assert (late.status_code, late.json()["error"]["code"]) == (408, "timeout")
+            assert late.headers["x-should-retry"] == "false", "OpenAI's clients would wait as long again, twice"
             reply = await client.post(CHAT, json={**body, "stream": True, "sda": {"timeout": 0.2}})
             last = events_of(reply.text)[-2] if reply.status_code == 200 else reply.json()
             assert last["error"]["code"] == "timeout"
@@ -105,6 +108,7 @@ async def test_one_request_more_than_the_engine_takes_is_told_to_come_again(clie
             reply = await client.post(CHAT, json=body)
             assert (reply.status_code, reply.json()["error"]["code"]) == (429, "queue_full")
             assert int(reply.headers["retry-after"]) > 0
+            assert reply.headers["x-should-retry"] == "true"
             assert engine.stats().requests == 0, "the first failure cancels the others"
 
 

@@ -83,6 +83,20 @@ def test_errors_name_the_setting_and_what_it_must_be():
         ServerSettings(served_model_name="a:b")
 
 
+@pytest.mark.parametrize(
+    "origin", ["https://example.org/", "example.org", "https://Example.org", "HTTPS://example.org", "https://*", ""]
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(ConfigError, match=r"cors_origins cannot have .*in lower case and without"):
+        ServerSettings(cors_origins=["https://example.org", origin])
+
+
+def test_origins_have_a_scheme_a_host_and_maybe_a_port():
+    origins = ("*", "https://example.org", "http://[::1]:3000", "chrome-extension://abc")
+    assert ServerSettings(cors_origins=list(origins)).cors_origins == origins
+    assert ServerSettings(cors_origins="*").cors_origins == ("*",)
+
+
 def test_steering_and_sampling_are_settings_of_their_own():
     assert ServerSettings(steering=Steering(gain=3.0)).steering.gain == 3.0
     with pytest.raises(ConfigError, match=r"ServerSettings\.steering cannot be 3"):
