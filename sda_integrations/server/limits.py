@@ -9,7 +9,7 @@ from sda_integrations.server.settings import ServerLimits
 
 
 class LimitRequests:
-    """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
+    """Refuses requests with too many headers, or too long or compressed a body, and reads the body before anything else runs.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
     Headers that do not end are the connection's matter, see `serving`.
@@ -41,6 +41,9 @@ class LimitRequests:
             )
             await refusal(scope, receive, send)
             return
+        if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in headers):
+            await self._refuse_encoding(scope, receive, send)
+            return
         stated = next((value for name, value in headers if name == b"content-length"), b"0")
         too_long = stated.isdigit() and int(stated[:20]) > self._limits.body_bytes
         try:
@@ -68,6 +71,17 @@ class LimitRequests:
                 return None
             if not message.get("more_body", False):
                 return bytes(read)
+
+    async def _refuse_encoding(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A compressed body is not unpacked: how long it is would be known too late."""
+        refusal = error_response(
+            415,
+            "The body of the request is encoded (header Content-Encoding), and this server takes none but plain ones: "
+            "send the JSON as it is.",
+            code="unsupported_encoding",
+            headers={"accept-encoding": "identity", "connection": "close"},
+        )
+        await refusal(scope, receive, send)
 
     async def _refuse_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = error_response(

@@ -1,5 +1,6 @@
 """What every request goes through, whatever route it asks for."""
 
+import gzip
 import json
 import logging
 
@@ -154,6 +155,17 @@ async def test_a_body_of_exactly_the_limit_is_taken(client_of):
     body = json.dumps({"prompt": ""})
     body = json.dumps({"prompt": "a" * (1024 - len(body))})
     assert (await client.post("/tokenize", content=body)).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd, br"])
+async def test_a_compressed_body_is_refused_and_not_unpacked(client_of, encoding):
+    client = client_of()
+    for body in (gzip.compress(b'{"prompt": "a"}'), b'{"prompt": "a"}'):
+        reply = await client.post("/tokenize", content=body, headers={"content-encoding": encoding})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_encoding")
+        assert "Content-Encoding" in reply.json()["error"]["message"]
+    plain = await client.post("/tokenize", json={"prompt": "a"}, headers={"content-encoding": "identity"})
+    assert plain.status_code == 200
 
 
 async def test_too_many_headers_are_refused(client_of):
