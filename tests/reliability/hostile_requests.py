@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import httpx
 
@@ -110,8 +111,12 @@ def request(
 
 
 def usual(body: bytes) -> list[tuple[bytes, bytes]]:
-    kept = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    kept = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"connection", b"close")]
     return [*kept, (b"content-length", b"%d" % len(body))]
+
+
+def without_length(body: bytes) -> list[tuple[bytes, bytes]]:
+    return usual(body)[:-1]
 
 
 # --- What is wrong, below the body
@@ -158,7 +163,7 @@ def odd_headers(method: str, path: str, body: bytes, rng: random.Random) -> byte
 def odd_length(method: str, path: str, body: bytes, rng: random.Random) -> bytes:
     length = len(body)
     odd = [length + 1, length + 10_000, max(length - 5, 0), -1, 10**9, 10**30, "0x10", "1,2", "", "1e3", "+5", " "]
-    headers = usual(body)[:2] + [(b"content-length", str(rng.choice(odd)).encode())]
+    headers = [*without_length(body), (b"content-length", str(rng.choice(odd)).encode())]
     if rng.random() < 0.2:
         headers += [(b"content-length", b"3")]
     return request(method, path, body, headers)
@@ -172,7 +177,10 @@ def odd_chunks(method: str, path: str, body: bytes, rng: random.Random) -> bytes
     rest = body[half:]
     ends = (b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest), b"0\r\n\r\n", b"", b"0\r\nx-trailer: 1\r\n\r\n", b"\r\n\r\n")
     text = first + b"\r\n" + body[:half] + rng.choice([b"\r\n", b"\r\n", b"", b"xx"]) + rng.choice(ends)
-    headers = [*usual(body)[:2], (b"transfer-encoding", rng.choice([b"chunked", b"chunked", b"gzip, chunked", b"x"]))]
+    headers = [
+        *without_length(body),
+        (b"transfer-encoding", rng.choice([b"chunked", b"chunked", b"gzip, chunked", b"x"])),
+    ]
     if rng.random() < 0.2:
         headers += [(b"content-length", b"%d" % len(body))]
     return request(method, path, text, headers)
@@ -190,9 +198,11 @@ def cut_off(method: str, path: str, body: bytes, rng: random.Random) -> bytes:
 
 def one_after_the_other(method: str, path: str, body: bytes, rng: random.Random) -> bytes:
     """Several requests at once on one connection, or one in the body of the other."""
-    whole = request(method, path, body, usual(body))
+    whole = request(method, path, body, [header for header in usual(body) if header[0] != b"connection"])
     health = request("GET", "/health", b"", [(b"host", b"127.0.0.1")])
-    return rng.choice([whole * 3, health * 20 + whole, whole + rng.randbytes(30), whole[:-1] + health, health + whole[:9]])
+    return rng.choice(
+        [whole * 3, health * 20 + whole, whole + rng.randbytes(30), whole[:-1] + health, health + whole[:9]]
+    )
 
 
 def no_http(method: str, path: str, body: bytes, rng: random.Random) -> bytes:
@@ -206,14 +216,25 @@ def as_it_should_be(method: str, path: str, body: bytes, rng: random.Random) -> 
     return request(method, path, body, usual(body))
 
 
-WAYS = (
-    *(as_it_should_be,) * 8,  # whose body is wrong
-    *(odd_method, odd_path, odd_headers, odd_headers, odd_length, odd_chunks, odd_encoding, cut_off),
-    *(one_after_the_other, no_http),
-)
+MAY_WAIT = (odd_length, odd_chunks, cut_off, one_after_the_other, no_http)
+"""After these the server may wait for more, or for the next request."""
+WAYS = (*(as_it_should_be,) * 8, odd_method, odd_path, *(odd_headers,) * 2, odd_encoding, *MAY_WAIT)
 
 
-def hostile_request(rng: random.Random) -> bytes:
+@dataclass(frozen=True)
+class Hostile:
+    """A request that is malformed.
+
+    Attributes:
+        text: what is sent.
+        patience: seconds without a byte after which the client goes; None for one that the server will answer.
+    """
+
+    text: bytes
+    patience: float | None
+
+
+def hostile_request(rng: random.Random) -> Hostile:
     """A request, malformed in its body, below it, or both."""
     method, path = rng.choice(ROUTES)
     given = BODIES.get(path)
@@ -223,23 +244,22 @@ def hostile_request(rng: random.Random) -> bytes:
         body = changed_body(given, rng)
         if rng.random() < 0.3:
             body = broken_bytes(body, rng)
-    return way(method, path, body, rng)
+    hangs_up = rng.random() < 0.1
+    return Hostile(way(method, path, body, rng), 0.0 if hangs_up else 0.05 if way in MAY_WAIT else None)
 
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
-def statuses(url: str, text: bytes, *, hangs_up: bool) -> list[int]:
-    """Send bytes, say that no more will come, and tell the statuses of the replies; none where the client hangs up."""
-    address = httpx.URL(url)
+def send(url: str, hostile: Hostile) -> list[int]:
+    """Send a request on a connection of its own, and tell the statuses of all replies to it."""
+    address, reply = httpx.URL(url), bytearray()
     with socket.create_connection((address.host, address.port), timeout=60) as client:
         with suppress(ConnectionError):  # it may refuse before all is sent
-            client.sendall(text)
-            if hangs_up:
-                return []
-            client.shutdown(socket.SHUT_WR)
-        reply = bytearray()
-        with suppress(ConnectionError):
+            client.sendall(hostile.text)
+        expected = () if hostile.patience is None else (TimeoutError, BlockingIOError)
+        client.settimeout(60 if hostile.patience is None else hostile.patience)
+        with suppress(ConnectionError, *expected):
             while part := client.recv(65_536):
                 reply += part
     return [int(status) for status in _STATUS.findall(reply)]
