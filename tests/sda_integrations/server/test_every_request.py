@@ -224,3 +224,9 @@ async def test_a_page_of_the_server_itself_may_ask(client_of):
     reply = await client_of().get("/v1/models", headers={"origin": "http://server"})
     assert reply.status_code == 200
     assert (await client_of().get("/v1/models", headers={"origin": "null"})).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://server/x", "server", "://", "", "\xff"])
+async def test_an_origin_that_is_none_is_a_foreign_one(client_of, origin):
+    reply = await client_of().get("/v1/models", headers={"origin": origin.encode("latin-1")})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "foreign_origin")
