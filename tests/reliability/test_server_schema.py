@@ -61,7 +61,7 @@ def test_no_request_of_the_description_is_a_fault_and_each_reply_is_as_it_says(s
     guarded, statuses = bool(schema.app.state.service.settings.api_keys), collections.Counter()
 
     @settings(
-        max_examples=size(400, 20) if path in POSTED else size(50, 3),
+        max_examples=size(400, 6 if guarded else 12) if path in POSTED else size(50, 3),
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
