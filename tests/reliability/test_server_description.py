@@ -58,7 +58,7 @@ def check_replies(operation, mode, prepare):
         prepare(case, data)
         reply = case.call(headers=HEADERS)
         counts[reply.status_code] += 1
-        # All checks, no 5xx and conformance to the schema among them, but for one: a schema cannot say all that is wrong
+        # All checks, of 5xx and of conformance among them, but for one: a schema cannot say all that is wrong
         case.validate_response(reply, excluded_checks=[positive_data_acceptance])
         locked = case.call(headers={"authorization": "Bearer none"})
         wanted = 200 if operation.path == "/health" else 401
