@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sda_engine.user_warnings import without_user_warnings
-from sda_engine.wire.replies import ChatChunk, ChatReply, ErrorReply
+from sda_engine.wire.replies import ChatChunk, ChatReply
 from sda_engine.wire.requests import ChatRequest, CompletionRequest
 from sda_engine.wire.text_replies import TextReply
 from sda_integrations.server.answering import AnswerResponse
 from sda_integrations.server.asked import AskedAnswers, read_chat, read_completion
-from sda_integrations.server.openapi import json_body
+from sda_integrations.server.openapi import json_body, replies
 from sda_integrations.server.service import Service, caller_of
 
 _LONG = 64 * 1024  # bytes of a body that take a few ms to read
@@ -52,7 +52,4 @@ def _replies(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, 
     """What OpenAPI tells of the replies."""
     data = f"A {chunk.__name__}, and at the end [DONE]; an ErrorReply where the stream breaks."
     event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", "description": data}}}
-    return {
-        200: {"model": whole, "content": {"text/event-stream": {"itemSchema": event}}},
-        "default": {"model": ErrorReply, "description": "What went wrong."},
-    }
+    return replies(whole, content={"text/event-stream": {"itemSchema": event}})

@@ -1,11 +1,14 @@
 """The application: routes, and around them what every request goes through."""
 
+from collections.abc import Collection
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from sda_engine.engine import SteeringEngine
 from sda_engine.errors import SDAError
@@ -48,15 +51,21 @@ def make_app(engine: SteeringEngine, settings: ServerSettings = ServerSettings()
         redirect_slashes=False,
     )
     app.state.service = service
-    app.include_router(answer_routes(service))
-    app.include_router(plain_routes(service))
+    routers = (answer_routes(service), plain_routes(service))
+    for router in routers:
+        app.include_router(router)
     describe_bodies(app, (ChatRequest, CompletionRequest, TokenizeRequest))
     _answer_errors(app)
-    _surround(app, service)
+    _surround(app, service, [_path_of(route) for router in routers for route in router.routes])
     return app
 
 
-def _surround(app: FastAPI, service: Service) -> None:
+def _path_of(route: BaseRoute) -> str:
+    assert isinstance(route, Route), "there are no others"
+    return route.path
+
+
+def _surround(app: FastAPI, service: Service, paths: Collection[str]) -> None:
     """What every request goes through; the last one added is the outermost."""
     app.add_middleware(LimitRequests, limits=service.settings.limits)
     app.add_middleware(RequireKey, keys=service.keys)
@@ -72,7 +81,7 @@ def _surround(app: FastAPI, service: Service) -> None:
             expose_headers=[REQUEST_ID],
         )
     app.add_middleware(HideFaults)
-    app.add_middleware(RecordRequests, metrics=service.metrics)
+    app.add_middleware(RecordRequests, metrics=service.metrics, paths=paths)
     app.add_middleware(RequestIds)
 
 

@@ -14,7 +14,7 @@ _PICTURE = re.compile(rb'"url"\s*:\s*"(?i:data:image)\\?/[^"]*"')
 
 
 class LimitRequests:
-    """Refuses requests with too many headers or too long a body, and reads the body before anything else runs.
+    """Refuses requests with too many headers or too long a body, or a compressed one. The body is read before all else.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
     What is no picture in a body has a limit of its own: to read millions of messages, or to make tokens of megabytes of
@@ -48,6 +48,9 @@ class LimitRequests:
                 headers={"connection": "close"},
             )
             await refusal(scope, receive, send)
+            return
+        if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in headers):
+            await self._refuse_encoding(scope, receive, send)
             return
         stated = next((value for name, value in headers if name == b"content-length"), b"0")
         too_long = stated.isdigit() and int(stated[:20]) > self._limits.body_bytes
@@ -85,6 +88,17 @@ class LimitRequests:
                 return None
             if not message.get("more_body", False):
                 return bytes(read)
+
+    async def _refuse_encoding(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A compressed body is not unpacked: how long it is would be known too late."""
+        refusal = error_response(
+            415,
+            "The body of the request is encoded (header Content-Encoding), and this server takes none but plain ones: "
+            "send the JSON as it is.",
+            code="unsupported_encoding",
+            headers={"accept-encoding": "identity", "connection": "close"},
+        )
+        await refusal(scope, receive, send)
 
     def _text_bytes(self, body: bytes) -> int:
         """Bytes of a body beside its pictures, as far as they have to be known."""

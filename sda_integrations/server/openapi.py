@@ -1,11 +1,25 @@
 """The OpenAPI file: bodies that the wire format reads by itself are described by its own models."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from sda_engine.wire.replies import ErrorReply
+
 _REF = "#/components/schemas/{model}"
+_ERRORS: Mapping[str, Any] = {"model": ErrorReply, "description": "What went wrong."}
+
+
+def replies(model: type[BaseModel] | None = None, **reply: object) -> dict[int | str, dict[str, Any]]:
+    """What `responses` of a route says: the reply where all is well, and that any other tells of an error.
+
+    Args:
+        model: what the reply is, in JSON.
+        reply: what else OpenAPI is told of it, or in place of a model.
+    """
+    return {200: reply if model is None else {"model": model, **reply}, "default": {**_ERRORS}}
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:

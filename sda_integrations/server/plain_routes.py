@@ -12,40 +12,42 @@ from sda_engine.wire.read_request import read_messages, read_tokenize_output
 from sda_engine.wire.replies import ModelCard, ModelList, TokenizeReply
 from sda_engine.wire.requests import TokenizeRequest
 from sda_integrations.server.limits import check_count
-from sda_integrations.server.openapi import json_body
+from sda_integrations.server.openapi import json_body, replies
 from sda_integrations.server.playground import playground_page
 from sda_integrations.server.presets import PresetCard, PresetList
 from sda_integrations.server.replies import error_response
 from sda_integrations.server.service import Service, caller_of
+
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 
 
 def plain_routes(service: Service) -> APIRouter:
     """The routes of a service that need no decoding."""
     routes = APIRouter()
 
-    @routes.get("/v1/models", responses={200: {"model": ModelList}})
+    @routes.get("/v1/models", responses=replies(ModelList))
     async def list_models() -> Response:
         """The models that requests may name, aliases included."""
         return json_response(ModelList(data=service.models.cards()))
 
-    @routes.get("/v1/models/{model:path}", responses={200: {"model": ModelCard}})
+    @routes.get("/v1/models/{model:path}", responses=replies(ModelCard))
     async def get_model(model: str) -> Response:
         """One of them."""
         return json_response(service.models.card(model))
 
-    @routes.get("/v1/sda/presets", responses={200: {"model": PresetList}})
+    @routes.get("/v1/sda/presets", responses=replies(PresetList))
     async def list_presets() -> Response:
         """The alignments that have a name: the presets, and the server's own."""
         named = service.models.alignments
         return json_response(PresetList(data=[PresetCard.of(name, one) for name, one in named.items()]))
 
-    @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses={200: {"model": TokenizeReply}})
+    @routes.post("/tokenize", openapi_extra=json_body(TokenizeRequest), responses=replies(TokenizeReply))
     async def tokenize(request: Request) -> Response:
         """Tokens of a text, or how many a chat becomes."""
         body, salt = await request.body(), caller_of(request).cache_salt
         return json_response(await asyncio.to_thread(_count, service, body, salt))
 
-    @routes.get("/health")
+    @routes.get("/health", responses=replies())
     @routes.head("/health", include_in_schema=False)  # as some balancers ask
     async def health() -> Response:
         """Whether requests are answered: 503 where the server is ending, or its engine has stopped."""
@@ -63,7 +65,7 @@ def plain_routes(service: Service) -> APIRouter:
         policy = {"content-security-policy": playground.content_security_policy}
         return Response(playground.html, media_type="text/html", headers=policy)
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=Response, responses=replies(content=_TEXT))
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,11 +22,13 @@ class RecordRequests:
     Args:
         app: what answers.
         metrics: where it is counted.
+        paths: of the routes that there are.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Record one request."""
@@ -45,7 +48,7 @@ class RecordRequests:
             await self._app(scope, receive, note_status)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.ended(_route_of(scope), status, seconds)
+            self._metrics.ended(self._route_of(scope), status, seconds)
             path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]  # still percent-encoded
             state = scope["state"]
             user = f", user {state['user']!r}" if state.get("user") else ""  # quoted, so that it adds no line
@@ -53,10 +56,9 @@ class RecordRequests:
                 "%s %s %d in %.3f s, request %s%s", scope["method"], path, status, seconds, state["request_id"], user
             )
 
-
-def _route_of(scope: Scope) -> str:
-    """The route's path with its parameters by name, so that clients cannot make up labels without end."""
-    route = getattr(scope.get("route"), "path", None)
-    if isinstance(route, str):
-        return route
-    return scope["path"] if scope["path"] in scope["app"].openapi()["paths"] else "other"  # it was refused on the way
+    def _route_of(self, scope: Scope) -> str:
+        """The route's path with its parameters by name, so that clients cannot make up labels without end."""
+        route = getattr(scope.get("route"), "path", None)
+        if isinstance(route, str):
+            return route
+        return scope["path"] if scope["path"] in self._paths else "other"  # it was refused on the way

@@ -1,5 +1,6 @@
 """What every request goes through, whatever route it asks for."""
 
+import gzip
 import json
 import logging
 
@@ -171,6 +172,17 @@ async def test_texts_have_a_limit_of_their_own_beside_pictures(client_of):
         assert "beside its pictures, and this server takes 1024" in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "zstd, br"])
+async def test_a_compressed_body_is_refused_and_not_unpacked(client_of, encoding):
+    client = client_of()
+    for body in (gzip.compress(b'{"prompt": "a"}'), b'{"prompt": "a"}'):
+        reply = await client.post("/tokenize", content=body, headers={"content-encoding": encoding})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_encoding")
+        assert "Content-Encoding" in reply.json()["error"]["message"]
+    plain = await client.post("/tokenize", json={"prompt": "a"}, headers={"content-encoding": "identity"})
+    assert plain.status_code == 200
+
+
 async def test_too_many_headers_are_refused(client_of):
     reply = await client_of().get("/v1/models", headers={f"x-{place}": "1" for place in range(100)})
     assert reply.status_code == 431
@@ -250,3 +262,9 @@ async def test_a_page_under_a_public_name_may_mean_somebody_elses_machine(client
     assert reply.status_code == 200, "a foreign page has no key"
     named = client_of(cors_origins=(f"http://{host}",))
     assert (await named.get("/v1/models", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://server/x", "server", "://", "", "\xff"])
+async def test_an_origin_that_is_none_is_a_foreign_one(client_of, origin):
+    reply = await client_of().get("/v1/models", headers={"origin": origin.encode("latin-1")})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "foreign_origin")

@@ -43,6 +43,21 @@ async def test_requests_are_counted_by_route_and_status_and_clients_make_up_no_l
     assert "made/up" not in reply.text
 
 
+async def test_no_request_waits_for_the_openapi_file_to_be_made_but_the_one_that_asks_for_it(client_of):
+    """It takes a tenth of a second, in which no stream goes on."""
+    client = client_of(api_keys=("key",))
+    for path in ("/v1/models", "/v1/chat/completions", "/metrics", "/", "/made/up"):
+        assert (await client.get(path)).status_code == 401
+    headers = {"authorization": "Bearer key"}
+    told = read((await client.get("/metrics", headers=headers)).text)
+    assert told['sda_requests_total{route="/v1/chat/completions",status="401"}'] == 1
+    assert told['sda_requests_total{route="/",status="401"}'] == 1
+    assert told['sda_requests_total{route="other",status="401"}'] == 1
+    assert client._transport.app.openapi_schema is None
+    await client.get("/openapi.json", headers=headers)
+    assert client._transport.app.openapi_schema is not None
+
+
 async def test_two_servers_in_a_process_do_not_count_into_one_another(client_of):
     await client_of().get("/v1/models")
     assert "/v1/models" not in (await client_of().get("/metrics")).text
