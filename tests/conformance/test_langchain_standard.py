@@ -1,6 +1,10 @@
-"""LangChain's own suites for chat models, over ChatSDA: the unit suite, and the integration suite on the real model."""
+"""LangChain's own suites for chat models, over ChatSDA: the unit suite, and the integration suite on the real model.
+
+Both run twice: with the model in this process, and with one that `sda serve` has in another.
+"""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from sda_engine.models.loading import ALIASES
 from sda_integrations.langchain import ChatSDA
+from tests.servers import sda_serve
 from tests.sizes import size
 
 # A 135M model does not choose to call a tool when it is merely told how. Steered towards it, it does.
@@ -24,6 +29,9 @@ def gguf_file() -> str:
     assert spec is not None, "make setup installs it"
     (folder,) = spec.submodule_search_locations or ()
     return str(Path(folder) / alias.gguf_file)
+
+
+KEY = "a-key-0123456789"
 
 
 class ChatSDASuite:
@@ -78,3 +86,42 @@ class TestChatSDAIntegration(ChatSDASuite, ChatModelIntegrationTests):
     def chat_model_params(self) -> dict[str, Any]:
         settings = {"dtype": "float32", "temperature": 0}  # the same on every processor
         return {"model": "smollm2-135m", "alignment": CALLS_TOOLS, "max_tokens": self.max_tokens, **settings}
+
+
+class OverServer:
+    """What both suites are told of ChatSDA where a server has the model."""
+
+    url = "http://127.0.0.1:1"  # where nobody answers
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"base_url": f"{self.url}/v1", "api_key": KEY, "model": "smollm2-135m", "alignment": "honesty"}
+
+    @property
+    def model_override_value(self) -> str:
+        return "smollm2-135m:empathy"  # the same model under its alias
+
+
+class TestChatSDAUnitOverServer(OverServer, ChatSDASuite, ChatModelUnitTests):
+    """The unit suite over a server, of which nothing is asked."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """`sda serve` with the real model."""
+    with sda_serve("smollm2-135m", "--dtype", "float32", "--api-key", KEY) as url:
+        yield url
+
+
+@pytest.mark.slow
+class TestChatSDAIntegrationOverServer(OverServer, ChatSDASuite, ChatModelIntegrationTests):
+    """The integration suite over `sda serve`."""
+
+    @pytest.fixture(autouse=True)
+    def ask_server(self, request: pytest.FixtureRequest, server: str) -> None:
+        is_long = request.node.originalname in [f"test_{name}" for name in LONG]
+        self.url, self.max_tokens = server, 64 if is_long else size(64, 8)
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "alignment": CALLS_TOOLS, "max_tokens": self.max_tokens, "temperature": 0}
