@@ -15,7 +15,7 @@ from sda_engine.engine import SteeringEngine
 from sda_integrations.server import ServerSettings, make_app, make_server
 from sda_integrations.server.serving import bind, url_of
 
-COMMAND = "import typer; from sda_integrations.server.command import serve; typer.run(serve)"
+COMMAND = "from sda_engine.cli import main; main()"
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def sda_serve(*arguments: str) -> Iterator[str]:
     Args:
         arguments: of the command; the port is a free one.
     """
-    command = [sys.executable, "-c", COMMAND, *arguments, "--port", "0"]
+    command = [sys.executable, "-c", COMMAND, "serve", *arguments, "--port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
