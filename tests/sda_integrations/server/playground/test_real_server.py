@@ -35,19 +35,18 @@ def test_three_answers_come_and_their_tokens_have_details(window, engine) -> Non
     assert opened.complaints == []
 
 
-def test_a_refusal_of_the_server_is_told_where_it_belongs(window, engine) -> None:
+def test_a_refusal_of_the_server_is_told_at_every_answer(window, engine) -> None:
     with serving(engine, served_model_name="tiny") as address:
         opened = Opened(window, address)
         opened.connect()
-        opened.run({**BRIEF, "Max tokens": "5000"}, until="No answer.")
-        assert "max_tokens" in (opened.answer("steered").get_by_role("alert").text_content() or "")
+        opened.run({**BRIEF, "Prompt": "What is in the library? " * 400}, until="No answer.")
+        for kind in KINDS:
+            expect(opened.answer(kind).get_by_role("alert")).to_contain_text("context window")
         opened.leave()
     assert opened.complaints == []
 
 
-def test_a_server_with_keys_shows_its_page_to_those_who_have_one_and_asks_them_again_for_what_it_answers(
-    window, engine
-) -> None:
+def test_a_key_lets_a_browser_have_the_page_and_is_asked_for_again_by_the_page(window, engine) -> None:
     with serving(engine, api_keys=(KEY,), served_model_name="tiny") as address:
         refused = window.context.request.get(address)
         assert refused.status == 401

@@ -14,8 +14,7 @@ pytestmark = RUNS_INSPECT
 
 def test_an_eval_over_a_server_is_scored_and_has_the_figures_of_each_answer(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SDA_API_KEY", "a-key-of-inspect")
-    task = Task(dataset=[Sample(input="Is it?", target="Yes"), Sample(input="Is it not?", target="No")])
-    task.scorer = [includes()]
+    task = Task(dataset=[Sample(input="Is it?", target="Yes"), Sample(input="Or not?", target="No")], scorer=includes())
     with ScriptedEngine("Yes.") as engine, serving(engine, api_keys=("a-key-of-inspect",)) as url:
         model = get_model(
             "sda/scripted", base_url=f"{url}/v1", alignment="honesty", gain=2.0, amplification=0.5, memoize=False
