@@ -1,6 +1,10 @@
-"""Servers for tests: uvicorn in a thread of this process, at a free port of the loopback."""
+"""Servers for tests, at a free port of the loopback: uvicorn in a thread of this process, or `sda serve` itself."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +14,8 @@ import uvicorn
 from sda_engine.engine import SteeringEngine
 from sda_integrations.server import ServerSettings, make_app, make_server
 from sda_integrations.server.serving import bind, url_of
+
+COMMAND = "from sda_engine.cli import main; main()"
 
 
 @contextmanager
@@ -46,3 +52,29 @@ def serving_app(app) -> Iterator[tuple[str, uvicorn.Server]]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def sda_serve(*arguments: str) -> Iterator[str]:
+    """`sda serve` in a process of its own, as its address. It takes ten seconds, most of them imports.
+
+    Args:
+        arguments: of the command; the port is a free one.
+    """
+    command = [sys.executable, "-c", COMMAND, "serve", *arguments, "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if found := re.search(r" at (http://\S+)/v1,", line):
+                    break
+            else:
+                raise RuntimeError(f"sda serve ended before it listened:\n{said}")
+            rest = threading.Thread(target=process.stderr.read)  # a full pipe would hold the server up
+            rest.start()
+            yield found[1]
+        finally:
+            process.terminate()
+        rest.join()

@@ -1,53 +1,13 @@
 """LangChain's own suites for chat models, over ChatSDA: the unit suite, and the integration suite on the real model."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from sda_engine.models.loading import ALIASES
-from sda_integrations.langchain import ChatSDA
+from tests.conformance.langchain_suite import CALLS_TOOLS, ChatSDASuite
 from tests.sizes import size
-
-# A 135M model does not choose to call a tool when it is merely told how. Steered towards it, it does.
-CALLS_TOOLS = "Begin your answer with <tool_call>"
-
-
-def gguf_file() -> str:
-    """The small model under another name: the path of the file that its package carries."""
-    alias = ALIASES["smollm2-135m"]
-    spec = importlib.util.find_spec(alias.package)
-    assert spec is not None, "make setup installs it"
-    (folder,) = spec.submodule_search_locations or ()
-    return str(Path(folder) / alias.gguf_file)
-
-
-class ChatSDASuite:
-    """What both suites are told of ChatSDA."""
-
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatSDA
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "smollm2-135m", "alignment": "honesty"}
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def model_override_value(self) -> str:
-        return gguf_file()
 
 
 class TestChatSDAUnit(ChatSDASuite, ChatModelUnitTests):

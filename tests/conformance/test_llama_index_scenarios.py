@@ -7,6 +7,7 @@ side by side. What upstream does without an LLM is left out, and so are images, 
 import asyncio
 import json
 from contextlib import ExitStack, aclosing, closing
+from functools import partial
 
 import pytest
 from llama_index.core import Document, MockEmbedding, PromptHelper, Settings, TreeIndex, VectorStoreIndex
@@ -82,7 +83,7 @@ from workflows.context import PickleSerializer
 from sda_engine.errors import IncompleteOutputError, SDAError
 from sda_engine.evaluators import OpenAIEvaluator, Score
 from sda_engine.testing import CHAT_TEMPLATE, ScriptedEngine, call_text
-from sda_integrations.llama_index import SDALLM
+from tests.conformance.scripted_llms import requests_of, scripted_llm
 from tests.sizes import ALL
 
 # llama-index-workflows reads all attributes of an agent, and llama-index-core asks whether a step runs
@@ -137,11 +138,11 @@ def text_of(request):
 
 
 def last_prompt(llm):
-    return text_of(llm.engine.requests[-1])
+    return text_of(requests_of(llm)[-1])
 
 
 def roles(llm):
-    return [message["role"] for message in llm.engine.requests[-1].messages]
+    return [message["role"] for message in requests_of(llm)[-1].messages]
 
 
 async def collect(stream):
@@ -149,15 +150,25 @@ async def collect(stream):
 
 
 @pytest.fixture
-def scripted():
-    """Makes SDALLMs that answer by a script, and ends their engines."""
-    with ExitStack() as engines:
+def scripted_here():
+    """Makes SDALLMs that answer by a script, and ends their engines.
 
-        def make(*script, chat_template=CHAT_TEMPLATE, context_window=16_384, **settings):
-            engine = ScriptedEngine(script, chat_template=chat_template, context_window=context_window)
-            return SDALLM(engine=engines.enter_context(engine), **settings)
+    For what a test asks of an engine in its own process: an evaluator that is an object, or what an exception says.
+    """
+    with ExitStack() as stack:
+        yield partial(make_scripted, stack, over_server=False)
 
-        yield make
+
+@pytest.fixture(params=["here", "over a server"])
+def scripted(request):
+    """The same, with the engines in this process and behind servers on loopback."""
+    with ExitStack() as stack:
+        yield partial(make_scripted, stack, over_server=request.param == "over a server")
+
+
+def make_scripted(stack, *script, over_server, chat_template=CHAT_TEMPLATE, context_window=16_384, **settings):
+    engine = ScriptedEngine(script, chat_template=chat_template, context_window=context_window)
+    return stack.enter_context(scripted_llm(engine, over_server=over_server, **settings))
 
 
 # --- tests/llms/test_callbacks.py -------------------------------------------------------------------------------------
@@ -189,9 +200,9 @@ async def test_streams_of_an_empty_answer_end(scripted):
         assert chunks[-1].raw["finish_reason"] == "stop"
 
 
-def test_no_payload_tells_the_key_of_an_evaluator(scripted):
+def test_no_payload_tells_the_key_of_an_evaluator(scripted_here):
     handler = LlamaDebugHandler(print_trace_on_end=False)
-    llm = scripted(
+    llm = scripted_here(
         ANSWER,
         temperature=0.25,
         evaluator=OpenAIEvaluator(model="judge", api_key="sk-super-secret"),
@@ -393,10 +404,10 @@ async def test_a_function_program_makes_an_object(scripted):
     llm = scripted(call_text("Album", ALBUM), system_prompt="Be brief.")
     program = album_program(llm)
     assert program(topic="poems") == Album(**ALBUM)
-    assert text_of(llm.engine.requests[-1]).count("Be brief.") == 1
+    assert text_of(requests_of(llm)[-1]).count("Be brief.") == 1
     assert await program.acall(topic="poems") == Album(**ALBUM)
-    assert text_of(llm.engine.requests[-1]).count("Be brief.") == 1
-    assert all("An album about poems." in text_of(request) for request in llm.engine.requests)
+    assert text_of(requests_of(llm)[-1]).count("Be brief.") == 1
+    assert all("An album about poems." in text_of(request) for request in requests_of(llm))
 
 
 async def test_a_function_program_makes_several_objects_where_allowed(scripted):
@@ -416,7 +427,7 @@ async def test_a_function_program_forwards_its_tool_choice(scripted, choice, mea
     program = album_program(llm, tool_choice=choice)
     program(topic="poems")
     await program.acall(topic="poems")
-    assert [request.output.tool_choice for request in llm.engine.requests] == [meaning, meaning]
+    assert [request.output.tool_choice for request in requests_of(llm)] == [meaning, meaning]
 
 
 class Names(BaseModel):
@@ -572,7 +583,7 @@ async def test_a_function_agent_calls_a_tool_and_answers(scripted, streaming):
     assert found.tool_output.raw_output == 8
     assert found.tool_id == call.tool_id != ""
     assert roles(llm) == ["user", "assistant", "tool"]
-    _, asked, told = llm.engine.requests[-1].messages
+    _, asked, told = requests_of(llm)[-1].messages
     assert asked["tool_calls"][0]["id"] == told["tool_call_id"] == call.tool_id
     assert told["content"] == "8"
     assert [message.role.value for message in memory.get_all()] == ["user", "assistant", "tool", "assistant"]
@@ -635,7 +646,7 @@ async def test_a_react_agent_asks_again_after_an_answer_that_cannot_be_read(scri
     llm = scripted(answer, ACTION, FINAL)
     seen, result = await run(ReActAgent(llm=llm, tools=[add]), memory=memory_of(llm))
     assert complaint in of(AgentInput, seen)[1].input[-1].content
-    assert complaint in text_of(llm.engine.requests[1])
+    assert complaint in text_of(requests_of(llm)[1])
     assert str(result) == "The sum is 8."
 
 
@@ -644,7 +655,7 @@ async def test_an_agent_stops_after_its_iterations(scripted):
     agent = FunctionAgent(llm=llm, tools=[add])
     with pytest.raises(WorkflowRuntimeError, match="Max iterations of 3 reached"):
         await agent.run(user_msg="Add.", max_iterations=3)
-    assert len(llm.engine.requests) == 3
+    assert len(requests_of(llm)) == 3
 
 
 @pytest.mark.parametrize("kind", ["agent", "run", "workflow"])
@@ -657,7 +668,7 @@ async def test_an_agent_that_stops_early_may_give_a_last_answer(scripted, kind):
     _, result = await run(runs, max_iterations=2, **(early if kind == "run" else {}))
     assert str(result) == "In short, 8."
     assert "maximum number of iterations" in last_prompt(llm)
-    assert not llm.engine.requests[-1].output.tools
+    assert not requests_of(llm)[-1].output.tools
 
 
 # --- tests/agent/workflow/test_multi_agent_workflow.py ----------------------------------------------------------------
@@ -676,10 +687,10 @@ async def test_a_function_agent_hands_off_to_a_react_agent(scripted):
     seen, result = await run(two_agents(first, second), memory=memory_of(first))
     assert "The sum is 8." in str(result)
     assert [event.current_agent_name for event in of(AgentOutput, seen)] == ["retriever", "calculator", "calculator"]
-    (tool,) = first.engine.requests[0].output.tools
+    (tool,) = requests_of(first)[0].output.tools
     assert tool.name == "handoff"
     assert "calculator" in tool.description
-    assert "What is 5 + 3?" in text_of(second.engine.requests[0])
+    assert "What is 5 + 3?" in text_of(requests_of(second)[0])
 
 
 async def test_a_function_agent_hands_off_to_another_with_the_same_llm(scripted):
@@ -691,7 +702,7 @@ async def test_a_function_agent_hands_off_to_another_with_the_same_llm(scripted)
     seen, result = await run(AgentWorkflow(agents, root_agent="retriever"))
     assert str(result) == "It is 8."
     assert [event.tool_name for event in of(ToolCallResult, seen)] == ["handoff", "add"]
-    assert [[tool.name for tool in request.output.tools] for request in llm.engine.requests] == [
+    assert [[tool.name for tool in request.output.tools] for request in requests_of(llm)] == [
         ["handoff"],
         ["add"],
         ["add"],
@@ -710,7 +721,7 @@ async def test_a_root_agent_with_an_empty_answer_ends_the_run(scripted):
     first, second = scripted(""), scripted(FINAL)
     _, result = await run(two_agents(first, second), memory=memory_of(first))
     assert not result.response.content
-    assert not second.engine.requests
+    assert not requests_of(second)
 
 
 async def test_a_handoff_to_nobody_is_told_to_the_agent(scripted):
@@ -735,8 +746,8 @@ async def test_tools_change_the_state_of_a_workflow(scripted):
     handler = workflow.run(user_msg="Count.")
     assert str(await handler) == "Counted."
     assert await handler.ctx.store.get("state") == {"count": 2}
-    assert list(llm.engine.requests[0].output.tools[0].parameters["properties"]) == ["by"]
-    assert all(text_of(request).count("Current state:") == 1 for request in llm.engine.requests)
+    assert list(requests_of(llm)[0].output.tools[0].parameters["properties"]) == ["by"]
+    assert all(text_of(request).count("Current state:") == 1 for request in requests_of(llm))
 
 
 # JsonSerializer, the default, drops the memory: LlamaIndex's SimpleChatStore cannot be written under pydantic 2.14
@@ -788,7 +799,7 @@ async def test_an_agent_fills_an_output_class_after_its_answer(scripted, kind):
     assert str(result) == "It is 8."
     assert result.get_pydantic_model(Sum) == Sum(total=8, sure=True)
     assert of(AgentStreamStructuredOutput, seen)[0].output == {"total": 8, "sure": True}
-    assert llm.engine.requests[-1].output.constraint.kind == "json_schema"
+    assert requests_of(llm)[-1].output.constraint.kind == "json_schema"
     assert "It is 8." in last_prompt(llm)
     assert last_prompt(llm).startswith("You do sums.")
 
@@ -805,7 +816,7 @@ async def test_a_function_may_fill_the_output_class(scripted, kind, function):
     seen, result = await run(agent)
     assert result.get_pydantic_model(Sum) == Sum(total=2, sure=False)
     assert len(of(AgentStreamStructuredOutput, seen)) == 1
-    assert len(llm.engine.requests) == 1
+    assert len(requests_of(llm)) == 1
 
 
 async def test_agents_that_hand_off_fill_an_output_class_after_the_last_answer(scripted):
@@ -834,7 +845,7 @@ async def test_a_tool_that_returns_directly_may_fail_first(scripted, streaming):
     assert [event.tool_output.is_error for event in of(ToolCallResult, seen)] == [True, False]
     assert str(result) == "Open"
     assert "Stuck: push again" in last_prompt(llm)
-    assert len(llm.engine.requests) == 2
+    assert len(requests_of(llm)) == 2
 
 
 async def test_one_of_two_calls_may_return_directly(scripted):
@@ -842,7 +853,7 @@ async def test_one_of_two_calls_may_return_directly(scripted):
     tools = [add, FunctionTool.from_defaults(lambda: "HO", name="shout", return_direct=True)]
     _, result = await run(FunctionAgent(llm=llm, tools=tools))
     assert str(result) == "HO"
-    assert len(llm.engine.requests) == 1
+    assert len(requests_of(llm)) == 1
 
 
 # --- tests/agent/workflow/test_react_agent.py, tests/agent/react ------------------------------------------------------
@@ -854,7 +865,7 @@ async def test_the_prompt_of_a_react_agent_can_be_changed(scripted):
     header = PromptTemplate("{greeting} Tools: {tool_desc} ({tool_names})").partial_format(greeting="Good day.")
     agent.update_prompts({"react_header": header})
     await agent.run(user_msg="What is 5 + 3?", memory=memory_of(llm))
-    assert text_of(llm.engine.requests[0]).startswith("Good day. Tools: > Tool Name: add")
+    assert text_of(requests_of(llm)[0]).startswith("Good day. Tools: > Tool Name: add")
 
 
 async def test_a_react_agent_takes_an_answer_without_a_thought(scripted):
@@ -995,7 +1006,7 @@ def test_a_query_engine_takes_the_llm_of_the_settings_and_the_retriever_that_of_
     response = RetrieverQueryEngine(retriever).query("When does it open?")
     assert str(response) == "At nine."
     assert [node.text for node in response.source_nodes] == [LIBRARY]
-    assert len(llm.engine.requests) == 2
+    assert len(requests_of(llm)) == 2
 
 
 # test_citation_query_engine.py
@@ -1035,7 +1046,7 @@ async def test_a_router_asks_the_engine_that_the_llm_selects(scripted, selector,
     assert str(response) == "At eight."
     assert response.metadata["selector_result"].reason == "It is a theatre."
     assert "(2) Knows the theatre." in last_prompt(llm)
-    assert not other.engine.requests
+    assert not requests_of(other)
 
 
 @pytest.mark.parametrize(
@@ -1048,9 +1059,9 @@ async def test_a_router_asks_the_engine_that_the_llm_selects(scripted, selector,
         ),
     ],
 )
-async def test_a_router_asks_several_engines_at_once_and_combines_their_answers(scripted, selector, choice):
-    llm, steering = scripted(choice, "At nine and at eight."), {"alignment": "honesty", "evaluator": Meeting()}
-    first, second = scripted("At nine.", **steering), scripted("At eight.", **steering)
+async def test_a_router_asks_several_engines_at_once_and_combines_their_answers(scripted_here, selector, choice):
+    llm, steering = scripted_here(choice, "At nine and at eight."), {"alignment": "honesty", "evaluator": Meeting()}
+    first, second = scripted_here("At nine.", **steering), scripted_here("At eight.", **steering)
     router = RouterQueryEngine(
         selector.from_defaults(llm=llm),
         [library_tool(first), library_tool(second, "theatre")],
@@ -1086,7 +1097,7 @@ async def test_sub_questions_are_answered_and_a_failing_one_is_left_out(scripted
     assert str(response) == "The library opens at nine."
     assert "When does the library open?\nResponse: At nine." in last_prompt(llm)
     assert "play" not in last_prompt(llm)
-    assert len(fails.engine.requests) == 1
+    assert len(requests_of(fails)) == 1
 
 
 # test_retry_query_engine.py, test_retry_source_query_engine.py
@@ -1098,7 +1109,7 @@ def test_an_answer_that_is_judged_irrelevant_is_asked_for_again(scripted, defaul
     engine = RetryQueryEngine(index_of(LIBRARY).as_query_engine(llm=llm), RelevancyEvaluator(llm=judge))
     assert str(engine.query("When does it open?")) == "At nine."
     assert "Here is a previous bad answer.\nIt is red." in last_prompt(llm)
-    assert [len(model.engine.requests) for model in (llm, judge)] == [2, 2]
+    assert [len(requests_of(model)) for model in (llm, judge)] == [2, 2]
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2])
@@ -1109,7 +1120,7 @@ def test_an_answer_that_breaks_a_guideline_is_asked_for_again_with_the_feedback(
         index_of(LIBRARY).as_query_engine(llm=llm), GuidelineEvaluator(llm=judge), max_retries=retries
     )
     assert str(engine.query("When does it open?")) == "It is red."
-    assert [len(model.engine.requests) for model in (llm, judge)] == [retries + 1, retries]
+    assert [len(requests_of(model)) for model in (llm, judge)] == [retries + 1, retries]
     assert ("Name the hour." in last_prompt(llm)) == (retries > 0)
 
 
@@ -1137,9 +1148,9 @@ async def test_a_question_is_answered_in_steps(scripted, kind):
     query = "How long after eight does it open?"
     response = engine.query(query) if kind == "sync" else await engine.aquery(query)
     assert str(response) == "An hour after eight."
-    assert "- When does the library open?\n- At nine." in text_of(llm.engine.requests[2])
+    assert "- When does the library open?\n- At nine." in text_of(requests_of(llm)[2])
     assert "Question: When does the library open?\nAnswer: At nine." in last_prompt(llm)
-    assert len(llm.engine.requests) == 4
+    assert len(requests_of(llm)) == 4
 
 
 # --- tests/chat_engine ------------------------------------------------------------------------------------------------
@@ -1206,7 +1217,7 @@ async def test_a_chat_engine_condenses_a_later_question(scripted, way):
     assert await said(engine, way, "When does it open?") == "At nine."
     assert await said(engine, way, "Always?") == "Every day."
     assert len(engine.chat_history) == 4
-    condensing, answering = llm.engine.requests[1:]
+    condensing, answering = requests_of(llm)[1:]
     assert "user: When does it open?\nassistant: At nine." in text_of(condensing)
     assert "Talk like a pirate." in text_of(answering)
     assert LIBRARY in text_of(answering)
@@ -1221,7 +1232,7 @@ async def test_a_query_engine_is_asked_the_condensed_question(scripted, way):
     )
     engine = chat_engine(CondenseQuestionChatEngine, llm, memory=memory)
     assert await said(engine, way, "Always?") == "Every day."
-    assert "user: When does it open?\nassistant: At nine." in text_of(llm.engine.requests[0])
+    assert "user: When does it open?\nassistant: At nine." in text_of(requests_of(llm)[0])
     assert "Query: Does the library always open at nine?" in last_prompt(llm)
     assert engine.chat_history[-1].content == "Every day."
 
@@ -1258,8 +1269,8 @@ async def test_a_stream_that_nobody_reads_is_remembered(scripted):
 
 # The history's own thread raises as well
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_failure_in_a_stream_reaches_its_reader(scripted):
-    engine = chat_engine(SimpleChatEngine, scripted(("Goethe wrote", RuntimeError("no power"))))
+async def test_a_failure_in_a_stream_reaches_its_reader(scripted_here):
+    engine = chat_engine(SimpleChatEngine, scripted_here(("Goethe wrote", RuntimeError("no power"))))
     response = engine.stream_chat("Who wrote Faust?")
     with pytest.raises(SDAError, match="no power"):
         list(response.response_gen)
@@ -1328,7 +1339,7 @@ async def test_a_simple_summary_shows_all_nodes_at_once(scripted, way):
 async def test_an_answer_is_refined_node_by_node(scripted, way):
     llm = scripted("First.", "Second.")
     assert str(await synthesized(Refine, way, llm=llm)) == "Second."
-    first, second = map(text_of, llm.engine.requests)
+    first, second = map(text_of, requests_of(llm))
     assert "context information1" in first
     assert "context information2" in second
     assert "Original Answer: First." in second
@@ -1369,7 +1380,7 @@ async def test_nodes_are_packed_together_or_split_to_fit(scripted, way):
     assert "context information1\n\ncontext information2" in last_prompt(llm)
     response = await synthesized(CompactAndRefine, way, llm=llm, prompt_helper=EACH_WORD)
     assert str(response) == "Four."
-    assert len(llm.engine.requests) == 4
+    assert len(requests_of(llm)) == 4
     assert "Original Answer: Three." in last_prompt(llm)
 
 
@@ -1389,7 +1400,7 @@ async def test_accumulated_answers_cannot_be_streamed(scripted, kind, way):
     llm = scripted("Nine.")
     with pytest.raises(ValueError, match="Unable to stream"):
         await synthesized(kind, way, llm=llm)
-    assert not llm.engine.requests
+    assert not requests_of(llm)
 
 
 # test_tree_summarize.py
@@ -1399,14 +1410,14 @@ async def test_summaries_are_summarized(scripted, way):
     llm = scripted("Leaf.", "Leaf.", "Root.")
     assert str(await synthesized(TreeSummarize, way, nodes=LONG_NODES, llm=llm, prompt_helper=A_NODE)) == "Root."
     assert "Leaf.\n\nLeaf." in last_prompt(llm)
-    assert ["information information" in text_of(request) for request in llm.engine.requests] == [True, True, False]
+    assert ["information information" in text_of(request) for request in requests_of(llm)] == [True, True, False]
 
 
-def test_leaves_are_summarized_at_once_where_asked(scripted):
-    llm = scripted("Leaf.", alignment="honesty", evaluator=Meeting())
+def test_leaves_are_summarized_at_once_where_asked(scripted_here):
+    llm = scripted_here("Leaf.", alignment="honesty", evaluator=Meeting())
     synthesizer = TreeSummarize(llm=llm, use_async=True, prompt_helper=A_NODE)
     assert str(synthesizer.synthesize("test", nodes=LONG_NODES)) == "Leaf."
-    assert len(llm.engine.requests) == 3
+    assert len(requests_of(llm)) == 3
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
