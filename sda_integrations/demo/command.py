@@ -1,14 +1,13 @@
 """The command line of `sda demo`. Imports nothing heavy, so that `sda --help` answers at once."""
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sda_engine.cli.extras import check_installed
 from sda_engine.cli.options import Debug, ModelOptions, takes_options
 from sda_engine.cli.terminal import session, starting
-from sda_engine.errors import SDAError
 from sda_integrations.demo.options import DemoOptions
 
 _NEEDS = (  # the modules of the extra "demo"
@@ -45,16 +44,4 @@ def check_extra() -> None:
     Raises:
         SDAError: it is not, or not wholly.
     """
-    missing = [module for module in _NEEDS if not _is_installed(module)]
-    if missing:
-        raise SDAError(
-            f"The demo needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Install with: pip install 'sda-integrations[demo]'"
-        )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package is missing
-        return False
+    check_installed("The demo needs", _NEEDS, "demo")

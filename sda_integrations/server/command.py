@@ -1,13 +1,12 @@
 """The command line of `sda serve`. Imports nothing heavy, so that `sda --help` answers at once."""
 
-import importlib.util
 from typing import Annotated
 
 import typer
 
+from sda_engine.cli.extras import check_installed
 from sda_engine.cli.options import Debug, takes_options
 from sda_engine.cli.terminal import session, starting
-from sda_engine.errors import SDAError
 from sda_integrations.server.options import ServeOptions
 
 _NEEDS = ("fastapi", "uvicorn", "prometheus_client")
@@ -41,9 +40,4 @@ def check_extra() -> None:
     Raises:
         SDAError: it is not, or not wholly.
     """
-    missing = [module for module in _NEEDS if importlib.util.find_spec(module) is None]
-    if missing:
-        raise SDAError(
-            f"The server needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Install with: pip install 'sda-integrations[server]'"
-        )
+    check_installed("The server needs", _NEEDS, "server")

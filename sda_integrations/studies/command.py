@@ -1,12 +1,12 @@
 """The command line of `sda evaluate`. Imports nothing heavy, so that `sda --help` answers at once."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sda_engine.cli.extras import check_installed
 from sda_engine.cli.options import LENGTH_NAMES, Debug
 from sda_engine.cli.terminal import error_console, output_console, session, starting, tell
 from sda_engine.errors import SDAError
@@ -69,9 +69,4 @@ def check_extra() -> None:
     Raises:
         SDAError: it is not, or not wholly.
     """
-    missing = [module for module in _NEEDS if importlib.util.find_spec(module) is None]
-    if missing:
-        raise SDAError(
-            f"Studies need {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. Install "
-            f"with: pip install 'sda-integrations[evaluate]'"
-        )
+    check_installed("Studies need", _NEEDS, "evaluate")

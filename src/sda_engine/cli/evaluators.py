@@ -1,6 +1,5 @@
 """`sda evaluators check`: how well evaluators rate responses that are given."""
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from rich.text import Text
 from sda_engine.cli.check_options import CheckOptions
 from sda_engine.cli.evaluator_specs import make_evaluators
 from sda_engine.cli.evaluator_views import agreement_table, describe_failures, evaluator_table
+from sda_engine.cli.extras import check_installed
 from sda_engine.cli.options import ModelOptions
 from sda_engine.cli.requests import combined, load_engine
 from sda_engine.cli.terminal import check_picture, counting, error_console, output_console, tell
-from sda_engine.errors import ConfigError, SDAError
+from sda_engine.errors import ConfigError
 from sda_engine.evaluation import EvaluatorReport, RatedPair, check_evaluators, read_pairs
 from sda_engine.evaluation.calibration_plot import save_calibration
 
@@ -52,13 +52,9 @@ def check_extra(plot: Path | None) -> None:
     Raises:
         SDAError: the extra "report" is not installed, or not wholly.
     """
-    needed = ("sklearn", "scipy") if plot is None else ("sklearn", "scipy", "matplotlib")
-    missing = [module for module in needed if importlib.util.find_spec(module) is None]
-    if missing:
-        raise SDAError(
-            f"A report on evaluators needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed. Install with: pip install 'sda-integrations[report]'"
-        )
+    check_installed(
+        "A report on evaluators needs", ("sklearn", "scipy", *(() if plot is None else ("matplotlib",))), "report"
+    )
 
 
 def check_plot(path: Path, pairs: Sequence[RatedPair]) -> None:

@@ -75,11 +75,6 @@ class ChunkReader:
         """The text so far."""
         return self._so_far.text
 
-    @property
-    def began(self) -> bool:
-        """Whether a piece was given out."""
-        return self._so_far != Delta() or bool(self._token_ids)
-
     def add(self, chunk: ChatChunk) -> Piece | None:
         """The piece of a chunk; None where it brings nothing new.
 
