@@ -9,7 +9,7 @@ from sda_integrations.server.settings import ServerLimits
 
 
 class LimitRequests:
-    """Refuses requests with too many headers, too long a body or a compressed one, and reads the body first of all.
+    """Refuses requests with too many headers, or too long or compressed a body, and reads the body before anything else runs.
 
     Bytes are counted as they come: the length that a request states is only believed where it is too long itself.
     Headers that do not end are the connection's matter, see `serving`.
