@@ -1,17 +1,21 @@
 """Requirement 30: a server that is told to end while it is busy, as clients of RemoteEngine see it."""
 
+import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
 from sda_engine import RemoteEngine, Sampling, Steering
 from sda_engine.errors import EngineClosedError
+from sda_engine.testing import ScriptedEngine
 from sda_integrations.server import ServerSettings, make_app
+from sda_integrations.server.serving import url_of
 from tests.conftest import user
 from tests.sda_integrations.server.answers import Gate, endless_engine, wait_until
-from tests.servers import serving_app
+from tests.servers import serving, serving_app
 
 QUESTION = user("what is in the library?")
 TOKENS = 100
@@ -94,3 +98,58 @@ def test_after_the_limit_each_client_gets_an_error_of_its_kind_with_what_had_com
     errors = [answer.exception(60) for answer in busy.answers]
     assert {type(error) for error in errors} == {EngineClosedError}
     assert [error.partial for error in errors] == busy.heard + [""] * WHOLE
+
+
+# --- The next server
+
+
+async def pass_on(reader, writer):
+    try:
+        while part := await reader.read(65_536):
+            writer.write(part)
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def balanced(first, others):
+    """A balancer that hands its first connection to one server and all others to another: its address, and a list
+    that has a task of each connection."""
+    connections = []
+
+    async def connect(reader, writer):
+        target = httpx.URL(others if connections else first)
+        connections.append(asyncio.current_task())
+        there, back = await asyncio.open_connection(target.host, target.port)
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+
+    balancer = await asyncio.start_server(connect, "127.0.0.1", 0)
+    yield url_of(balancer.sockets[0]), connections
+    balancer.close()
+    for task in connections:
+        task.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def whole(engine):
+    return await engine.agenerate(QUESTION, **ASKED)
+
+
+async def in_pieces(engine):
+    pieces = [piece async for piece in engine.astream(QUESTION, **ASKED)]
+    return pieces[-1].completion
+
+
+@pytest.mark.parametrize("busy", [3600], indirect=True)
+@pytest.mark.parametrize("ask", [whole, in_pieces])
+async def test_a_client_that_is_sent_away_finds_the_next_server_by_itself(monkeypatch, busy, ask):
+    monkeypatch.setattr("sda_integrations.server.draining.SECONDS_TO_NEXT_TRY", 0)
+    busy.told_to_end()
+    with ScriptedEngine("From the next one.") as other, serving(other, served_model_name="endless") as next_url:
+        async with balanced(busy.url, next_url) as (url, connections):
+            with RemoteEngine(f"{url}/v1", model="endless") as remote:
+                done = await ask(remote)
+            assert len(connections) == 2
+    assert done.text == "From the next one."
+    assert len(other.requests) == 1
+    assert not any(answer.done() for answer in busy.answers)

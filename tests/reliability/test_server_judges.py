@@ -7,12 +7,12 @@ import pytest
 
 from sda_engine import Sampling, Steering
 from sda_engine.errors import EvaluationError
-from sda_engine.evaluators.breaker import FAILURES_TO_OPEN
+from sda_engine.evaluators.breaker import FAILURES_TO_OPEN, SECONDS_BETWEEN_PROBES
 from sda_engine.testing import ScriptedEvaluator
 from sda_integrations.server import EvaluatorSettings
 from tests.conftest import user
 from tests.reliability.raw_server import RawServer
-from tests.sda_engine.evaluators.judges import fault
+from tests.sda_engine.evaluators.judges import completion, fault
 from tests.sda_integrations.server.answers import events_of
 from tests.servers import serving
 
@@ -115,3 +115,33 @@ def test_a_judge_that_is_not_there_is_told_of_without_its_address(engine):
     assert taken.json()["sda"]["amplification"] == 0
     address = gone.url.removeprefix("http://").removesuffix("/v1")
     assert address not in json.dumps(refused.json()) + taken.text + numbers
+
+
+def test_a_judge_that_is_mended_is_found_out_by_one_probe_and_rates_again(engine, judge, monkeypatch):
+    evaluator = judge.evaluator(max_retries=0)
+    judge.script = [fault(401, CANARY)]
+    with serving(engine, alignment="honesty", evaluators={"judge": evaluator}, evaluator="judge") as url:
+        for _ in range(FAILURES_TO_OPEN + 1):
+            ask(url, "fixed")
+        judge.script = [completion()]
+        assert ask(url, "fixed").json()["sda"]["score"]["fallback"] == "fixed", "it is too early"
+        assert judge.calls == FAILURES_TO_OPEN
+        later = evaluator.breaker._clock() + SECONDS_BETWEEN_PROBES
+        monkeypatch.setattr(evaluator.breaker, "_clock", lambda: later)
+        score = ask(url, "fixed").json()["sda"]["score"]
+        assert (score["value"], score.get("fallback")) == (85, None)
+        assert judge.calls == FAILURES_TO_OPEN + 1
+        assert number(url, "sda_evaluator_breaker_open") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("on_failure", ["fixed", "raise"])
+def test_an_evaluator_with_a_fault_of_its_own_tells_clients_nothing_of_it(engine, caplog, on_failure, stream):
+    broken = ScriptedEvaluator([RuntimeError(CANARY)])
+    with serving(engine, alignment="honesty", evaluators={"judge": broken}, evaluator="judge") as url:
+        reply = ask(url, on_failure, stream)
+        numbers = httpx.get(f"{url}/metrics").text
+    assert broken.requests
+    assert reply.status_code == (200 if on_failure == "fixed" else 502)
+    assert CANARY not in reply.text + str(reply.headers) + numbers
+    assert (CANARY in caplog.text) is (on_failure == "raise")

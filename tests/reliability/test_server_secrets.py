@@ -117,3 +117,53 @@ def test_an_engine_that_breaks_in_a_way_that_nobody_foresaw_tells_the_log_alone(
     assert SECRET not in shown(whole) + shown(stream) + after
     assert "sda_requests_running 1.0" in after, "the one that asks"
     assert caplog.text.count(f"RuntimeError: {SECRET}") == 2, "the operator sees it"
+
+
+def fails(*_, **__):
+    raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("/tokenize", "encode", {"prompt": PROMPT}),
+        ("/tokenize", "count_prompt_tokens", BODIES["/tokenize"]),
+        ("/v1/models", "describe", None),
+        ("/v1/models/scripted", "describe", None),
+        ("/metrics", "stats", None),
+    ],
+)
+def test_a_plain_route_that_breaks_tells_the_log_alone(scripted, caplog, monkeypatch, path, method, body):
+    with serving(scripted) as url:
+        monkeypatch.setattr(scripted, method, fails)
+        reply = httpx.get(url + path) if body is None else httpx.post(url + path, json=body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+    assert SECRET not in shown(reply)
+    assert f"RuntimeError: {SECRET}" in caplog.text
+
+
+# --- What is stored for one key
+
+STORED = {
+    "plain": (CHAT, BODIES[CHAT] | {"sda": {"alignment": None}}),
+    "avoiding": (CHAT, BODIES[CHAT] | {"sda": {"alignment": {"instruction": "be kind", "avoid": "be rude"}}}),
+    "streamed": (CHAT, BODIES[CHAT] | {"stream": True, "stream_options": {"include_usage": True}}),
+    "rated": (CHAT, BODIES[CHAT] | {"sda": {"alignment": "honesty", "evaluator": "contrastive"}}),
+    "completion": (COMPLETIONS, BODIES[COMPLETIONS] | {"model": "scripted:empathy"}),
+}
+
+
+def reused(reply):
+    """How many tokens of its prompt a reply says were not computed again."""
+    body = reply.json() if reply.text.startswith("{") else events_of(reply.text)[-2]
+    return body["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.mark.parametrize(("path", "body"), STORED.values(), ids=STORED)
+def test_no_token_of_a_prompt_is_reused_for_another_key_on_any_way_to_ask(scripted, path, body):
+    with serving(scripted, api_keys=("one", "two")) as url:
+        told = [
+            reused(httpx.post(url + path, json=body, headers={"authorization": f"Bearer {key}"}))
+            for key in ("one", "one", "two", "two", "one")
+        ]
+    assert [tokens > 0 for tokens in told] == [False, True, False, True, True]
