@@ -55,26 +55,28 @@ def serving_app(app) -> Iterator[tuple[str, uvicorn.Server]]:
 
 
 @contextmanager
-def sda_serve(*arguments: str) -> Iterator[str]:
+def sda_serve(*arguments: str, api_key: str) -> Iterator[str]:
     """`sda serve` in a process of its own, as its address. It takes ten seconds, most of them imports.
 
     Args:
         arguments: of the command; the port is a free one.
+        api_key: what its clients have to bring.
     """
     command = [sys.executable, "-c", COMMAND, "serve", *arguments, "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SDA_API_KEY": api_key}
+    said: list[str] = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            said = ""
+            found = None
             for line in process.stderr:
-                said += line
+                said.append(line)
                 if found := re.search(r" at (http://\S+)/v1,", line):
                     break
-            else:
-                raise RuntimeError(f"sda serve ended before it listened:\n{said}")
-            rest = threading.Thread(target=process.stderr.read)  # a full pipe would hold the server up
+            assert found, f"it ended before it listened: {said}"
+            rest = threading.Thread(target=lambda: said.extend(process.stderr))  # a full pipe would hold the server up
             rest.start()
             yield found[1]
         finally:
             process.terminate()
         rest.join()
+    assert process.returncode == 0, said

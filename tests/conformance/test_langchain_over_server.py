@@ -1,8 +1,5 @@
 """LangChain's own suites over a server: what needs a model over a real `sda serve`, the rest over scripted answers."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +10,7 @@ from langchain_tests.unit_tests.chat_models import ChatModelTests
 
 from sda_engine.testing import ScriptedEngine, call_text
 from tests.conformance.langchain_suite import CALLS_TOOLS, ChatSDASuite
-from tests.servers import serving
+from tests.servers import sda_serve, serving
 
 JOKE = '{"setup": "Why do cats sit on books?", "punchline": "To be read to."}'
 ANSWERS = {
@@ -29,8 +26,6 @@ ANSWERS = {
 }
 BY_THE_MODEL = ("test_agent_loop", "test_tool_calling", "test_tool_calling_async", "test_unicode_tool_call_integration")
 KEY = "a-key-of-the-suite"
-SDA = "from sda_engine.cli import main; main()"
-SERVING = "Serving smollm2-135m at "
 
 
 class TestUnit(ChatSDASuite, ChatModelUnitTests):
@@ -75,21 +70,8 @@ class TestIntegration(OverServer, ChatModelIntegrationTests):
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
     """A real `sda serve` of the real model, in a process of its own."""
-    command = [sys.executable, "-c", SDA, "serve", "smollm2-135m", "--dtype", "float32", "--port", "0"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SDA_API_KEY": KEY}
-    ) as process:
-        assert process.stderr is not None
-        said = []
-        try:
-            while not (said and said[-1].startswith(SERVING)):
-                said.append(process.stderr.readline())
-                assert said[-1], "".join(said)  # it ended
-            yield said[-1].removeprefix(SERVING).partition(",")[0]
-        finally:
-            process.terminate()
-            process.communicate()
-    assert process.returncode == 0
+    with sda_serve("smollm2-135m", "--dtype", "float32", api_key=KEY) as url:
+        yield f"{url}/v1"
 
 
 @pytest.mark.slow

@@ -3,19 +3,37 @@
 import pytest
 from playwright.sync_api import expect
 
+from sda_engine import Sampling, Steering
 from sda_engine.testing import tiny_engine
+from tests.conftest import user
 from tests.sda_integrations.server.playground.opened import Opened
 from tests.sda_integrations.server.playground.scripted_server import KINDS
 from tests.servers import serving
 
 KEY = "a-key-of-the-page"
-BRIEF = {"Prompt": "What is in the library?", "Max tokens": "6", "Temperature": "0"}
+QUESTION = "What is in the library?"
+BRIEF = {"Prompt": QUESTION, "Max tokens": "6", "Temperature": "0"}
+ASKED = {
+    "plain": {},
+    "prompt": {"alignment": "honesty", "steering": Steering(policy="paper", amplification=0.0)},
+    "steered": {"alignment": "honesty", "steering": Steering(gain=1.0, amplification=1.0)},
+}
 
 
 @pytest.fixture(scope="module")
 def engine():
     with tiny_engine() as engine:
         yield engine
+
+
+def check_answers(opened, engine) -> None:
+    """The page shows what the engine says in this process: three answers that differ."""
+    wanted = {}
+    for kind, asked in ASKED.items():
+        done = engine.generate(user(QUESTION), sampling=Sampling(temperature=0, max_new_tokens=6), **asked)
+        wanted[kind] = "".join(token.text for token in done.trace.tokens)  # half a character at the end has no text
+    assert len(set(wanted.values())) == len(KINDS)
+    assert {kind: opened.text(kind) for kind in KINDS} == wanted
 
 
 def test_three_answers_come_and_their_tokens_have_details(window, engine) -> None:
@@ -25,7 +43,7 @@ def test_three_answers_come_and_their_tokens_have_details(window, engine) -> Non
         assert page.get_by_label("Alignment", exact=True).input_value() == "honesty"
         assert page.locator("#model option").all_text_contents() == ["tiny"]
         opened.run(BRIEF)
-        assert all(opened.text(kind) for kind in KINDS)
+        check_answers(opened, engine)
         assert opened.figures("steered")["Strength"] == "1"
         assert opened.figures("steered")["Tokens"].startswith("6")
         opened.answer("steered").locator(".t").first.click()
@@ -47,7 +65,7 @@ def test_a_refusal_of_the_server_is_told_at_every_answer(window, engine) -> None
 
 
 def test_a_key_lets_a_browser_have_the_page_and_is_asked_for_again_by_the_page(window, engine) -> None:
-    with serving(engine, api_keys=(KEY,), served_model_name="tiny") as address:
+    with serving(engine, api_keys=(KEY,), served_model_name="tiny", alignment="honesty") as address:
         refused = window.context.request.get(address)
         assert refused.status == 401
         context = window.context.browser.new_context(http_credentials={"username": "me", "password": KEY})
@@ -58,7 +76,7 @@ def test_a_key_lets_a_browser_have_the_page_and_is_asked_for_again_by_the_page(w
         opened.page.keyboard.press("Enter")
         expect(opened.page.locator("#connection")).to_be_hidden()
         opened.run(BRIEF)
-        assert all(opened.text(kind) for kind in KINDS)
+        check_answers(opened, engine)
         opened.leave()
         context.close()
     assert opened.complaints == []
