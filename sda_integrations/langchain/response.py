@@ -144,10 +144,9 @@ def _token_logprobs(place: GeneratedTokenLogprobs) -> dict[str, object]:
 
 
 def _one_token(token: TokenLogprob) -> dict[str, object]:
-    # A token that is only part of a character decodes to U+FFFD: its bytes are unknown here
-    known = "\N{REPLACEMENT CHARACTER}" not in token.text
+    known = token.known_bytes
     return {
         "token": token.text,
         "logprob": token.logprob,
-        "bytes": list(token.text.encode()) if known else None,
+        "bytes": None if known is None else list(known),
     }

@@ -201,6 +201,4 @@ def _logprobs(answer: Answer) -> list[list[LogProb]] | None:
 
 
 def _logprob(token: TokenLogprob) -> LogProb:
-    # A part of a character decodes to the replacement character, and its own bytes are not known here
-    known = "\N{REPLACEMENT CHARACTER}" not in token.text
-    return LogProb(token=token.text, logprob=token.logprob, bytes=list(token.text.encode()) if known else [])
+    return LogProb(token=token.text, logprob=token.logprob, bytes=list(token.known_bytes or b""))

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from sda_engine.adapting import reasoning_variables, settings_of_each
 from sda_engine.engine import SteeringEngine
 from sda_engine.errors import ConfigError
-from sda_engine.models import template_variables
 from sda_engine.request_settings import RequestSettings
 from sda_engine.results import Completion, Piece, Usage
 from sda_engine.wire.read_request import read_chat_settings, read_completion_settings, read_messages
@@ -134,10 +133,9 @@ def _with_effort(settings: RequestSettings, request: ChatRequest, engine: Steeri
     Raises:
         ConfigError: it means nothing for it.
     """
-    variables = template_variables(engine.tokenizer)
     effort = reasoning_variables(
         request.reasoning_effort,
-        variables,
+        engine.template_variables,
         thinks=engine.thinks,
         owner="reasoning_effort",
         others="sda.template_kwargs",

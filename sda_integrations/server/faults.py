@@ -27,7 +27,7 @@ class HideFaults:
         watched = WatchedSend(send)
         try:
             await self._app(scope, receive, watched)
-        except Exception:
+        except Exception:  # whatever it is: it goes to the log, and nothing of it to the client
             logger.exception("Request %s failed.", scope["state"]["request_id"])
             if not await watched.end_with(internal_error(), scope, receive):
                 raise  # the reply has no end, so the connection gets one

@@ -66,12 +66,10 @@ class RequireKey:
             return
         is_page = scope["path"] == PAGE
         key = _brought_key(scope["headers"], basic=is_page)
-        if key is not None and self._keys.admits(key):
+        if self._keys.admits(key) and key is not None:
             scope["state"]["cache_salt"] = self._keys.salt_of(key)
             await self._app(scope, receive, send)
             return
-        if key is None:
-            self._keys.admits(key)
         refusal = error_response(
             401,
             "The request has no key, or one that this server does not know. Send it in the header 'Authorization: "

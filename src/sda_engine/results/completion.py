@@ -46,6 +46,11 @@ class TokenLogprob:
     text: str
     logprob: float
 
+    @property
+    def known_bytes(self) -> bytes | None:
+        """Its bytes in UTF-8; None where it is only part of a character, which decodes to U+FFFD."""
+        return None if "\N{REPLACEMENT CHARACTER}" in self.text else self.text.encode()
+
 
 @dataclass(frozen=True)
 class GeneratedTokenLogprobs:

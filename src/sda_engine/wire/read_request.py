@@ -16,7 +16,7 @@ from sda_engine.wire.read_alignment import read_alignment
 from sda_engine.wire.read_form import read_output, read_tokenize_output
 from sda_engine.wire.read_messages import Message, read_messages
 from sda_engine.wire.requests import ChatRequest, CompletionRequest, FormFields, SampledFields
-from sda_engine.wire.sda_field import RevisionField, SDAField
+from sda_engine.wire.sda_field import SAMPLING_FIELDS, RevisionField, SDAField
 
 __all__ = [
     "Message",
@@ -35,7 +35,6 @@ EvaluatorNamed = Callable[[str], Evaluator]
 _NAMED_EVALUATORS = ("evaluator", "chooser")
 _OTHERS = ("timeout", "adapter")
 _OPENAI_NAMES = {"max_new_tokens": "max_tokens", "logprobs": "top_logprobs"}  # of Sampling's fields
-_SAMPLING_IN_SDA = ("top_k", "min_p", "max_reasoning_tokens")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _read_settings(
             template_kwargs=template_kwargs,
             **others,
         )
-    in_sda = {name: f"sda.{name}" for name in _SAMPLING_IN_SDA}
+    in_sda = {name: f"sda.{name}" for name in SAMPLING_FIELDS}
     with within("", {**names, **in_sda}):
         return replace(settings, sampling=base.sampling.replace(**sampling))
 
@@ -129,7 +128,7 @@ def _sampling(request: SampledFields) -> dict[str, object]:
     }
     given = {name: value for name, value in said.items() if value is not None}
     sda = request.sda
-    return {**given, **({} if sda is None else _given(sda, _SAMPLING_IN_SDA, Sampling))}
+    return {**given, **({} if sda is None else _given(sda, SAMPLING_FIELDS, Sampling))}
 
 
 def _steering(said: SDAField, evaluator: EvaluatorNamed) -> dict[str, object]:

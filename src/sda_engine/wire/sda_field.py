@@ -36,6 +36,9 @@ _ALIGNMENT = {
 }
 
 AlignmentField = Annotated[Any, WithJsonSchema(_ALIGNMENT)]
+SAMPLING_FIELDS = ("top_k", "min_p", "max_reasoning_tokens")
+"""Fields of Sampling that `sda` has, since OpenAI has none for them."""
+
 TemplateField = str | int | float | bool | None
 MOST_REVISIONS = 16
 """Each is an answer of its own, decoded beside the others."""

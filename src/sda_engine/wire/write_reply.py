@@ -188,12 +188,11 @@ class ReplyWriter:
         )
 
     def _likely(self, token: TokenLogprob) -> LikelyToken:
-        # A token that is only part of a character decodes to U+FFFD: its bytes are unknown here
-        known = "\N{REPLACEMENT CHARACTER}" not in token.text
+        known = token.known_bytes
         return LikelyToken(
             token=token.text,
             logprob=_in_json(token.logprob),
-            bytes=tuple(token.text.encode()) if known else None,
+            bytes=None if known is None else tuple(known),
             token_id=token.token_id if self.token_ids else None,
         )
 

@@ -15,10 +15,10 @@ from sda_engine.output import TOOL_CHOICES, Constraint, Output
 from sda_engine.pictures import Picture, PictureLimits
 from sda_engine.prompts import Message, normalise_messages
 from sda_engine.request_settings import RequestSettings
+from sda_engine.wire.sda_field import SAMPLING_FIELDS
 from sda_engine.wire.server_evaluator import known_name
 
 _OPENAI_NAMES = {"temperature": "temperature", "top_p": "top_p", "max_new_tokens": "max_tokens", "seed": "seed"}
-_IN_SDA = ("top_k", "min_p", "max_reasoning_tokens")
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 _LIMITS = PictureLimits(most=1_000, pixels=10**9, bytes=10**9)  # the server has its own
 
@@ -49,7 +49,7 @@ def write_chat_request(
         body |= {"logprobs": True, "top_logprobs": top}
     sda: dict[str, object] = {"alignment": write_alignment(settings.alignment), "token_ids": True}
     sda |= _write_steering(settings)
-    sda |= {name: sampling[name] for name in _IN_SDA if name in sampling}
+    sda |= {name: sampling[name] for name in SAMPLING_FIELDS if name in sampling}
     others = {
         "template_kwargs": dict(settings.template_kwargs),
         "adapter": settings.adapter,
