@@ -231,11 +231,16 @@ class RowGroup:
         Raises:
             ConstraintError: the constraint does not allow it.
         """
-        if not self._due:
-            self._due = list(self._close_thought())
-        if self._due and self._due.pop(0) == chosen.token_id:
+        if self.due() == chosen.token_id:
+            self._due.pop(0)
             return self._append(chosen.token_id, None)
         return self._append(chosen.token_id, chosen)
+
+    def due(self) -> int | None:
+        """The next token, where it closes a thought that has had all its tokens; for those who append one at a time."""
+        if not self._due:
+            self._due = list(self._close_thought())
+        return self._due[0] if self._due else None
 
     def forced(self) -> list[DecodedToken]:
         """The tokens about which there is no choice, appended; the last one may end the answer.
