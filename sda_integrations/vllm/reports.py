@@ -17,6 +17,7 @@ _LOWEST = -120.0  # nats: log-probabilities are told down to this
 _NUMBERS = -260.0  # where the band of the numbers begins; float32 resolves 3e-5 there
 _MOST = 118.0  # what a number may be, once it is scaled
 _SCALES = (1.0, 100.0, 10.0, 100.0, 1.0)  # of logprob, divergence, temperature, position and spent
+_DUST = 1e-4  # what rounding may leave of a number that is 0
 _ABSENT = 120.0  # in place of a number that there is not
 
 CARRIERS = 8
@@ -87,7 +88,8 @@ def read_report(token_id: int, logprobs: Mapping[int, float], row_names: Sequenc
     if len(numbers) != CARRIERS:
         raise _failed(round(numbers[0]) if len(numbers) == 1 else 0)
     logprob, divergence, temperature, position, spent = (
-        None if abs(number - _ABSENT) < 0.5 else number / scale for number, scale in zip(numbers, _SCALES, strict=False)
+        None if abs(number - _ABSENT) < 0.5 else 0.0 if number < _DUST else number / scale
+        for number, scale in zip(numbers, _SCALES, strict=False)
     )
     rows = dict(zip(row_names, (-number for number in numbers[len(_SCALES) :]), strict=False))
     if logprob is None or divergence is None or temperature is None:
