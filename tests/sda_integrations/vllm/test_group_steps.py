@@ -120,9 +120,7 @@ def test_a_group_gets_the_engine_s_tokens_though_other_groups_and_requests_share
     other = settings(sampling=Sampling(seed=5))
     for position in range(25):
         rows = logits_of(len(given.rows), position)
-        first, second = batch.step(
-            [("a", given, rows, tokens), ("b", other, logits_of(2, position, salt=3), others)]
-        )
+        first, second = batch.step([("a", given, rows, tokens), ("b", other, logits_of(2, position, salt=3), others)])
         assert isinstance(first, int)
         assert isinstance(second, int)
         tokens.append(first)
