@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from sda_engine.config import NoEffectWarning
@@ -74,6 +75,8 @@ class Asker:
     ) -> Asked:
         """What is asked; the facts are there where they count."""
         what: Mapping[str, object] | Stages
+        if settings.alignment is None:  # what steers nothing need not be sendable, such as a judge of this process
+            settings = replace(settings, steering=settings.steering.fitting(None))
         if facts is not None and rates_here(settings, facts):
             what = Stages(self._model, messages, settings, facts, trace=self._trace)
         else:
