@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from types import MappingProxyType
-from typing import Self, Unpack, cast
+from typing import ClassVar, Self, Unpack, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -60,6 +60,13 @@ class SteeringEngine(ScoresTexts):
     Raises:
         ModelLoadError: the engine cannot run this kind of model.
     """
+
+    backend: ClassVar[str] = "sda"
+    """What runs the model, as a server of the engine tells its clients."""
+
+    has_evaluators: ClassVar[bool] = True
+    """Whether evaluators may rate in the engine, which takes one that scores texts and lends them its model. Clients of
+    a server whose engine has none rate by themselves."""
 
     def __init__(
         self,
