@@ -1,4 +1,4 @@
-"""KVBlocks: how many blocks of vLLM's cache of keys and values sequences need. Exact, so that nobody is left without."""
+"""KVBlocks: how many blocks of vLLM's cache of keys and values sequences need, exactly."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -77,10 +77,11 @@ class KVBlocks:
         Raises:
             CapacityError: not even one token fits.
         """
-        if self._held(prompts, 1) > self.capacity:
+        least = self._held(prompts, 1)
+        if least > self.capacity:
             raise CapacityError(
-                f"The rows of the group need {self._held(prompts, 1)} blocks of the KV cache, which has {self.capacity}: "
-                "shorten the prompts, or give vLLM more memory (--gpu-memory-utilization)."
+                f"The rows of the group need {least} blocks of the KV cache, which has {self.capacity}: shorten the "
+                "prompts, or give vLLM more memory (--gpu-memory-utilization)."
             )
         fits, too_long = 1, most + 1
         while too_long - fits > 1:

@@ -1,5 +1,6 @@
 """A group: the sequences that vLLM decodes for one request of a client, and how they are made of that request."""
 
+import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ HIDDEN_CLIENT = -1
 
 _SHORTEST_PROMPT = 2
 """Tokens: the last one of a prompt is held until all rows can sample, and vLLM cannot admit a request with none."""
+
+
+_NAME = re.compile(r"[a-z]+( [0-9]+)?")
+"""Such a name in its id cannot make a hidden row look like a request of a client, which ends in random digits."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,8 +85,8 @@ def read_rows(request: Request, *, vocab_size: int) -> dict[str, list[int]]:
 
 
 def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not name or name == BASE:
-        raise ConfigError(f"{name!r} names no hidden row: give it a text other than {BASE!r}.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == BASE:
+        raise ConfigError(f"{name!r} names no hidden row: call it a word, and a number if there are several.")
     return name
 
 

@@ -61,8 +61,8 @@ def _wrong_layers(scheduler: Any) -> Iterator[str]:
     kinds = sorted({type(one.kv_cache_spec).__name__ for one in managers if type(one) not in _KINDS})
     if kinds or not managers:
         yield (
-            f"the blocks that its layers need are not known beforehand ({', '.join(kinds) or 'no KV cache'}; serve a model "
-            "of full or sliding-window attention)"
+            f"the blocks that its layers need are not known beforehand ({', '.join(kinds) or 'no KV cache'}; serve a "
+            "model of full or sliding-window attention)"
         )
     elif any(one.block_pool is not pool for one in managers) or scheduler.prefix_replay_tokens:
         yield "its layers keep blocks in several pools (serve a model of full or sliding-window attention)"

@@ -9,18 +9,18 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from tests.vllm.small_vllm import VOCAB, Machine
 
-_START = 977
-
 
 def chained(before: int, token: int) -> int:
     """What a position holds: it stands for the whole text up to there."""
     return hash((before, token))
 
 
-def chain_of(tokens: Iterable[int], before: int = _START) -> int:
+def chain_of(tokens: Iterable[int], adapter: int) -> int:
+    """The same for a whole text, which each LoRA adapter reads in its own way."""
+    chain = 977 + adapter
     for token in tokens:
-        before = chained(before, token)
-    return before
+        chain = chained(chain, token)
+    return chain
 
 
 def next_token(chains: Sequence[int]) -> int:
@@ -36,6 +36,7 @@ class Sequenced:
     computed: int
     blocks: list[list[int]]
     member: dict[str, Any] | None
+    adapter: int
 
 
 class FakeWorker:
@@ -49,6 +50,7 @@ class FakeWorker:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._seen: dict[str, Sequenced] = {}
+        self._kept: dict[str, tuple[dict[str, Any] | None, int]] = {}  # what the first runner is not told again
         self._cells: dict[tuple[int, int], int] = {}
         self.out_of_step: list[str] = []
         self.wrong_groups: set[str] = set()
@@ -77,8 +79,9 @@ class FakeWorker:
             member = (new.sampling_params.extra_args or {}).get("sda")
             assert member is None or {"settings", "group", "row", "count"} == set(member)
             blocks = [list(ids) for ids in new.block_ids]
-            self._seen[new.req_id] = Sequenced(list(known), new.num_computed_tokens, blocks, member)
-            self._gone_members[new.req_id] = member
+            adapter = new.lora_request.lora_int_id if new.lora_request else 0
+            self._seen[new.req_id] = Sequenced(list(known), new.num_computed_tokens, blocks, member, adapter)
+            self._kept[new.req_id] = member, adapter
 
     def _take_known(self, scheduled: SchedulerOutput) -> None:
         cached = scheduled.scheduled_cached_reqs
@@ -86,24 +89,19 @@ class FakeWorker:
             blocks, computed = cached.new_block_ids[place], cached.num_computed_tokens[place]
             if one in cached.resumed_req_ids:
                 tokens = list(cached.all_token_ids[one])
-                self._seen[one] = Sequenced(tokens, computed, [list(ids) for ids in blocks], self._gone_members[one])
+                self._seen[one] = Sequenced(tokens, computed, [list(ids) for ids in blocks], *self._kept[one])
                 continue
             state = self._seen[one]
             assert state.computed == computed, f"{one} stands at {state.computed}, not {computed}"
             for own, more in zip(state.blocks, blocks or [], strict=False):
                 own.extend(more)
 
-    @property
-    def _gone_members(self) -> dict[str, dict[str, Any] | None]:
-        """The groups of requests that were preempted: the first runner is not told again."""
-        return self.__dict__.setdefault("_members", {})
-
     def _read(self, one: str, number: int) -> bool:
         """Compute so many tokens; whether there is a token to sample then."""
         state = self._seen[one]
         assert number > 0
         assert state.computed + number <= len(state.tokens), f"{one} is to read tokens that nobody knows"
-        chain = chain_of(state.tokens[: state.computed])
+        chain = chain_of(state.tokens[: state.computed], state.adapter)
         for position in range(state.computed, state.computed + number):
             chain = chained(chain, state.tokens[position])
             for cell in self._cells_at(state, position):
@@ -117,7 +115,7 @@ class FakeWorker:
 
     def _check_cells(self, one: str) -> None:
         """Read what every layer would look at."""
-        state, chain = self._seen[one], _START
+        state, chain = self._seen[one], chain_of([], self._seen[one].adapter)
         for position, token in enumerate(state.tokens):
             chain = chained(chain, token)
             cells = self._cells_at(state, position)
@@ -126,18 +124,21 @@ class FakeWorker:
             for cell in cells:
                 assert self._cells.get(cell) == chain, f"{one} finds another text at {position} of its blocks"
 
+    def _chain(self, one: str) -> int:
+        return chain_of(self._seen[one].tokens, self._seen[one].adapter)
+
     def _sample(self, sampling: list[str]) -> dict[str, int]:
         present: dict[str, dict[str, str]] = {}
         tokens: dict[str, int] = {}
         for one in sampling:
             member = self._seen[one].member
             if member is None or member["count"] == 1:
-                tokens[one] = next_token([chain_of(self._seen[one].tokens)])
+                tokens[one] = next_token([self._chain(one)])
             else:
                 present.setdefault(member["group"], {})[member["row"]] = one
         for group, rows in present.items():
-            ordered = sorted(rows, key=lambda row: (row != "base", row))
-            chains = [chain_of(self._seen[rows[row]].tokens) for row in ordered]
+            ordered = sorted(rows, key=lambda row: (row == "avoided", row != "base", row))
+            chains = [self._chain(rows[row]) for row in ordered]
             if len(rows) != self._seen[rows[ordered[0]]].member["count"]:
                 self.out_of_step.append(group)
             token = next_token(chains)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -145,6 +146,11 @@ def make_scheduler(machine: Machine, *, plain: bool = False, config: VllmConfig 
     return scheduler
 
 
+def make_adapter(number: int) -> LoRARequest | None:
+    """A LoRA adapter; none for 0."""
+    return LoRARequest(f"adapter {number}", number, f"/adapters/{number}") if number else None
+
+
 def make_request(
     name: str,
     prompt: list[int],
@@ -169,6 +175,7 @@ def make_request(
     )
     params._eos_token_id = EOS
     machine = machine or Machine()
+    base_config()  # it also says with what blocks are hashed
     hasher = get_request_block_hasher(machine.block_size, sha256) if machine.prefix_caching else None
     return Request(
         request_id=name,
