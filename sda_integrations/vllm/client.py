@@ -42,7 +42,7 @@ class VLLMClient:
             ConfigError: vLLM refuses the request.
             SDAError: vLLM failed.
         """
-        prompt = {"prompt_token_ids": list(request.prompt)}
+        prompt: dict[str, object] = {"prompt_token_ids": list(request.prompt)}
         if request.cache_salt is not None:
             prompt["cache_salt"] = request.cache_salt
         try:

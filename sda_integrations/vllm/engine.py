@@ -10,6 +10,7 @@ from sda_engine.engine import SteeringEngine
 from sda_engine.engine_parts import EngineParts
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
+from sda_engine.evaluators.protocol import evaluator_name, needs_logprobs, needs_model
 from sda_engine.models import Adapter, ModelFacts
 from sda_engine.prompts import Message
 from sda_engine.request import Request
@@ -31,6 +32,10 @@ class VLLMEngine(SteeringEngine):
         cache_tokens: tokens of which vLLM can hold keys and values.
         settings: how many requests may be taken on.
     """
+
+    backend = "vllm"
+    has_evaluators = False
+    tells_traces = False
 
     def __init__(
         self,
@@ -57,12 +62,21 @@ class VLLMEngine(SteeringEngine):
         )
 
     def _request(self, messages: Sequence[Message], settings: RequestSettings) -> Request:
-        if settings.steering.guard != "off":
+        steering = settings.steering
+        if steering.guard != "off":
             raise ConfigError(
-                f"Steering.guard={settings.steering.guard!r} cannot be had inside vLLM, which tells nothing of how "
-                f"undecided the contexts were. Leave it out, or ask an engine of `sda serve`.",
+                f"Steering.guard={steering.guard!r} cannot be had inside vLLM, which tells nothing of how undecided "
+                f"the contexts were. Leave it out, or ask an engine of `sda serve`.",
                 field="guard",
             )
+        for role, evaluator in (("evaluator", steering.evaluator), ("chooser", steering.chooser)):
+            if evaluator is not None and (needs_logprobs(evaluator) or needs_model(evaluator)):
+                raise ConfigError(
+                    f"{evaluator_name(evaluator)} looks inside the model, which nothing can inside vLLM. Use a judge "
+                    f"(OpenAIEvaluator with RemoteEngine, or one that the server's operator offers), a fixed "
+                    f"amplification, or an engine of `sda serve`.",
+                    field=role,
+                )
         return super()._request(messages, settings)
 
 

@@ -12,6 +12,7 @@ from vllm.renderers.chat_utils import load_chat_template
 
 from sda_engine.engine_settings import EngineSettings
 from sda_integrations.server import make_app
+from sda_integrations.server.reading import MAX_REQUESTS
 from sda_integrations.server.settings import ServerSettings
 from sda_integrations.vllm.client import VLLMClient, read_model
 from sda_integrations.vllm.engine import VLLMEngine
@@ -64,8 +65,8 @@ class SDAMiddleware:
         """Our application, made with the first request, when vLLM's engine has started."""
         async with self._lock:
             if self._ours is None:
-                self._settings, engine = await asyncio.to_thread(_make, vllm.state)
-                self._ours = make_app(engine, self._settings)
+                settings, engine = await asyncio.to_thread(_make, vllm.state)
+                self._settings, self._ours = settings, make_app(engine, settings)
             return self._ours
 
 
@@ -114,19 +115,15 @@ def _is_ours(body: bytes, path: str, settings: ServerSettings) -> bool:
 
 def _make(state: Any) -> tuple[ServerSettings, VLLMEngine]:
     """Our settings, and an engine over vLLM's."""
-    args = state.args
-    handed = HandedOver.from_env()
-    served = args.served_model_name
-    name = served[0] if isinstance(served, list) and served else served or handed.model
-    template = load_chat_template(args.chat_template) if getattr(args, "chat_template", None) else None
-    model = read_model(state.vllm_config, template, handed.most_requests)
-    settings = handed.server_settings(served_model_name=name, api_keys=tuple(args.api_key or ()))
+    settings = HandedOver.from_env().server_settings()
+    given = getattr(state.args, "chat_template", None)
+    model = read_model(state.vllm_config, load_chat_template(given) if given else None, MAX_REQUESTS)
     engine = VLLMEngine(
         model.facts,
         TaskRunner(VLLMClient(state.engine_client), model.limits),
         vocab_size=model.vocab_size,
         place=model.place,
         cache_tokens=model.limits.tokens,
-        settings=EngineSettings(max_requests=handed.most_requests),
+        settings=EngineSettings(max_requests=MAX_REQUESTS),
     )
     return settings, engine

@@ -68,6 +68,9 @@ class SteeringEngine(ScoresTexts):
     """Whether evaluators may rate in the engine, which takes one that scores texts and lends them its model. Clients of
     a server whose engine has none rate by themselves."""
 
+    tells_traces: ClassVar[bool] = True
+    """Whether answers tell what steering did at each token."""
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -98,15 +98,19 @@ def backend(
     request: pytest.FixtureRequest, smollm2_float32: SteeringEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
     if request.param == "serve":
-        with serving(smollm2_float32, served_model_name=MODEL) as url:
-            with RemoteEngine(f"{url}/v1", model=MODEL) as remote:
-                yield Backend("serve", url, remote)
+        with (
+            serving(smollm2_float32, served_model_name=MODEL) as url,
+            RemoteEngine(f"{url}/v1", model=MODEL) as remote,
+        ):
+            yield Backend("serve", url, remote)
         return
     if not ENVIRONMENT.is_dir():
         pytest.skip("There is no environment with vLLM; `make vllm` makes one where there is a wheel for it.")
-    with vllm_server(tmp_path_factory.mktemp("vllm") / "log") as server:
-        with RemoteEngine(f"{server.url}/v1", model=MODEL) as remote:
-            yield Backend("vllm", server.url, remote)
+    with (
+        vllm_server(tmp_path_factory.mktemp("vllm") / "log") as server,
+        RemoteEngine(f"{server.url}/v1", model=MODEL) as remote,
+    ):
+        yield Backend("vllm", server.url, remote)
 
 
 async def _all(engine: SteeringEngine | RemoteEngine) -> dict[str, Completion]:
