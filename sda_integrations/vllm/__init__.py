@@ -1,0 +1,1 @@
+"""SDA inside vLLM: `sda vllm` starts it. Importing this package imports no vLLM."""
