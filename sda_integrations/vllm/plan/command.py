@@ -9,7 +9,6 @@ import typer
 
 from sda_engine.cli.options import AsJson, takes_options
 from sda_engine.cli.terminal import output_console, starting
-from sda_engine.errors import ConfigError
 from sda_integrations.vllm.plan.models import PRESETS, ModelSizes
 from sda_integrations.vllm.plan.options import PlanOptions
 from sda_integrations.vllm.plan.planning import make_plan
