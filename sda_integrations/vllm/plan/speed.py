@@ -78,6 +78,34 @@ def least_step(deployment: Deployment, lengths: Sequence[float]) -> Step:
     return Step(weights + cache, "weights" if weights >= cache else "keys and values")
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a step is made of, in seconds, if nothing went on at the same time as anything else.
+
+    Attributes:
+        weights: reading them, in any step.
+        token: multiplying one token with them, of an answer or of a prompt.
+        cached_token: reading its keys and values.
+    """
+
+    weights: float
+    token: float
+    cached_token: float
+
+
+def step_costs(deployment: Deployment) -> Costs:
+    """What a step of a dense model without sliding windows is made of."""
+    sizes, gpu = deployment.sizes, deployment.gpu
+    assert sizes.experts is None, "which experts are read depends on the rows"
+    assert gpu.flops is not None, "prompts cost operations"
+    token_bytes = sizes.layers * layer_token_bytes(sizes, deployment.cache_bytes, deployment.gpus)
+    return Costs(
+        weights=deployment.weights_read(1) / gpu.bandwidth,
+        token=2 * sizes.multiplied / (gpu.flops * deployment.gpus),
+        cached_token=token_bytes / gpu.bandwidth,
+    )
+
+
 def _attended(sizes: ModelSizes, length: float) -> float:
     """Tokens that a row reads, summed over the layers."""
     return sum(count * (length if window is None else min(length, window)) for window, count in sizes.windows)
