@@ -4,18 +4,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from vllm import SamplingParams
 from vllm.config.cache import CacheConfig
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import (
     get_kv_cache_config_from_groups,
     get_kv_cache_groups,
     get_max_concurrency_for_kv_cache_config,
+    get_request_block_hasher,
+    init_none_hash,
 )
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheLayout, MLAAttentionSpec, SlidingWindowSpec
+from vllm.v1.request import Request
 
 from sda_integrations.vllm.plan.cache import blocks_held, cache_shape
 from sda_integrations.vllm.plan.models import PRESETS, ModelSizes
 from sda_integrations.vllm.plan.options import PlanOptions
 from sda_integrations.vllm.plan.planning import make_plan
+from sda_integrations.vllm.plan.requests import RequestShape, prompt_tokens_computed, request_blocks
 
 MEMORY = 20 * 2**30
 LATENT = ModelSizes("latent", 10**9, 10**8, False, 128, 1, 576, windows=((None, 61),), context=4096, latent=True)
@@ -104,3 +111,76 @@ def test_plain_requests_at_once_are_vllms_own_number():
     theirs = get_kv_cache_config_from_groups(settings, groups, int(plan.cache_memory) - plan.cache.block_bytes)
     assert plan.plain.at_once == int(get_max_concurrency_for_kv_cache_config(settings, theirs))
     assert plan.blocks == theirs.num_blocks
+
+
+class Manager:
+    """vLLM's own manager of blocks, which rows are given to as a scheduler gives them."""
+
+    def __init__(self, sizes):
+        settings = vllm_settings(4096)
+        groups = get_kv_cache_groups(settings, specs(sizes, block_size=16, gpus=1, dtype=torch.bfloat16))
+        config = get_kv_cache_config_from_groups(settings, groups, MEMORY)
+        self._manager = KVCacheManager(
+            config, 4096, scheduler_block_size=16, hash_block_size=16, max_in_flight_tokens=1
+        )
+        self._hasher = get_request_block_hasher(16, sha256)
+        self._all = config.num_blocks - 1  # one stands for none
+
+    def add(self, name, prompt):
+        """Read a prompt; the request, and how many of its tokens were known."""
+        request = Request(name, prompt, SamplingParams(max_tokens=1000), None, block_hasher=self._hasher)
+        known_blocks, known, _ = self._manager.get_computed_blocks(request)
+        taken = self._manager.allocate_slots(request, len(prompt) - known, known, known_blocks)
+        assert taken is not None
+        request.num_computed_tokens = len(prompt)
+        return request, known
+
+    def decode(self, request, token):
+        """One token more."""
+        request.append_output_token_ids(token)
+        assert self._manager.allocate_slots(request, 1) is not None
+        request.num_computed_tokens += 1
+
+    def held(self):
+        """Blocks that are in use."""
+        return self._all - self._manager.block_pool.get_num_free_blocks()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hashes_can_be_made():
+    init_none_hash(sha256)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "answer"), [(1000, 40, 300), (95, 7, 1), (64, 16, 16), (21, 300, 90)]
+)
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "gemma-2-9b"])
+def test_a_group_takes_the_blocks_that_vllms_manager_gives_it(name, prompt, instruction, answer, rows):
+    manager = Manager(PRESETS[name])
+    common = list(range(prompt - 5))
+    end = [7, 8, 9, 10, 11]
+    prompts = [common + end, *(common + [1000 + row] * instruction + end for row in range(1, rows))]
+    group = [manager.add(str(row), tokens) for row, tokens in enumerate(prompts)]
+    for token in range(answer):
+        for request, _ in group:
+            manager.decode(request, token)
+    request = RequestShape(prompt, instruction, answer, rows, common=prompt - 5)
+    shape = cache_shape(PRESETS[name], 2, 1, 16)
+    assert manager.held() == request_blocks(shape, request).total
+    assert sum(len(tokens) - known for tokens, (_, known) in zip(prompts, group, strict=True)) == (
+        prompt_tokens_computed(16, request)
+    )
+
+
+@pytest.mark.parametrize("answer", [10, 200, 1500])
+def test_rows_whose_layers_have_a_window_take_what_vllms_manager_gives_them(answer):
+    sizes = GPT_OSS
+    manager = Manager(sizes)
+    common = list(range(600))
+    group = [manager.add(str(row), common + [1000 + row] * (40 * row + 5)) for row in range(2)]
+    for token in range(answer):
+        for request, _ in group:
+            manager.decode(request, token)
+    blocks = request_blocks(cache_shape(sizes, 2, 1, 16), RequestShape(605, 40, answer, 2, common=600))
+    assert manager.held() == blocks.total

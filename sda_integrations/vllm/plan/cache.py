@@ -91,4 +91,4 @@ def blocks_shared(shape: CacheShape, common: int, tokens: int) -> int:
 
 def _passed(shape: CacheShape, group: CacheGroup, tokens: int) -> int:
     """Blocks at the beginning of which no token is in the window any more."""
-    return 0 if group.window is None else max(0, tokens - group.window + 1) // shape.block_size
+    return 0 if group.window is None else max(0, tokens - group.window) // shape.block_size

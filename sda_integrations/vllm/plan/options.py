@@ -41,7 +41,7 @@ class PlanOptions:
         int, _engine("--data-parallel-size", "-dp", text="Engines, each with all the weights.")
     ] = 1
     gpu_memory_utilization: Annotated[float, _engine(text="Of a GPU's memory, above 0 and at most 1.")] = 0.92
-    block_size: Annotated[int, _engine(text="Tokens of a block of keys and values.")] = 16
+    block_size: Annotated[int, _engine(text="Tokens of a block; some attention backends take more, as vLLM logs.")] = 16
     max_num_seqs: Annotated[
         int | None, _engine(text="Rows at once. Default: vLLM's, 1024 on large GPUs and 256 on others.")
     ] = None
