@@ -44,14 +44,17 @@ class HandedOver(Settings):
         return {VARIABLE: json.dumps({**told, "api_keys": [key.get_secret_value() for key in self.api_keys]})}
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """What the environment variable carries.
+
+        Args:
+            environ: None means this process's own.
 
         Raises:
             ConfigError: there is none, or it is not what `to_env` wrote.
         """
         try:
-            values = _VALUES.validate_json(environ.get(VARIABLE, ""))
+            values = _VALUES.validate_json((os.environ if environ is None else environ).get(VARIABLE, ""))
         except ValidationError as error:
             raise ConfigError(
                 f"{VARIABLE} holds no settings: SDA's part of vLLM's server is started by `sda vllm MODEL`, which "

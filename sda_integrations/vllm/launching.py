@@ -6,6 +6,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from sda_engine.cli.requests import combined, quieten_transformers
 from sda_engine.cli.terminal import error_console
 from sda_engine.errors import ConfigError
@@ -58,7 +60,7 @@ def hand_over(model: str | None, options: VLLMOptions) -> HandedOver:
     if file is not None:
         _check_names(file)
     name = model or (settings.model.model if "model" in settings.model.model_fields_set else ModelSettings().model)
-    keys = os.environ.get(_KEYS, "").split() or [key.get_secret_value() for key in settings.server.api_keys]
+    keys = tuple(map(SecretStr, os.environ.get(_KEYS, "").split())) or settings.server.api_keys
     values: dict[str, object] = {
         "model": name,
         "served_model_name": options.served_model_name or settings.server.served_model_name or name,
@@ -66,8 +68,9 @@ def hand_over(model: str | None, options: VLLMOptions) -> HandedOver:
         "config": None if file is None else str(file),
         "host": settings.server.host,
         "port": settings.server.port,
+        "api_keys": keys,
     }
-    handed_over = HandedOver.of_values(values).replace(api_keys=keys)
+    handed_over = HandedOver.of_values(values)
     handed_over.server_settings()
     return handed_over.replace(model=_located(name))
 
