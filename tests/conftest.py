@@ -110,6 +110,17 @@ def smollm2(request):
         yield engine
 
 
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory):
+    """A server of vLLM, of few sequences, so that requests wait; the tests that need it run in one process."""
+    from tests.vllm_server import ENVIRONMENT, vllm_server
+
+    if not ENVIRONMENT.is_dir():
+        pytest.skip("There is no environment with vLLM; `make vllm` makes one where there is a wheel for it.")
+    with vllm_server(tmp_path_factory.mktemp("vllm") / "log", "--max-num-seqs", "24") as served:
+        yield served
+
+
 def user(text):
     """A chat of one user turn."""
     return [{"role": "user", "content": text}]

@@ -26,7 +26,7 @@ from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from sda_integrations.vllm.differences import DIFFERENCES, Difference
 from tests.servers import serving
-from tests.vllm_server import ENVIRONMENT, vllm_server
+from tests.vllm_server import Served
 
 pytestmark = [
     pytest.mark.slow,
@@ -94,9 +94,7 @@ class Backend:
 
 
 @pytest.fixture(scope="session", params=["serve", pytest.param("vllm", marks=pytest.mark.vllm)])
-def backend(
-    request: pytest.FixtureRequest, smollm2_float32: SteeringEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, smollm2_float32: SteeringEngine) -> Iterator[Backend]:
     if request.param == "serve":
         with (
             serving(smollm2_float32, served_model_name=MODEL) as url,
@@ -104,13 +102,9 @@ def backend(
         ):
             yield Backend("serve", url, remote)
         return
-    if not ENVIRONMENT.is_dir():
-        pytest.skip("There is no environment with vLLM; `make vllm` makes one where there is a wheel for it.")
-    with (
-        vllm_server(tmp_path_factory.mktemp("vllm") / "log") as server,
-        RemoteEngine(f"{server.url}/v1", model=MODEL) as remote,
-    ):
-        yield Backend("vllm", server.url, remote)
+    vllm: Served = request.getfixturevalue("vllm")
+    with RemoteEngine(f"{vllm.url}/v1", model=MODEL) as remote:
+        yield Backend("vllm", vllm.url, remote)
 
 
 async def _all(engine: SteeringEngine | RemoteEngine) -> dict[str, Completion]:

@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 
 import httpx
@@ -12,11 +11,11 @@ import openai
 import pytest
 
 from sda_engine import RemoteEngine, Sampling, Steering, SteeringEngine
-from sda_engine.errors import SDAError
+from sda_engine.errors import CapacityError, SDAError
 from sda_engine.output import Constraint, Output
 from sda_integrations.langchain import ChatSDA
 from tests.sizes import size
-from tests.vllm_server import ENVIRONMENT, Served, vllm_server
+from tests.vllm_server import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.default_policy]
 
@@ -25,15 +24,6 @@ PAPER = Steering(policy="paper")
 REQUESTS, ABORTED = size(100, 40), size(10, 8)
 TOKENS = 24
 DIGITS = [str(digit) for digit in range(10)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    if not ENVIRONMENT.is_dir():
-        pytest.skip("There is no environment with vLLM; `make vllm` makes one where there is a wheel for it.")
-    # few sequences and blocks, so that requests wait, and groups are preempted
-    with vllm_server(tmp_path_factory.mktemp("vllm") / "log", "--max-num-seqs", "24") as served:
-        yield served
 
 
 def chat(number: int) -> list[dict[str, object]]:
@@ -45,11 +35,11 @@ def sampling(number: int) -> Sampling:
 
 
 async def test_requests_beside_clients_that_hang_up_are_answered_to_the_token(
-    server: Served, smollm2_float32: SteeringEngine
+    vllm: Served, smollm2_float32: SteeringEngine
 ):
     gone = {number * (REQUESTS // ABORTED) for number in range(ABORTED)}
     kept = [number for number in range(REQUESTS) if number not in gone]
-    with RemoteEngine(f"{server.url}/v1", model=MODEL) as remote:
+    with RemoteEngine(f"{vllm.url}/v1", model=MODEL) as remote:
 
         async def one(number: int) -> str | None:
             if number in gone:
@@ -71,10 +61,10 @@ async def test_requests_beside_clients_that_hang_up_are_answered_to_the_token(
     )
     assert all(texts[number] for number in kept), "everybody else is answered"
     assert [texts[number] for number in checked] == [done.text for done in wanted]
-    assert await _idle(server.url), "no sequence is left"
+    assert await _idle(vllm.url), "no sequence is left"
 
 
-async def test_what_is_drawn_is_distributed_as_the_engine_says(server: Served, smollm2_float32: SteeringEngine):
+async def test_what_is_drawn_is_distributed_as_the_engine_says(vllm: Served, smollm2_float32: SteeringEngine):
     """Among ten tokens that a grammar leaves, by a chi-square test of many seeds."""
     from scipy.stats import chisquare
 
@@ -87,7 +77,7 @@ async def test_what_is_drawn_is_distributed_as_the_engine_says(server: Served, s
     probabilities = {token.text: math.exp(token.logprob) for token in known.logprobs[0].top}
     assert sorted(probabilities) == DIGITS
     draws = size(2000, 300)
-    with RemoteEngine(f"{server.url}/v1", model=MODEL) as remote:
+    with RemoteEngine(f"{vllm.url}/v1", model=MODEL) as remote:
         drawn = await asyncio.gather(
             *(
                 remote.agenerate(
@@ -107,15 +97,15 @@ async def test_what_is_drawn_is_distributed_as_the_engine_says(server: Served, s
     assert chisquare(counts, [one * draws / total for one in expected]).pvalue > 1e-3
 
 
-def test_a_group_that_could_never_fit_is_refused_and_the_server_goes_on(server: Served):
-    with RemoteEngine(f"{server.url}/v1", model=MODEL) as remote:
+def test_a_group_that_could_never_fit_is_refused_and_the_server_goes_on(vllm: Served):
+    with RemoteEngine(f"{vllm.url}/v1", model=MODEL) as remote:
         many = {f"Say it in the manner of number {number}.": 1.0 for number in range(16)}
-        with pytest.raises(SDAError, match=r"contexts|hold"):
+        with pytest.raises(CapacityError, match="memory"):
             remote.generate(chat(0), {**many}, steering=PAPER, sampling=Sampling(max_new_tokens=1900))
         assert remote.generate(chat(0), "honesty", steering=PAPER, sampling=sampling(0)).text
 
 
-def test_settings_that_did_not_come_from_our_server_are_refused(server: Served):
+def test_settings_that_did_not_come_from_our_server_are_refused(vllm: Served):
     """Clients of vLLM's own routes can send extra arguments."""
     body = {
         "model": MODEL,
@@ -123,44 +113,44 @@ def test_settings_that_did_not_come_from_our_server_are_refused(server: Served):
         "max_tokens": 2,
         "vllm_xargs": {"sda": "nonsense"},
     }
-    reply = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    reply = httpx.post(f"{vllm.url}/v1/completions", json=body, timeout=60)
     assert reply.status_code == 400
-    assert httpx.post(f"{server.url}/v1/completions", json={**body, "vllm_xargs": {}}, timeout=60).status_code == 200
+    assert httpx.post(f"{vllm.url}/v1/completions", json={**body, "vllm_xargs": {}}, timeout=60).status_code == 200
 
 
-async def test_an_engine_that_is_killed_is_a_typed_error_for_every_client(tmp_path_factory: pytest.TempPathFactory):
-    if not ENVIRONMENT.is_dir():
-        pytest.skip("There is no environment with vLLM; `make vllm` makes one where there is a wheel for it.")
-    with vllm_server(tmp_path_factory.mktemp("vllm") / "log") as served:
-        url = f"{served.url}/v1"
-        long = Sampling(max_new_tokens=1500, temperature=0)
-        remote = RemoteEngine(url, model=MODEL, max_retries=0)
-        langchain = ChatSDA(base_url=url, model=MODEL, alignment="honesty", max_tokens=1500, max_retries=0)
-        client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+async def test_an_engine_that_is_killed_is_a_typed_error_for_every_client(vllm: Served):
+    """The last test, since nobody can ask this server afterwards."""
+    url = f"{vllm.url}/v1"
+    long = Sampling(max_new_tokens=1500, temperature=0)
+    remote = RemoteEngine(url, model=MODEL, max_retries=0)
+    langchain = ChatSDA(base_url=url, model=MODEL, alignment="honesty", max_tokens=1500, max_retries=0)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    begun = asyncio.Event()
 
-        async def by_stream() -> None:
-            async for _ in remote.astream(chat(1), "honesty", steering=PAPER, sampling=long):
-                begun.set()
+    async def by_stream() -> None:
+        async for _ in remote.astream(chat(1), "honesty", steering=PAPER, sampling=long):
+            begun.set()
 
-        async def by_openai() -> None:
-            await client.chat.completions.create(
-                model=MODEL, messages=chat(2), max_tokens=1500, extra_body={"sda": {"alignment": "honesty"}}
-            )
+    async def by_openai() -> None:
+        await client.chat.completions.create(
+            model=MODEL, messages=chat(2), max_tokens=1500, extra_body={"sda": {"alignment": "honesty"}}
+        )
 
-        begun = asyncio.Event()
-        asked = [
-            asyncio.create_task(by_stream()),
-            asyncio.create_task(remote.agenerate(chat(3), "honesty", steering=PAPER, sampling=long)),
-            asyncio.create_task(langchain.ainvoke("Tell a long story.")),
-            asyncio.create_task(by_openai()),
-        ]
-        await asyncio.wait_for(begun.wait(), 120)
-        os.kill(served.engine_core(), signal.SIGKILL)
-        errors = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 120)
-        await client.close()
-        remote.close()
-        assert [isinstance(one, SDAError) for one in errors[:3]] == [True] * 3, errors
-        assert isinstance(errors[3], openai.APIError), errors
+    asked = [
+        asyncio.create_task(by_stream()),
+        asyncio.create_task(remote.agenerate(chat(3), "honesty", steering=PAPER, sampling=long)),
+        asyncio.create_task(langchain.ainvoke("Tell a long story.")),
+        asyncio.create_task(by_openai()),
+    ]
+    await asyncio.wait_for(begun.wait(), 120)
+    os.kill(vllm.engine_core(), signal.SIGKILL)
+    errors = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 120)
+    with pytest.raises(SDAError):
+        await remote.agenerate(chat(4), sampling=long)
+    await client.close()
+    remote.close()
+    assert [isinstance(one, SDAError) for one in errors[:3]] == [True] * 3, errors
+    assert isinstance(errors[3], openai.APIError), errors
 
 
 async def _idle(url: str) -> bool:
