@@ -40,7 +40,7 @@ class _Seat:
     output: Sequence[int] | None  # the legacy runner's list of tokens so far
 
 
-class SteeringProcessor(LegacyProcessor, Processor):  # type: ignore[misc]  # vLLM's classes are not there for mypy
+class SteeringProcessor(LegacyProcessor, Processor):
     """Draws tokens for groups; rows of other requests are left alone.
 
     The legacy runner makes it with (config, device, pin_memory), Model Runner V2 with (config, request state).

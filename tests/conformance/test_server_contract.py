@@ -19,9 +19,10 @@ from llama_index.core.llms import ChatMessage
 from pydantic import BaseModel
 
 from sda_engine import Alignment, RemoteEngine, Sampling, Steering, SteeringEngine
-from sda_engine.errors import ContextLengthError, SDAError
+from sda_engine.errors import ConfigError, ContextLengthError, SDAError
 from sda_engine.output import Constraint, Output, Tool
 from sda_engine.results import Completion
+from sda_engine.testing import ScriptedEvaluator
 from sda_integrations.langchain import ChatSDA
 from sda_integrations.llama_index import SDALLM
 from sda_integrations.vllm.differences import DIFFERENCES, Difference
@@ -288,6 +289,21 @@ def test_a_wrong_field_is_named(backend: Backend, wrong: dict[str, Any], param: 
     reply = httpx.post(f"{backend.url}/v1/chat/completions", json={"model": MODEL, "messages": QUESTION, **wrong})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
+
+
+def test_a_judge_of_the_client_s_rates_where_the_server_has_none(backend: Backend, smollm2_float32: SteeringEngine):
+    def asked() -> dict[str, Any]:
+        return {"steering": Steering(policy="paper", evaluator=ScriptedEvaluator([30])), "sampling": SEEDED}
+
+    if backend.kind == "serve":
+        with pytest.raises(ConfigError, match="evaluator"):
+            backend.remote.generate(QUESTION, "honesty", **asked())
+        return
+    done, wanted = (one.generate(QUESTION, "honesty", **asked()) for one in (backend.remote, smollm2_float32))
+    assert (done.text, done.base_response) == (wanted.text, wanted.base_response)
+    assert done.score is not None
+    assert done.score.value == 30
+    assert done.amplification == wanted.amplification
 
 
 def test_a_stream_that_is_closed_leaves_the_server_free(backend: Backend):
