@@ -37,7 +37,7 @@ $(VLLM)/.ready: constraints-vllm.txt
 # One process per core with one thread each: threads of two busy processes would wait for each other. Bytecode is kept
 # whatever the environment says: the tests start many processes, and torch and transformers take 20 s each to compile.
 test: setup
-	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not vllm"
 	$(MAKE) --no-print-directory test-vllm
 
 # After the others, since its servers are processes that take a core each. pip says at once whether there is a wheel
@@ -45,7 +45,8 @@ test-vllm: setup
 	@if $(MAKE) --silent --question vllm || $(BIN)/python -m pip install --quiet --dry-run --no-deps --ignore-installed $(VLLM_WHEEL); then \
 		$(MAKE) --no-print-directory vllm && \
 		PYTHONDONTWRITEBYTECODE= PYTHONPATH=$(CURDIR):$(CURDIR)/src HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-			$(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm; \
+			$(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm && \
+		PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm; \
 	else echo "There is no $(VLLM_WHEEL) for this machine: the tests of SDA inside vLLM, in tests/vllm, are left out."; fi
 
 # The same with everything that is promised done as often and at the length that is promised: thousands of requests, of
