@@ -16,8 +16,9 @@ import pytest
 from sda_engine.errors import ConfigError
 from sda_integrations.vllm import serving
 from sda_integrations.vllm.handed_over import HandedOver
+from sda_integrations.vllm.hooks import SURFACE
 from sda_integrations.vllm.serving import prepare
-from sda_integrations.vllm.surface import SURFACE, check_surface
+from sda_integrations.vllm.surface import check_surface
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [str(ROOT / ".venv" / "bin" / "python"), "-c", "from sda_engine.cli import main; main()", "vllm"]
