@@ -84,8 +84,8 @@ def _check_names(file: Path) -> None:
     for name in tomllib.loads(file.read_text(encoding="utf-8")):
         if name not in FILE_NAMES:
             raise ConfigError(
-                f"--config {file} has {name!r}, which `sda vllm` does not take: how a model is loaded and shared is for "
-                f"arguments of `vllm serve` behind MODEL to say. Take it out. What can be given: {', '.join(FILE_NAMES)}."
+                f"--config {file} has {name!r}, which `sda vllm` does not take: arguments of `vllm serve`, behind "
+                f"MODEL, say how it is loaded and shared. Take it out. What can be given: {', '.join(FILE_NAMES)}."
             )
 
 

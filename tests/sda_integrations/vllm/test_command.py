@@ -76,7 +76,7 @@ def test_the_file_of_sda_serve_says_what_is_not_given(run, vllm, nowhere):
 
 def test_judges_that_read_text_can_be_given_in_the_file(run, vllm, nowhere):
     (nowhere / "sda.toml").write_text(
-        'evaluator = "judge"\n[evaluators.judge]\nspec = "openai:some"\nurl = "http://localhost:9000/v1"\napi_key = "k"\n'
+        'evaluator = "judge"\n[evaluators.judge]\nspec = "openai:some"\nurl = "http://localhost:9/v1"\napi_key = "k"\n'
     )
     settings = handed_over(run("some/model", "--config", "sda.toml")).server_settings()
     assert (settings.evaluator, list(settings.evaluators)) == ("judge", ["judge"])
