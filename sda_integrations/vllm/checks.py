@@ -9,8 +9,9 @@ from rich.console import Console
 from sda_engine.cli.terminal import output_console, starting
 from sda_engine.errors import SDAError
 from sda_integrations.vllm.environments import REMEDY, Environment, find_environment, look_into, problems_of
+from sda_integrations.vllm.hooks import SURFACE
 from sda_integrations.vllm.options import VLLMOptions
-from sda_integrations.vllm.surface import SURFACE, tested_versions
+from sda_integrations.vllm.surface import tested_versions
 
 _CHECKING = "sda_integrations.vllm.checking"
 _SECONDS = 300  # for importing vLLM for the first time on a busy machine

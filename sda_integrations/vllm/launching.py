@@ -19,10 +19,10 @@ from sda_integrations.vllm.handed_over import HandedOver
 from sda_integrations.vllm.options import VLLMOptions
 
 FILE_NAMES = (
-    *("model", "alignment", "alignments", "steering", "sampling", "limits"),
+    *("model", "alignment", "alignments", "steering", "sampling", "limits", "evaluator", "evaluators", "chooser"),
     *("cors_origins", "served_model_name", "host", "port", "api_keys"),
 )
-"""What of the files of `sda serve` makes sense where vLLM loads the model, and no evaluator can run."""
+"""What of the files of `sda serve` makes sense where vLLM loads the model."""
 
 _KEYS = "SDA_API_KEY"
 _SERVING = "sda_integrations.vllm.serving"
@@ -84,9 +84,8 @@ def _check_names(file: Path) -> None:
     for name in tomllib.loads(file.read_text(encoding="utf-8")):
         if name not in FILE_NAMES:
             raise ConfigError(
-                f"--config {file} has {name!r}, which `sda vllm` does not take: how a model is loaded is for arguments "
-                f"of `vllm serve` behind MODEL to say, and evaluators run in clients (RemoteEngine). Take it out. What "
-                f"can be given: {', '.join(FILE_NAMES)}."
+                f"--config {file} has {name!r}, which `sda vllm` does not take: arguments of `vllm serve`, behind "
+                f"MODEL, say how it is loaded and shared. Take it out. What can be given: {', '.join(FILE_NAMES)}."
             )
 
 

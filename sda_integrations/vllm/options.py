@@ -32,7 +32,7 @@ class VLLMOptions:
         Path | None,
         typer.Option(
             help="A TOML file as 'sda serve' takes it, of which these can be given: alignment, alignments, steering, "
-            "sampling, limits, cors_origins, served_model_name, host, port, api_keys.",
+            "sampling, limits, evaluator, evaluators, chooser, cors_origins, served_model_name, host, port, api_keys.",
             metavar="FILE.toml",
         ),
     ] = None

@@ -17,6 +17,10 @@ from vllm.v1.request import Request, RequestStatus
 
 from sda_integrations.vllm.admission import GroupAdmission
 from sda_integrations.vllm.groups import HIDDEN_CLIENT, Group
+from sda_integrations.vllm.hooks import SCHEDULING
+from sda_integrations.vllm.surface import demand_surface
+
+demand_surface(SCHEDULING)
 
 
 class GroupScheduling(GroupAdmission):
@@ -207,5 +211,5 @@ class SyncGroupScheduler(GroupScheduling):
     """For scheduling that waits for each step: `--no-async-scheduling`, and vLLM on a CPU."""
 
 
-class AsyncGroupScheduler(GroupScheduling, AsyncScheduler):
+class AsyncGroupScheduler(GroupScheduling, AsyncScheduler):  # type: ignore[misc]  # no vLLM is there for mypy
     """For scheduling that runs a step ahead of the model, vLLM's default on GPUs."""

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 
 from pydantic import SecretStr
@@ -61,10 +61,12 @@ def prepare(arguments: Sequence[str]) -> tuple[Namespace, Callable[[Namespace], 
     refuse_parsed(args, defaults)
     on_cpu = _is_on_cpu()
     ours = flags(asynchronous=is_asynchronous(args, on_cpu=on_cpu))
+    if args.max_logprobs == defaults.max_logprobs:
+        ours += ["--max-logprobs", str(MAX_LOGPROBS)]
     if on_cpu:
         limit_memory(args, defaults)
-    before = default_flags(handed_over, settings) + (_dtype_on_cpu() if on_cpu else [])
-    args = parse([model, *before, *given, *ours])
+    wanted = preferred(handed_over, settings) | ({"dtype": _dtype_on_cpu()} if on_cpu else {})
+    args = parse([model, *_where_nothing_is_said(wanted, args, defaults), *given, *ours])
     os.environ |= _agreed(args, handed_over).to_env()
     return args, run
 
@@ -81,15 +83,24 @@ def flags(*, asynchronous: bool) -> list[str]:
     ]
 
 
-def default_flags(handed_over: HandedOver, settings: ServerSettings) -> list[str]:
-    """What holds where the user says nothing else: a server listens at this machine alone, as `sda serve` does."""
-    origins = ["--allowed-origins", json.dumps(list(settings.cors_origins))] if settings.cors_origins else []
-    return [
-        *("--served-model-name", handed_over.served_model_name),
-        *("--host", handed_over.host, "--port", str(handed_over.port)),
-        *("--max-logprobs", str(MAX_LOGPROBS)),
-        *origins,
-    ]
+def preferred(handed_over: HandedOver, settings: ServerSettings) -> dict[str, str]:
+    """What holds where the user says nothing else, by the names of vLLM's settings.
+
+    A server listens at this machine alone, as `sda serve` does.
+    """
+    origins = {"allowed_origins": json.dumps(list(settings.cors_origins))} if settings.cors_origins else {}
+    return {
+        "served_model_name": handed_over.served_model_name,
+        "host": handed_over.host,
+        "port": str(handed_over.port),
+        **origins,
+    }
+
+
+def _where_nothing_is_said(wanted: Mapping[str, str], args: Namespace, defaults: Namespace) -> list[str]:
+    """Flags for what was left at vLLM's defaults; of what is said twice vLLM would warn."""
+    open_ones = {name: value for name, value in wanted.items() if getattr(args, name) == getattr(defaults, name)}
+    return [part for name, value in open_ones.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
 def is_asynchronous(args: Namespace, *, on_cpu: bool) -> bool:
@@ -117,14 +128,13 @@ def limit_memory(args: Namespace, defaults: Namespace) -> None:
     os.environ[KV_SPACE] = str(min(max(available_memory() // _GIB // 4, 1), _LARGEST_KV_SPACE))
 
 
-def _dtype_on_cpu() -> list[str]:
+def _dtype_on_cpu() -> str:
     """A processor that has no bfloat16 of its own computes in float32, as the engine does there."""
     import torch
 
     from sda_engine.models import resolve_dtype
 
-    dtype = resolve_dtype("auto", torch.device("cpu"))
-    return ["--dtype", "float32"] if dtype == torch.float32 else []
+    return "float32" if resolve_dtype("auto", torch.device("cpu")) == torch.float32 else "auto"
 
 
 def _agreed(args: Namespace, handed_over: HandedOver) -> HandedOver:

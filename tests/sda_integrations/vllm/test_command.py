@@ -74,15 +74,23 @@ def test_the_file_of_sda_serve_says_what_is_not_given(run, vllm, nowhere):
     assert (told.config, [key.get_secret_value() for key in told.api_keys]) == (str(file), ["k1"])
 
 
+def test_judges_that_read_text_can_be_given_in_the_file(run, vllm, nowhere):
+    (nowhere / "sda.toml").write_text(
+        'evaluator = "judge"\n[evaluators.judge]\nspec = "openai:some"\nurl = "http://localhost:9/v1"\napi_key = "k"\n'
+    )
+    settings = handed_over(run("some/model", "--config", "sda.toml")).server_settings()
+    assert (settings.evaluator, list(settings.evaluators)) == ("judge", ["judge"])
+
+
 def test_keys_come_from_the_environment_and_are_never_shown(run, vllm):
     done = run("some/model", env={"SDA_API_KEY": "s3cret-1 s3cret-2"})
     assert [key.get_secret_value() for key in handed_over(done).api_keys] == ["s3cret-1", "s3cret-2"]
     assert "s3cret" not in done.output + " ".join(done.exception.command)
 
 
-@pytest.mark.parametrize("name", ["device", "evaluator", "dtype", "shutdown_seconds"])
+@pytest.mark.parametrize("name", ["device", "revision", "dtype", "shutdown_seconds"])
 def test_what_has_no_effect_in_vllm_is_refused_in_the_file(run, vllm, nowhere, name):
-    value = "5.0" if name == "shutdown_seconds" else "'fixed:50'" if name == "evaluator" else "'auto'"
+    value = "5.0" if name == "shutdown_seconds" else "'auto'"
     (nowhere / "sda.toml").write_text(f"{name} = {value}\n")
     done = run("some/model", "--config", "sda.toml")
     assert done.exit_code == 2

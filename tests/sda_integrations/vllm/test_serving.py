@@ -17,7 +17,7 @@ def parse(arguments):
     parser = ArgumentParser()
     parser.add_argument("model")
     for flag in ("--scheduler-cls", "--served-model-name", "--host", "--dtype", "--logprobs-mode", "--uds"):
-        parser.add_argument(flag)
+        parser.add_argument(flag, default="auto" if flag == "--dtype" else None)
     for flag in ("--structured-outputs-config", "--speculative-config", "--allowed-origins"):
         parser.add_argument(flag, type=json.loads)
     for flag, default in {"--port": 8000, "--max-logprobs": 20, "--kv-cache-memory-bytes": None}.items():
@@ -40,7 +40,7 @@ def served(monkeypatch):
         os.environ.pop(name, None)
     monkeypatch.setattr(serving, "demand_surface", lambda: None)
     monkeypatch.setattr(serving, "_vllm", lambda: (parse, lambda args: None))
-    monkeypatch.setattr(serving, "_dtype_on_cpu", lambda: ["--dtype", "float32"])
+    monkeypatch.setattr(serving, "_dtype_on_cpu", lambda: "float32")
 
     def serve(*arguments, on_cpu=True, **told):
         monkeypatch.setattr(serving, "_is_on_cpu", lambda: on_cpu)
@@ -152,7 +152,7 @@ def test_a_cpu_gets_its_dtype_and_its_share_of_memory_unless_it_is_told(served, 
     assert os.environ[KV_SPACE] == "2"
     assert served("--dtype", "bfloat16").dtype == "bfloat16"
     del os.environ[KV_SPACE]
-    assert served(on_cpu=False).dtype is None
+    assert served(on_cpu=False).dtype == "auto"
     assert KV_SPACE not in os.environ
 
 
