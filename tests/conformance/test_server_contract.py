@@ -280,7 +280,7 @@ def test_what_only_one_of_them_can_is_refused_by_name_by_the_other(backend: Back
     ("wrong", "param"),
     [
         ({"sda": {"alignment": "honesty", "gain": -1}}, "sda.gain"),
-        ({"sda": {"alignmennt": "honesty"}}, "sda.alignement"),
+        ({"sda": {"alignmennt": "honesty"}}, "sda.alignmennt"),
         ({"sda": {}, "temperature": -1}, "temperature"),
         ({"sda": {}, "presence_penalty": 1}, "presence_penalty"),
     ],
