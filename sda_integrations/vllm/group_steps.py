@@ -154,7 +154,7 @@ class GroupSteps:
         if not rows:
             return
         where = torch.tensor([rows, columns], device=logits.device)
-        logits.index_fill_(0, where[0], -torch.inf)
+        logits.index_fill_(0, torch.tensor(list(dict.fromkeys(rows)), device=logits.device), -torch.inf)
         logits[where[0], where[1]] = torch.tensor(values, dtype=logits.dtype, device=logits.device)
 
     def _cells(self, logits: Tensor, whole: Mapping[str, Sequence[PresentRow]]) -> dict[str, Cells]:
