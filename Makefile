@@ -46,7 +46,8 @@ test-vllm: setup
 		$(MAKE) --no-print-directory vllm && \
 		PYTHONDONTWRITEBYTECODE= PYTHONPATH=$(CURDIR):$(CURDIR)/src HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 			$(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm && \
-		PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm; \
+		PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm \
+			tests/conformance/test_server_contract.py tests/reliability/test_vllm_faults.py; \
 	else echo "There is no $(VLLM_WHEEL) for this machine: the tests of SDA inside vLLM, in tests/vllm, are left out."; fi
 
 # The same with everything that is promised done as often and at the length that is promised: thousands of requests, of
