@@ -19,6 +19,8 @@ _logger = logging.getLogger(__name__)
 class GroupAdmission(Scheduler):
     """What `GroupScheduling` does before the rows of a group run, and when they end; see there."""
 
+    running: list[Request]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_untested(self)
@@ -30,7 +32,6 @@ class GroupAdmission(Scheduler):
         self._broken: dict[Group, None] = {}  # a row was preempted; a dict, since the order must be the same everywhere
         self._released: set[str] = set()  # ids of rows that may sample in this step
         self._opening: Group | None = None  # the one that was admitted last, perhaps not with all rows
-        self._lora_ids: set[int] = set()  # of all that run
 
     # Arrival
 
@@ -83,12 +84,10 @@ class GroupAdmission(Scheduler):
         if group is None or group is not half:
             if half is not None:
                 return self._close_door()
-            if group is not None and any(map(self._cannot_start, group.rows)):
+            if group is not None and any(self._is_blocked_waiting_status(row.status) for row in group.rows):
                 return False
             if group is not None and not self._has_room(group):
                 return self._close_door()
-        if not self._takes_adapter_of(request):
-            return False
         if group is not None:
             self._opening = group
         return True
@@ -99,29 +98,11 @@ class GroupAdmission(Scheduler):
             self._opening = None
         return self._opening
 
-    def _cannot_start(self, row: Request) -> bool:
-        """Whether vLLM would pass a row over: it waits for its grammar, or for a token from before it was preempted."""
-        stale = row.num_stale_output_tokens and not row.drop_stale_output
-        return bool(stale) or self._is_blocked_waiting_status(row.status)
-
     def _has_room(self, group: Group) -> bool:
         taken = len(self.running) + self.num_waiting_for_streaming_input
         if taken + len(group.rows) > self._slots:
             return False
         return not self.scheduler_reserve_full_isl or self._blocks.can_admit(group.rows, others_run=bool(self.running))
-
-    def _takes_adapter_of(self, request: Request) -> bool:
-        """Whether a request's adapter is one of those that run, or may be one more.
-
-        vLLM counts those of the step, and a row that is held is in none.
-        """
-        if not self.lora_config or not request.lora_request:
-            return True
-        self._lora_ids.add(request.lora_request.lora_int_id)
-        if len(self._lora_ids) <= self.lora_config.max_loras:
-            return True
-        self._lora_ids.discard(request.lora_request.lora_int_id)
-        return False
 
     def _close_door(self) -> bool:
         """Let nobody more in during this step."""

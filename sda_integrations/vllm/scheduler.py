@@ -61,8 +61,6 @@ class GroupScheduling(GroupAdmission):
         ready = self._make_room()
         self._released.update(row.request_id for group in ready for row in group.rows)
         self._bring_forward(self._half_admitted())
-        if self.lora_config:
-            self._lora_ids = {one.lora_request.lora_int_id for one in self.running if one.lora_request}
         try:
             output = super().schedule(throttle_prefills)
         finally:

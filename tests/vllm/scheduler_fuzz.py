@@ -166,7 +166,7 @@ class Run:
             AssertionError: something does not hold.
         """
         work = sum(3 * sum(map(len, one.prompts)) + one.request.max_tokens + 20 for one in self.clients.values())
-        for now in range(self.steps + 10 * work):
+        for now in range(self.steps + work):
             self._clients_act(now)
             self._pause_or_reset(now)
             self._step(now)
@@ -199,17 +199,17 @@ class Run:
             client.ended = FinishReason.ABORT
 
     def _pause_or_reset(self, now: int) -> None:
-        if not self.wild:
+        if now > self.steps:
+            self.scheduler.set_pause_state(PauseState.UNPAUSED)
+        if now > self.steps or not self.wild:
             return
         if self.dice.random() < 0.03:
             self.scheduler.reset_prefix_cache(reset_running_requests=True)
             self.told["resets"] += 1
-        if now > self.steps:
-            self.scheduler.set_pause_state(PauseState.UNPAUSED)
-        elif self.dice.random() < 0.1:
+        if self.dice.random() < 0.1:
             states = [PauseState.UNPAUSED, PauseState.UNPAUSED, PauseState.PAUSED_NEW, PauseState.PAUSED_ALL]
             self.scheduler.set_pause_state(self.dice.choice(states))
-        if now < self.steps and self.dice.random() < 0.01:
+        if self.dice.random() < 0.01:
             for request in self.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED):
                 self.clients[request.request_id].ended = FinishReason.ABORT
                 self.told["aborts"] += 1
@@ -218,13 +218,13 @@ class Run:
         if self.scheduler.has_requests():
             scheduled = self.scheduler.schedule(self.wild and self.dice.random() < 0.3)
             self.told["steps"] += 1
-            self._check_step()
             self.in_flight.append((scheduled, self.worker.execute(scheduled)))
+            self._check_step()
             executed = scheduled.total_num_scheduled_tokens > 0
             if len(self.in_flight) < 1 + self.machine.asynchronous and (executed or self.scheduler.has_requests()):
                 return
         if self.in_flight:
-            there = [one for one in self.clients.values() if one.arrival <= now]
+            there = [one for one in self.clients.values() if one.arrival <= now < self.steps]  # later ones must end
             if there and self.dice.random() < 0.02:
                 self._abort(self.dice.choice(there))
             for index, told in self.scheduler.update_from_output(*self.in_flight.popleft()).items():
@@ -281,6 +281,7 @@ def play_many(runs: int, *, asynchronous: bool, first_seed: int = 0) -> Counter[
         run = Run(seed, asynchronous=asynchronous)
         try:
             told += run.play()
+
         except Exception as error:
             raise AssertionError(f"run {seed} of {run.machine}") from error
         told["runs"] += 1
