@@ -1,6 +1,7 @@
 """KVBlocks: how many blocks of vLLM's cache of keys and values sequences need, exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import gcd
 from typing import Any
 
 from vllm.utils.math_utils import cdiv
@@ -23,6 +24,7 @@ class KVBlocks:
         self._pool = manager.block_pool
         managers = manager.coordinator.single_type_managers
         self._sizes = [(one.block_size, one.max_admission_blocks_per_request) for one in managers]
+        self._grain = gcd(*(size for size, _ in self._sizes))
         self.capacity: int = self._pool.num_gpu_blocks - 1 - manager.watermark_blocks
         """Blocks that rows may hold together: one is vLLM's own, and some may have to stay free."""
 
@@ -34,10 +36,10 @@ class KVBlocks:
         """Blocks that a sequence of so many tokens holds at most."""
         return sum(cdiv(tokens, size) if most is None else min(cdiv(tokens, size), most) for size, most in self._sizes)
 
-    def for_next_token(self, request: Request) -> int:
-        """Blocks that a sequence that runs must have in addition for one more token."""
-        computed = request.num_computed_tokens
-        return sum(computed % size == 0 for size, _ in self._sizes)
+    def for_next_tokens(self, requests: Iterable[Request]) -> int:
+        """Blocks that sequences that run must have in addition for one more token of each."""
+        at_edge = [one.num_computed_tokens for one in requests if one.num_computed_tokens % self._grain == 0]
+        return sum(computed % size == 0 for computed in at_edge for size, _ in self._sizes)
 
     def can_admit(self, rows: Sequence[Request], *, others_run: bool) -> bool:
         """Whether all that rows have to read fits into the free blocks.

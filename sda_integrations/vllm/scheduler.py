@@ -73,7 +73,7 @@ class GroupScheduling(GroupAdmission):
     def _part_broken_groups(self) -> None:
         """Preempt what is left of groups whose rows vLLM has preempted, or which cannot be admitted to the end."""
         half = self._half_admitted()
-        if half is not None and self._pause_state == PauseState.PAUSED_NEW:
+        if half is not None and self.pause_state == PauseState.PAUSED_NEW:
             self._broken[half] = None  # vLLM waits for those that run, and admits none: the half would never end
         for group in list(self._broken):
             self._preempt(group.running())
@@ -82,7 +82,7 @@ class GroupScheduling(GroupAdmission):
     def _make_room(self) -> list[Group]:
         """Preempt until all that are to sample have their blocks, and put these first; the groups among them."""
         ready, sampling = self._about_to_sample()
-        while sum(map(self._blocks.for_next_token, sampling)) > self._blocks.free():
+        while self._blocks.for_next_tokens(sampling) > self._blocks.free():
             self._preempt(self._youngest())
             ready, sampling = self._about_to_sample()
         self._broken.clear()

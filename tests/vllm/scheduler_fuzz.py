@@ -6,17 +6,17 @@ PYTHONPATH=.:src .venv/vllm/bin/python -m tests.vllm.scheduler_fuzz --runs 2000 
 import argparse
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.engine import EngineCoreOutputs, FinishReason
+from vllm.v1.engine import FinishReason
 from vllm.v1.request import Request, RequestStatus
 
-from tests.vllm.fake_worker import FakeWorker, chain_of, chained, next_token
-from tests.vllm.small_vllm import EOS, STOP, VOCAB, Machine, make_adapter, make_request, make_scheduler
+from tests.vllm.fake_worker import chain_of, chained, next_token
+from tests.vllm.small_engine import SmallEngine
+from tests.vllm.small_vllm import EOS, STOP, VOCAB, Machine, make_adapter, make_request
 
 NAMES = ("instructed", *(f"instructed {number}" for number in range(2, 7)), "avoided")
 
@@ -37,13 +37,7 @@ class Client:
     reason: FinishReason
     grammar: int | None = None
     abort: int | None = None
-    tokens: list[int] = field(default_factory=list)
     ended: FinishReason | None = None
-
-    def take(self, tokens: list[int], reason: FinishReason | None) -> None:
-        assert self.ended is None, f"{self.request.request_id} is told of tokens after its end"
-        self.tokens += tokens
-        self.ended = reason
 
 
 def oracle(prompts: list[list[int]], max_tokens: int, adapter: int) -> tuple[list[int], FinishReason]:
@@ -152,9 +146,8 @@ class Run:
         number = self.dice.choice([3, 8, 20])
         clients = [random_client(self.dice, self.machine, str(name), self.steps) for name in range(number)]
         self.clients = {client.request.request_id: client for client in clients}
-        self.scheduler: Any = make_scheduler(self.machine)
-        self.worker = FakeWorker(self.machine)
-        self.in_flight: deque[Any] = deque()
+        self.engine = SmallEngine(self.machine)
+        self.scheduler = self.engine.scheduler
         self.told: Counter[str] = Counter()
         self.wild = self.dice.random() < 0.3
         self.grammars: list[tuple[int, Client]] = []
@@ -170,7 +163,7 @@ class Run:
             self._clients_act(now)
             self._pause_or_reset(now)
             self._step(now)
-            if now > self.steps and not self.in_flight and not self.scheduler.has_requests():
+            if now > self.steps and self.engine.is_idle:
                 break
         else:
             raise AssertionError("requests do not end")
@@ -215,59 +208,39 @@ class Run:
                 self.told["aborts"] += 1
 
     def _step(self, now: int) -> None:
-        if self.scheduler.has_requests():
-            scheduled = self.scheduler.schedule(self.wild and self.dice.random() < 0.3)
-            self.told["steps"] += 1
-            self.in_flight.append((scheduled, self.worker.execute(scheduled)))
-            self._check_step()
-            executed = scheduled.total_num_scheduled_tokens > 0
-            if len(self.in_flight) < 1 + self.machine.asynchronous and (executed or self.scheduler.has_requests()):
-                return
-        if self.in_flight:
+        def abort_one() -> None:
             there = [one for one in self.clients.values() if one.arrival <= now < self.steps]  # later ones must end
             if there and self.dice.random() < 0.02:
                 self._abort(self.dice.choice(there))
-            for index, told in self.scheduler.update_from_output(*self.in_flight.popleft()).items():
-                self._deliver(index, told)
+
+        for index, told in self.engine.step(throttle=self.wild and self.dice.random() < 0.3, between=abort_one).items():
+            assert index >= 0, "a hidden row is told to somebody"
+            for output in told.outputs:
+                assert self.clients[output.request_id].request.client_index == index
+                if output.finish_reason is not None:
+                    self.clients[output.request_id].ended = output.finish_reason
+            assert (told.finished_requests or set()) <= set(self.clients), "a hidden row is among the finished"
+        self._check_step()
 
     def _check_step(self) -> None:
-        assert not self.worker.out_of_step
+        assert not self.engine.worker.out_of_step, "only some rows of a group were to sample"
         groups = set(self.scheduler._groups.values()) - set(self.scheduler._broken)
         assert sum(group.is_half_admitted() for group in groups) <= 1, "two groups are half admitted"
 
-    def _deliver(self, index: int, told: EngineCoreOutputs) -> None:
-        assert index >= 0, "a hidden row is told to somebody"
-        for output in told.outputs:
-            client = self.clients[output.request_id]
-            assert client.request.client_index == index
-            client.take(output.new_token_ids, output.finish_reason)
-        assert (told.finished_requests or set()) <= set(self.clients), "a hidden row is among the finished"
-
     def _check_end(self) -> None:
-        scheduler, manager = self.scheduler, self.scheduler.kv_cache_manager
+        self.told["steps"] = len(self.engine.scheduled)
         for name, client in self.clients.items():
+            tokens = self.engine.tokens.get(name, [])
             self.told["preemptions"] += client.request.num_preemptions
             self.told["groups"] += len(client.prompts) > 1
             if client.ended is FinishReason.ABORT:
-                assert client.expected is None or client.tokens == client.expected[: len(client.tokens)], (
-                    f"{name} differs"
-                )
+                assert tokens == (client.expected or [])[: len(tokens)], f"{name} got other tokens"
             else:
                 self.told["whole answers"] += client.expected is not None
                 self.told["refused"] += client.expected is None
-                assert client.tokens == (client.expected or []), f"{name} got other tokens"
+                assert tokens == (client.expected or []), f"{name} got other tokens"
                 assert client.ended is client.reason, f"{name} ended by {client.ended}, not {client.reason}"
-        left = [
-            scheduler.requests, scheduler.running, list(scheduler.waiting), list(scheduler.kv_holding_waiting),
-            scheduler.deferred_waiting, scheduler._inflight_prefills, scheduler._groups, scheduler._failed,
-            scheduler._broken, scheduler.grammar_compile_error_reqs, scheduler.finished_req_ids_dict,
-        ]  # fmt: skip
-        assert not any(left), f"something is left: {left}"
-        assert scheduler._opening is None or not scheduler._opening.running()
-        assert manager.block_pool.get_num_free_blocks() == self.machine.blocks - 1, "blocks are left"
-        for one in manager.coordinator.single_type_managers:
-            assert not one.req_to_blocks
-            assert not one.num_cached_block
+        self.engine.check_nothing_is_left()
 
 
 def play_many(runs: int, *, asynchronous: bool, first_seed: int = 0) -> Counter[str]:
