@@ -88,7 +88,7 @@ def base_config() -> VllmConfig:
     )  # fmt: skip
 
 
-def _changed(config: Any, **values: Any) -> Any:
+def changed(config: Any, **values: Any) -> Any:
     """A copy of a part of the settings; they are not checked again, which takes a while."""
     other = copy(config)
     for name, value in values.items():
@@ -98,10 +98,10 @@ def _changed(config: Any, **values: Any) -> Any:
 
 def make_config(machine: Machine) -> VllmConfig:
     base = base_config()
-    return _changed(
+    return changed(
         base,
-        model_config=_changed(base.model_config, max_model_len=machine.window),
-        scheduler_config=_changed(
+        model_config=changed(base.model_config, max_model_len=machine.window),
+        scheduler_config=changed(
             base.scheduler_config,
             max_num_seqs=machine.sequences,
             max_num_batched_tokens=machine.tokens_per_step,
@@ -110,7 +110,7 @@ def make_config(machine: Machine) -> VllmConfig:
             watermark=machine.watermark,
             async_scheduling=machine.asynchronous,
         ),
-        cache_config=_changed(
+        cache_config=changed(
             base.cache_config,
             block_size=machine.block_size,
             enable_prefix_caching=machine.prefix_caching,
@@ -159,21 +159,23 @@ def make_request(
     max_tokens: int = 8,
     machine: Machine | None = None,
     grammar: bool = False,
+    stops: bool = True,
     **given: Any,
 ) -> Request:
     """A client's request as vLLM's engine gets it.
 
     Args:
         rows: prompts of the hidden rows; None for a plain request.
+        stops: whether an answer may end before it has all of its tokens.
     """
     params = SamplingParams(
         max_tokens=max_tokens,
         temperature=0.0,
-        stop_token_ids=[STOP],
+        stop_token_ids=[STOP] if stops else [],
         extra_args=None if rows is None else {"sda": {"rows": rows, "settings": {"of": name}}},
         structured_outputs=StructuredOutputsParams(regex="a*") if grammar else None,
     )
-    params._eos_token_id = EOS
+    params._eos_token_id = EOS if stops else None
     machine = machine or Machine()
     base_config()  # it also says with what blocks are hashed
     hasher = get_request_block_hasher(machine.block_size, sha256) if machine.prefix_caching else None
