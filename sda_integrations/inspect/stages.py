@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sda_engine.alignment import Alignment
 from sda_engine.config import Steering
 from sda_engine.evaluators import ContrastiveEvaluator, EvaluationRequest, Evaluator, Score
-from sda_engine.evaluators.protocol import evaluator_name, needs_logprobs
+from sda_engine.evaluators.protocol import evaluator_name, needs_logprobs, needs_model
 from sda_engine.results import Completion
 from sda_integrations.inspect.retries import told_apart
 
@@ -103,6 +103,11 @@ class _Watched:
     def needs_logprobs(self) -> bool:
         """What the evaluator itself needs."""
         return needs_logprobs(self._evaluator)
+
+    @property
+    def needs_model(self) -> bool:
+        """What the evaluator itself needs."""
+        return needs_model(self._evaluator)
 
     def evaluate(self, request: EvaluationRequest) -> Score:
         """The evaluator's own rating."""

@@ -88,6 +88,12 @@ def read_chat(body: bytes, service: Service) -> AskedAnswers:
     check_count("messages", len(request.messages), limits.messages)
     check_count("tools", len(request.tools or ()), limits.tools)
     n = _count_answers(request, service)
+    if request.sda is not None and request.sda.trace and not service.engine.tells_traces:
+        raise ConfigError(
+            "sda.trace cannot be true: this server's engine tells nothing of single tokens but their "
+            "log-probabilities. Leave it out, or ask `sda serve`.",
+            field="sda.trace",
+        )
     settings = read_chat_settings(request, defaults)
     if request.reasoning_effort is not None:
         settings = _with_effort(settings, request, service.engine)

@@ -98,6 +98,8 @@ class ServedModels:
         told = {key: value for key, value in described.items() if key not in _PRIVATE}
         told |= {
             "model": self.name,
+            "backend": engine.backend,
+            "evaluators": engine.has_evaluators,
             "identity": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
             "thinks": engine.thinks,
             "reads_pictures": engine.reads_pictures,

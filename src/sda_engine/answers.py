@@ -1,11 +1,10 @@
-"""A decoded answer on its way out: held against the form that was asked for, and given out whole."""
+"""A decoded answer on its way out: held against the form that was asked for."""
 
 import json
 from dataclasses import replace
 
 from sda_engine.decoding import DecodedText
 from sda_engine.output import InvalidToolCall, Output, ToolCall
-from sda_engine.results import Completion, Piece, ToolCallDelta
 
 
 def held_against(output: Output, answer: DecodedText) -> DecodedText:
@@ -30,26 +29,6 @@ def held_against(output: Output, answer: DecodedText) -> DecodedText:
     return replace(answer, tool_calls=valid, invalid_tool_calls=invalid, finish_reason=reason)
 
 
-def rated_text(base: DecodedText) -> str:
-    """What an evaluator reads of a base response: its text, and its tool calls as JSON."""
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in base.tool_calls]
-    return "\n".join([base.text, *calls] if base.text else calls)
-
-
-def whole_piece(answer: DecodedText, completion: Completion) -> Piece:
-    """The one piece of an answer that nobody saw growing."""
-    calls = tuple(_whole_call(place, call) for place, call in enumerate(completion.tool_calls))
-    return Piece(
-        answer.text,
-        answer.reasoning,
-        calls,
-        answer.token_ids,
-        answer.logprobs,
-        completion=completion,
-        trace=completion.trace.tokens,
-    )
-
-
 def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:
     function = call["function"]
     return InvalidToolCall(
@@ -59,8 +38,3 @@ def _invalid_call(index: int, call: ToolCall, misfit: str) -> InvalidToolCall:
         text=json.dumps(function, ensure_ascii=False),
         error=f"The arguments do not fit the schema of {function['name']!r}: {misfit}.",
     )
-
-
-def _whole_call(index: int, call: ToolCall) -> ToolCallDelta:
-    function = call["function"]
-    return ToolCallDelta(index, call["id"], function["name"], json.dumps(function["arguments"], ensure_ascii=False))

@@ -11,25 +11,23 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from functools import partial
 from types import MappingProxyType
-from typing import Self, Unpack, cast
+from typing import ClassVar, Self, Unpack, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from sda_engine.alignment import AlignmentLike
 from sda_engine.apart import Apart
 from sda_engine.config import NoEffectWarning
-from sda_engine.decoding import EngineStats, PromptState, Scheduler, closes_thoughts, default_cache_tokens, make_runner
+from sda_engine.decoding import EngineStats, PromptState, closes_thoughts
+from sda_engine.engine_parts import EngineParts, local_parts
 from sda_engine.engine_settings import EngineSettings
 from sda_engine.errors import ConfigError
 from sda_engine.forks import compute
 from sda_engine.models import (
-    Adapters,
-    LoadedModel,
     ModelSettings,
     QuantizationConfig,
     Registry,
     TemplateValue,
-    WeightsIdentity,
     explain_cut,
     load_model,
     template_variables,
@@ -43,7 +41,7 @@ from sda_engine.results import Completion, Piece
 from sda_engine.revising import Revising
 from sda_engine.settings import check_type
 from sda_engine.text_scorer import ScoresTexts, TextScorer
-from sda_engine.tokens import SafeTokenizer, TokenCategories, make_tokenizer
+from sda_engine.tokens import SafeTokenizer, TokenCategories
 from sda_engine.user_warnings import warn_user
 
 _loaded: "Registry[SteeringEngine]" = Registry()
@@ -63,6 +61,16 @@ class SteeringEngine(ScoresTexts):
         ModelLoadError: the engine cannot run this kind of model.
     """
 
+    backend: ClassVar[str] = "sda"
+    """What runs the model, as a server of the engine tells its clients."""
+
+    has_evaluators: ClassVar[bool] = True
+    """Whether evaluators may rate in the engine, which takes one that scores texts and lends them its model. Clients of
+    a server whose engine has none rate by themselves."""
+
+    tells_traces: ClassVar[bool] = True
+    """Whether answers tell what steering did at each token."""
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -74,7 +82,7 @@ class SteeringEngine(ScoresTexts):
     ) -> None:
         check_type("settings", settings, EngineSettings)
         loaded = wrap_model(model, tokenizer, ModelSettings(model=name), processor)
-        self._set_up(loaded, settings, can_be_loaded=False)
+        self._set_up(local_parts(loaded, settings, can_be_loaded=False))
 
     @classmethod
     def load(
@@ -126,9 +134,8 @@ class SteeringEngine(ScoresTexts):
 
         def make() -> SteeringEngine:
             engine = cls.__new__(cls)
-            engine._set_up(
-                compute(lambda: load_model(model_settings)), settings or EngineSettings(), can_be_loaded=True
-            )
+            loaded = compute(lambda: load_model(model_settings))
+            engine._set_up(local_parts(loaded, settings or EngineSettings(), can_be_loaded=True))
             return engine
 
         engine = _loaded.get(f"{cls.__qualname__} {model_settings.identity()}", make)
@@ -140,24 +147,18 @@ class SteeringEngine(ScoresTexts):
             )
         return cast(Self, engine)
 
-    def _set_up(self, loaded: LoadedModel, settings: EngineSettings, *, can_be_loaded: bool) -> None:
-        runner = make_runner(loaded.model)
-        self._token_cost = runner.token_cost
-        self._settings = settings
-        self._loaded_model = loaded.facts  # the model itself is the runner's, which lets go of it at the end
-        self._runner = runner
+    def _set_up(self, parts: EngineParts) -> None:
+        self._settings = parts.settings
+        self._loaded_model = parts.facts  # the model itself is the runner's, which lets go of it at the end
+        self._runner = parts.runner
         self._closed = False
-        self._tokenizer = make_tokenizer(loaded, settings.picture_limits if runner.takes_pictures else None)
-        vocab_size = loaded.model.config.get_text_config(decoder=True).vocab_size
-        self._constraints = ConstraintCompiler(self._tokenizer, vocab_size, loaded.facts.eos_token_ids)
-        self._categories = TokenCategories(self._tokenizer, vocab_size)
-        cache_tokens = settings.cache_tokens
-        if cache_tokens is None:
-            cache_tokens = default_cache_tokens(loaded.model.device, runner.bytes_per_token)
-        self._cache_tokens = cache_tokens
-        self._scheduler = Scheduler(runner, settings, cache_tokens)
-        self._adapters = Adapters(loaded.model)
-        self._weights = WeightsIdentity(loaded.model, can_be_loaded=can_be_loaded)
+        self._tokenizer = parts.tokenizer
+        self._constraints = ConstraintCompiler(parts.tokenizer, parts.vocab_size, parts.facts.eos_token_ids)
+        self._categories = TokenCategories(parts.tokenizer, parts.vocab_size)
+        self._cache_tokens = parts.cache_tokens
+        self._scheduler = parts.scheduler
+        self._adapters = parts.adapters
+        self._weights = parts.weights
 
     @property
     def model(self) -> PreTrainedModel:
@@ -382,7 +383,7 @@ class SteeringEngine(ScoresTexts):
             tokenizer=tokenizer,
             eos_token_ids=self._loaded_model.eos_token_ids,
             proposals=0 if self._runner.state_cost else self._settings.proposals,
-            token_cost=self._token_cost,
+            token_cost=self._runner.token_cost,
             grammar=output.grammar(answer_format.behind(ending), thought_is_open=thought_is_open),
             response_template=answer_format.template(with_tools=bool(output.callable_tools)),
             answer_prefix=answer_format.thought_begin if thought_is_open else "",

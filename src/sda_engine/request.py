@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sda_engine.answers import held_against, rated_text, whole_piece
+from sda_engine.answers import held_against
 from sda_engine.choosing import values_to_keep
 from sda_engine.config import Region
 from sda_engine.decoding import (
@@ -35,9 +35,9 @@ from sda_engine.evaluators.protocol import (
 )
 from sda_engine.output import TokenConstraint, join_grammars
 from sda_engine.prompts import BASE, INSTRUCTED, Message, draft_messages, normalise_messages
-from sda_engine.rating import Verdict, fallback_score
+from sda_engine.rating import Verdict, accepts, amplification_of, rated_text, rating, why_unrated
 from sda_engine.request_settings import RequestSettings
-from sda_engine.results import Completion, Piece, Trace, Usage
+from sda_engine.results import Completion, Piece, Trace, Usage, whole_piece
 from sda_engine.revising import Revising, budget_of, revision_limit, revisions_of
 from sda_engine.steering import Budget
 from sda_engine.text_scorer import scored_rows
@@ -123,10 +123,7 @@ class Request:
     @property
     def accepted(self) -> bool:
         """Whether the base response scored so well that it is the answer."""
-        wanted, score = self.settings.steering.accept_score, self.score
-        if wanted is None or score is None or score.fallback is not None or self.base is None:
-            return False
-        return score.value is not None and score.value >= wanted
+        return self.base is not None and accepts(self.settings.steering, self.score)
 
     @property
     def amplification(self) -> float | None:
@@ -136,7 +133,7 @@ class Request:
         if self.settings.steering.amplification is not None:
             return self.settings.steering.amplification
         assert self.score is not None, "the evaluator comes first"
-        return 0.0 if self.score.value is None else self.settings.steering.amplification_for(self.score.value)
+        return amplification_of(self.settings.steering, self.score)
 
     def evaluation_tasks(self) -> Iterator[Task]:
         """What has to be decoded before the evaluator can rate; each task is to be finished before the next."""
@@ -154,7 +151,7 @@ class Request:
         logprobs: Mapping[str, Tensor] = {}
         if rates:
             assert self.base is not None
-            response = rated_text(self.base)
+            response = rated_text(self.base.text, self.base.tool_calls)
             if not response.strip() and self.base.finish_reason == "length":
                 return  # evaluation_request() says why
             if needs_logprobs(self.settings.steering.evaluator):
@@ -190,18 +187,9 @@ class Request:
         Raises:
             EvaluationError: the evaluator failed, and Steering.on_evaluator_error is "raise".
         """
-        verdict = Verdict()
-        try:
+        with self._released_on_failure(), rating(self.settings.steering, self._base_text) as verdict:
             yield verdict
-            if not isinstance(verdict.score, Score) or verdict.score.value is None:
-                raise EvaluationError(f"The evaluator returned {verdict.score!r} in place of a Score.")
-            self.score = verdict.score
-        except Exception as error:  # noqa: BLE001 - an evaluator is a user's code: whatever it raises is its failure
-            with self._released_on_failure():
-                self.score = fallback_score(self.settings.steering, error, self._base_text)
-        except BaseException:  # cancelled while it waited
-            self.prompt.release()
-            raise
+        self.score = verdict.score
         if self.accepted:
             self.prompt.release()
 
@@ -295,8 +283,7 @@ class Request:
         """The one piece of an answer that was chosen when it was whole: a revision, or the base response."""
         answer = self.base if self.revising is None else self.revising.answer
         assert answer is not None
-        completion = self._completion(answer)
-        return whole_piece(answer, completion)
+        return whole_piece(self._completion(answer))
 
     def _completion(self, answer: DecodedText) -> Completion:
         rated = self.base if self.base is not answer else None
@@ -398,18 +385,12 @@ class Request:
         )
 
     def _why_unrated(self, base: DecodedText) -> str:
-        """What is wrong with a base response that reached its token limit before it said anything, and the remedy."""
-        most, wanted = self.prompt.max_new_tokens, self.settings.sampling.max_new_tokens
-        what = "a thought" if base.reasoning else "the beginning of an answer"
-        without_thought = self.tokenizer.answer_format.thinks and "enable_thinking" in self.tokenizer.template_variables
-        remedies = [f"max_new_tokens (max_tokens) above {wanted}" if most == wanted else "a shorter prompt"]
-        if base.reasoning:
-            remedies.append(f"max_reasoning_tokens well below {most}")
-        if without_thought:
-            remedies.append('template_kwargs={"enable_thinking": False}')
-        return (
-            f"{what} filled all {most} tokens of the base response, so there is no answer to rate. Use "
-            f"{' or '.join(remedies)}."
+        most, tokenizer = self.prompt.max_new_tokens, self.tokenizer
+        return why_unrated(
+            most,
+            thought=bool(base.reasoning),
+            window_is_full=most != self.settings.sampling.max_new_tokens,
+            can_skip_thought=tokenizer.answer_format.thinks and "enable_thinking" in tokenizer.template_variables,
         )
 
     def _answer_tokens(self, answer: DecodedText) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from sda_engine.config import Placement, Steering
 from sda_engine.decoding import (
     STEERED,
     PromptState,
-    Scheduler,
+    RunsTasks,
     ScoreTask,
     SteeredScoreTask,
     TextScoring,
@@ -62,7 +62,7 @@ class TextScorer:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: RunsTasks,
         tokenizer: SafeTokenizer,
         context_window: int,
         *,

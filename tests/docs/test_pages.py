@@ -43,7 +43,11 @@ ANSWERS = {
     "how-to/thinking.md": [THOUGHT],
 }
 SEE = ("how-to/pictures.md",)  # pages whose model reads pictures; what it answers means nothing
-ASK_A_SERVER = ("README.md", "how-to/serve.md")  # pages whose model is behind http://localhost:8000/v1
+ASK_A_SERVER = (
+    "README.md",
+    "how-to/serve.md",
+    "how-to/vllm.md",
+)  # pages whose model is behind http://localhost:8000/v1
 
 
 def fences(page: Path) -> Iterator[ast.Module]:

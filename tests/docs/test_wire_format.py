@@ -8,12 +8,16 @@ import pytest
 from markdown_it import MarkdownIt
 
 from sda_engine.config import Steering
+from sda_engine.engine import SteeringEngine
+from sda_engine.testing import ScriptedEngine
 from sda_engine.wire.errors import KINDS
 from sda_engine.wire.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS
 from sda_engine.wire.read_request import read_alignment
 from sda_engine.wire.replies import ChatReply, ErrorReply, ModelCard, SDAResult, TokenRecord
 from sda_engine.wire.requests import ChatRequest
 from sda_engine.wire.sda_field import SDAField
+from sda_integrations.server import ServerSettings
+from sda_integrations.server.models import ServedModels
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/reference/wire-format.md").read_text("utf-8")
 EXAMPLES = [
@@ -65,6 +69,20 @@ def test_every_field_of_sda_is_told_of():
     assert sorted(named(row[0] for row in table("| field of `sda` | |"))) == sorted(SDAResult.model_fields)
 
 
+def test_every_field_of_a_card_is_told_of():
+    class Engine(ScriptedEngine):
+        backend, has_evaluators = "another", False
+
+    with Engine("yes") as engine:
+        models = ServedModels(engine, ServerSettings())
+        card = models.card(models.name).sda
+        of_itself = engine.describe().keys()
+    told = named(row[0] for row in table("| field of a model's `sda` | |"))
+    assert sorted(told) == sorted(card.keys() - (of_itself - {"model", "adapters"}))
+    assert (card["backend"], card["evaluators"]) == ("another", False)
+    assert (SteeringEngine.backend, SteeringEngine.has_evaluators) == ("sda", True)
+
+
 def test_the_fields_in_which_null_means_something_are_those_of_python():
     told = PAGE.partition("where Python's None means something of its own: ")[2].partition("Of\nOpenAI's")[0]
     of_steering = [
@@ -83,6 +101,7 @@ def test_the_examples_are_what_they_are_said_to_be():
     assert whole(TokenRecord, token) == token
     assert whole(ErrorReply, error) == error
     assert whole(ModelCard, card) == card
+    assert sorted(card["sda"]) == sorted(named(row[0] for row in table("| field of a model's `sda` | |")))
     assert [*presets["data"][0]] == ["name", "instruction", "rubric", "avoid"]
 
 

@@ -5,6 +5,7 @@ can read, best one that imports what it needs when it runs.
 """
 
 import logging
+from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
@@ -153,10 +154,15 @@ def make_app() -> typer.Typer:
     app.add_typer(evaluators, name="evaluators")
     for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
         try:
-            app.command(entry.name)(entry.load())
+            add_command(app, entry.name, entry.load())
         except (ImportError, AttributeError) as error:
             logger.warning("The command 'sda %s' cannot be loaded from %s: %s", entry.name, entry.value, error)
     return app
+
+
+def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Add a function as a subcommand, with what `hands_on_arguments` says of it."""
+    app.command(name, context_settings=getattr(command, "context_settings", None))(command)
 
 
 def main() -> None:

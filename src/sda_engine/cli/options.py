@@ -111,6 +111,12 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return spread
 
 
+def hands_on_arguments(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command hand what it does not know on to another program: its last parameter takes that as it stands."""
+    command.context_settings = {"ignore_unknown_options": True}  # type: ignore[attr-defined]
+    return command
+
+
 def _options_of(group: type[Any]) -> list[inspect.Parameter]:
     types = get_type_hints(group, include_extras=True)
     return [

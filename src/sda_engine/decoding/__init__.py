@@ -10,6 +10,7 @@ from sda_engine.decoding.regions import closes_thoughts
 from sda_engine.decoding.revise_task import ReviseTask
 from sda_engine.decoding.row_group import DecodedText, DecodeSettings
 from sda_engine.decoding.runners import foreseen_runner, make_runner, storing_layers
+from sda_engine.decoding.runs_tasks import RunsTasks
 from sda_engine.decoding.scheduler import Scheduler
 from sda_engine.decoding.score_task import ScoreTask
 from sda_engine.decoding.stats import EngineStats
@@ -28,6 +29,7 @@ __all__ = [
     "PromptState",
     "Proposer",
     "ReviseTask",
+    "RunsTasks",
     "Scheduler",
     "ScoreTask",
     "SteeredScoreTask",

@@ -12,11 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import DynamicCache, cache_utils
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
-    DummyLayer,
     DynamicIndexedLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -26,8 +25,11 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+# The older transformers of vLLM's environment, where this is imported and never used, has none
+_StatelessLayer: type = getattr(cache_utils, "DummyLayer", type(None))
+
 _JOINED = {
-    DummyLayer,
+    _StatelessLayer,
     DynamicIndexedLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -109,7 +111,7 @@ def holds_tokens(cache: object) -> bool:
     """Whether something in it grows by the token, so that rows of different lengths need padding."""
     layers = getattr(cache, "layers", None)
     return not isinstance(layers, list) or not all(
-        type(layer) in {LinearAttentionLayer, DummyLayer} for layer in layers
+        type(layer) in {LinearAttentionLayer, _StatelessLayer} for layer in layers
     )
 
 

@@ -11,6 +11,7 @@ from sda_engine.decoding.row_group import DecodedText, DecodedToken, DecodeSetti
 from sda_engine.decoding.rows import Row
 from sda_engine.decoding.segments import Segment
 from sda_engine.decoding.tasks import Choosing, PassLimits, Task, Token
+from sda_engine.decoding.wanted import Chosen
 from sda_engine.results import FinishReason
 from sda_engine.tokens import SafeTokenizer
 
@@ -44,7 +45,7 @@ class DecodeTask(Task):
         super().__init__(prompt, settings.rows, continues=continues)
         self._keeps_prompt = keeps_prompt
         self._stores_answer = stores_answer
-        self._strength = settings.strength
+        self.settings = settings
         self._group = RowGroup(settings, tokenizer)
         self._proposer = proposer
         self._pending: list[int] = []  # tokens of the answer that no row holds yet
@@ -56,7 +57,7 @@ class DecodeTask(Task):
     @property
     def strength(self) -> float:
         """gain * amplification."""
-        return self._strength
+        return self.settings.strength
 
     def join(self, rows: Sequence[Row], logits: Tensor) -> Choosing:
         """Decode as a member of a larger task: rows that hold the prompt, and the logits after it, (rows, 1, vocab)."""
@@ -87,6 +88,17 @@ class DecodeTask(Task):
         """Tokens of the answer that rows have lost and are to read once more, all rows together."""
         lost = len(self._group.token_ids) if not self._rows else len(self._pending) if self.in_bulk else 0
         return lost * self.row_count
+
+    def append(self, chosen: Chosen) -> bool:
+        """Append a token that was chosen elsewhere, and tell of it; whether the answer has reached its end."""
+        token = self._group.take(chosen)
+        self.emit(Token(token))
+        self._finish_reason = token.finish_reason
+        return self._finish_reason is not None
+
+    def end_elsewhere(self) -> None:
+        """End an answer whose tokens were chosen elsewhere: its result is ready, as far as it got."""
+        self._result = self._group.result(self._finish_reason)
 
     def result(self) -> DecodedText:
         """The answer, after the Finished event."""

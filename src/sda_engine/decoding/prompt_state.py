@@ -37,6 +37,7 @@ class PromptState:
 
     Attributes:
         cached_tokens: tokens of the base prompt that were read from the prefix store.
+        salt: as it was given.
         logits: row name -> (vocab,) logits after its whole prompt, once it is complete.
         spoilt: whether NaN came out of it, or the model changed meanwhile: no other prompt may begin with these rows.
         released: whether the rows have been let go of.
@@ -57,7 +58,7 @@ class PromptState:
         self.copies = copies
         self._state_cost = state_cost
         self.adapter = adapter
-        self._salt = salt
+        self.salt = salt
         self.cached_tokens = 0
         self.logits: dict[str, Tensor] = {}
         self.spoilt = False
@@ -116,11 +117,11 @@ class PromptState:
         known = as_array(token_ids)
         if self.adapter is not None:
             known = known + (self.adapter.number << _ADAPTER_BITS)
-        if self._salt is None:
+        if self.salt is None:
             return known
         salted = known.copy()
         beginning = salted[:_SALTED]
-        beginning ^= np.frombuffer(self._salt, dtype=np.int64)[: len(beginning)]
+        beginning ^= np.frombuffer(self.salt, dtype=np.int64)[: len(beginning)]
         return salted
 
     def is_ready(self, names: Sequence[str]) -> bool:

@@ -28,6 +28,11 @@ class ReviseTask(Task):
         self._planned: list[int] = []  # segments of each running member in the next pass
 
     @property
+    def members(self) -> Sequence[DecodeTask]:
+        """A task for each revision."""
+        return self._members
+
+    @property
     def prompts(self) -> tuple[PromptState, ...]:
         """Those of the members."""
         return tuple(dict.fromkeys(member.prompt for member in self._members))

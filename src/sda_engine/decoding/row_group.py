@@ -33,6 +33,7 @@ class DecodeSettings:
     Attributes:
         rows: names of the rows that decide, the base row first.
         weights: how much each instructed row counts, where there are several.
+        masked: whether logits come with masked tokens, by a constraint that is kept elsewhere.
         strength: gain * amplification.
         avoid_strength: weight of the step away from the avoided row.
         stop: strings that end the answer.
@@ -70,6 +71,7 @@ class DecodeSettings:
     critical_tokens: Tensor | None = None
     budget: Budget | None = None
     weights: tuple[float, ...] = ()
+    masked: bool = False
 
 
 class _Allowance(TypedDict):
@@ -114,6 +116,21 @@ class DecodedText:
     answer_start: int = 0
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A token that was chosen, and not appended yet.
+
+    Attributes:
+        chosen: what came of the step.
+        purse: what the answer has left before it; None where there is no budget.
+        spent: nats that it takes of it; None likewise.
+    """
+
+    chosen: Chosen
+    purse: Purse | None = None
+    spent: float | None = None
+
+
 class RowGroup:
     """The state of one answer between two forward passes."""
 
@@ -142,10 +159,12 @@ class RowGroup:
         leaves_scope = len(settings.rows) > 1 and not self._parser.regions <= self._scope
         budget = settings.budget or (Budget() if leaves_scope else None)
         self._purse = Purse(budget) if budget is not None else None
+        self._uniform: float | None = None
         self._was_steered = True  # whether the last token is in the scope
         self._answer_start = 0
-        self._masked = settings.constraint is not None
+        self._masked = settings.masked or settings.constraint is not None
         self._token_ids: list[int] = []
+        self._due: list[int] = []  # tokens that come next, in an answer whose tokens are chosen elsewhere
         self._row_logprobs: dict[str, list[float]] = {name: [] for name in mixed_rows(settings.rows)}
         self._answer = Delta()
 
@@ -155,10 +174,15 @@ class RowGroup:
         return self._token_ids
 
     def advance(self, logits: Sequence[Tensor]) -> Generator[Sequence[Wanted], Sequence[Chosen], DecodedToken]:
+        """Choose the next token and append it: `choose` and `accept` in one."""
+        return self.accept((yield from self.choose(logits)))
+
+    def choose(self, logits: Sequence[Tensor]) -> Generator[Sequence[Wanted], Sequence[Chosen], Choice]:
         """Choose the next token: yields what the step is to be, one of it, and is sent what came of it.
 
         It asks more than once where the answer would end and a reserve opens first, and where the constraint puts
-        another token in place of the one that was drawn.
+        another token in place of the one that was drawn. Until a choice is accepted, the next one is made in its place,
+        with the same random number.
 
         Args:
             logits: (vocab,) each, in the order of the settings' rows.
@@ -173,20 +197,50 @@ class RowGroup:
             mix_instructed(dict(zip(self._settings.rows, logits, strict=True)), self._settings.weights)
         )
         chosen = yield from self._step(wanted)
-        if chosen.token_id in self._settings.eos_token_ids and self._opens_reserve():
-            wanted = self._without_end(replace(wanted, **self._allowance()))
+        purse = self._purse
+        if chosen.token_id in self._settings.eos_token_ids and (opened := self._opened_purse()) is not None:
+            purse = opened
+            wanted = self._without_end(replace(wanted, **self._allowance(opened)))
             chosen = yield from self._step(wanted)
-        if self._purse is not None:
-            assert chosen.spent is not None, "there is a budget"
-            self._purse.spend(chosen.spent)
+        spent = chosen.spent
         if self._constraint is not None and chosen.token_id not in self._settings.eos_token_ids:
             token_id = self._constraint.choose(chosen.token_id, self.remaining - 1)
             if token_id != chosen.token_id:
                 chosen = yield from self._step(replace(wanted, given=token_id))
+        return Choice(chosen, purse, spent)
+
+    def accept(self, choice: Choice) -> DecodedToken:
+        """Append what was chosen.
+
+        Raises:
+            ConstraintError: the grammar grew past the grammar engine's limits.
+        """
+        self._uniform, self._purse = None, choice.purse
+        if self._purse is not None:
+            assert choice.spent is not None, "there is a budget"
+            self._purse.spend(choice.spent)
+        chosen = choice.chosen
         decoded = self._append(chosen.token_id, chosen)
         if self._guard is not None and (chosen.choices is None or chosen.choices > 1):
             self._watch(self._guard, chosen)
         return decoded
+
+    def take(self, chosen: Chosen) -> DecodedToken:
+        """Append a token that was chosen elsewhere, by the same settings: what `advance` does where it is chosen here.
+
+        Raises:
+            ConstraintError: the constraint does not allow it.
+        """
+        if self.due() == chosen.token_id:
+            self._due.pop(0)
+            return self._append(chosen.token_id, None)
+        return self._append(chosen.token_id, chosen)
+
+    def due(self) -> int | None:
+        """The next token, where it closes a thought that has had all its tokens; for those who append one at a time."""
+        if not self._due:
+            self._due = list(self._close_thought())
+        return self._due[0] if self._due else None
 
     def forced(self) -> list[DecodedToken]:
         """The tokens about which there is no choice, appended; the last one may end the answer.
@@ -316,23 +370,29 @@ class RowGroup:
             sampling=self._settings.sampling,
             strength=self._strength,
             avoid_strength=self._settings.avoid_strength * self._relaxation,
-            uniform=torch.rand(1, generator=self._generator, dtype=torch.float64).tolist()[0],
+            uniform=self._next_uniform(),
             critical_tokens=self._critical_tokens,
             masked=self._masked,
             watched=self._guard is not None,
-            **self._allowance(),
+            **self._allowance(self._purse),
         )
 
-    def _allowance(self) -> _Allowance:
-        """What of its budget the next token may spend."""
-        if self._purse is None:
-            return {"budget": None, "quiet_divergence": 0.0}
-        left = self._purse.left if self._is_steered else 0.0
-        return {"budget": left, "quiet_divergence": self._purse.quiet_divergence}
+    def _next_uniform(self) -> float:
+        """The random number of the next token, the same until it is appended."""
+        if self._uniform is None:
+            self._uniform = torch.rand(1, generator=self._generator, dtype=torch.float64).tolist()[0]
+        return self._uniform
 
-    def _opens_reserve(self) -> bool:
-        """Whether a reserve opens, where the answer would end."""
-        return self._purse is not None and self._is_steered and self._purse.open_reserve()
+    def _allowance(self, purse: Purse | None) -> _Allowance:
+        """What of its budget the next token may spend."""
+        if purse is None:
+            return {"budget": None, "quiet_divergence": 0.0}
+        left = purse.left if self._is_steered else 0.0
+        return {"budget": left, "quiet_divergence": purse.quiet_divergence}
+
+    def _opened_purse(self) -> Purse | None:
+        """What the answer has left with its reserve, where it would end; None where no reserve opens."""
+        return self._purse.opened() if self._purse is not None and self._is_steered else None
 
     def _without_end(self, wanted: Wanted) -> Wanted:
         """The same for an answer that has to go on; where it has a form, that decides."""

@@ -115,7 +115,7 @@ class Scheduler:
                 try:
                     event = inbox.get(timeout=_remaining(deadline))
                 except queue.Empty:
-                    raise _timed_out() from None
+                    raise timed_out() from None
                 yield _checked(event)
         finally:
             if not isinstance(event, Finished):
@@ -135,7 +135,7 @@ class Scheduler:
                     async with asyncio.timeout(_remaining(deadline)):
                         event = await inbox.get()
                 except TimeoutError:
-                    raise _timed_out() from None
+                    raise timed_out() from None
                 yield _checked(event)
         finally:
             if not isinstance(event, Finished):
@@ -172,7 +172,7 @@ class _Worker:
         most = self._settings.max_requests
         with self._changed:
             if most is not None and self._admitted >= most:
-                raise _queue_full(most)
+                raise queue_full(most)
             self._admitted += 1
             return self._process
 
@@ -301,7 +301,8 @@ def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _timed_out() -> RequestTimeoutError:
+def timed_out() -> RequestTimeoutError:
+    """The error of a request whose deadline passed."""
     return RequestTimeoutError(
         "The request did not finish within its timeout, waiting time in the queue included. Allow more seconds "
         "(timeout=...), ask for fewer tokens (max_new_tokens), or send fewer requests at a time."
@@ -335,7 +336,8 @@ def _cannot_be_forked() -> SDAError:
     )
 
 
-def _queue_full(most: int) -> QueueFullError:
+def queue_full(most: int) -> QueueFullError:
+    """The error of a request that an engine takes on no more."""
     return QueueFullError(
         f"This engine has taken on {most} requests already. Try again later, send fewer at a time, allow more with "
         f"EngineSettings(max_requests=...), or have requests wait with EngineSettings(max_requests=None)."

@@ -18,6 +18,7 @@ from sda_engine.evaluators.protocol import (
     Score,
     evaluator_identity,
     needs_logprobs,
+    needs_model,
 )
 from sda_engine.evaluators.score_store import CacheStatistics, ScoreStore
 from sda_engine.pictures import Picture
@@ -90,6 +91,11 @@ class CachedEvaluator:
     def needs_logprobs(self) -> bool:
         """Whether the evaluator wants the log-probabilities of the base response."""
         return needs_logprobs(self.evaluator)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the evaluator asks the model that gave the base response."""
+        return needs_model(self.evaluator)
 
     @property
     def name(self) -> str:

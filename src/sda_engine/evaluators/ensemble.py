@@ -19,6 +19,7 @@ from sda_engine.evaluators.protocol import (
     evaluator_identity,
     evaluator_name,
     needs_logprobs,
+    needs_model,
 )
 from sda_engine.settings import check_argument, shown
 from sda_engine.threads import start_thread
@@ -79,6 +80,11 @@ class EnsembleEvaluator:
     def needs_logprobs(self) -> bool:
         """Whether any member wants the log-probabilities of the base response."""
         return any(needs_logprobs(member) for member in self.members)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether any member asks the model that gave the base response."""
+        return any(needs_model(member) for member in self.members)
 
     @property
     def name(self) -> str:

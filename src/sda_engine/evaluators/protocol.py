@@ -97,7 +97,7 @@ class EvaluationRequest:
             behind the thought that may come before it; None unless the evaluator's `needs_logprobs` is true.
         instructed_logprobs: the same in the instructed context, of a combined alignment in the mixture of these; None
             also where the alignment has no instruction.
-        model: the model that gave the response, where an engine asks.
+        model: the model that gave the response, where an engine asks; None where a RemoteEngine does.
         salt: SHA-256 of the request's cache salt, for evaluators that keep what they know: scores of one salt are not
             for requests of another, which could tell by the time that somebody was rated alike. None without one.
     """
@@ -124,9 +124,10 @@ class EvaluationRequest:
 class Evaluator(Protocol):
     """Rates a base response for an alignment.
 
-    Two attributes more are read where an evaluator has them: `needs_logprobs` (bool, default False) asks for the
-    log-probabilities in EvaluationRequest, and `name` (str, default the class name) identifies the evaluator in
-    results, traces and cache keys, so it should tell everything that changes a score.
+    Three attributes more are read where an evaluator has them: `needs_logprobs` (bool, default False) asks for the
+    log-probabilities in EvaluationRequest; `needs_model` (bool, default False) says that it asks the `model` there,
+    without which it cannot rate; and `name` (str, default the class name) identifies the evaluator in results, traces
+    and cache keys, so it should tell everything that changes a score.
     """
 
     @property
@@ -157,3 +158,8 @@ def evaluator_identity(evaluator: Evaluator) -> str:
 def needs_logprobs(evaluator: Evaluator) -> bool:
     """Whether an evaluator wants the log-probabilities of the base response under both contexts."""
     return bool(getattr(evaluator, "needs_logprobs", False))
+
+
+def needs_model(evaluator: Evaluator) -> bool:
+    """Whether an evaluator asks the model that gave the base response."""
+    return bool(getattr(evaluator, "needs_model", False))

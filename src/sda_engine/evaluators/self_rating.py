@@ -65,6 +65,11 @@ class SelfRatingEvaluator:
         self.scale: Scale = scale
 
     @property
+    def needs_model(self) -> bool:
+        """Whether the model that gave the response is the one that rates."""
+        return self.model is None
+
+    @property
     def name(self) -> str:
         """How results and cache keys call this evaluator."""
         model = "" if self.model is None else f", model={self.model!r}"

@@ -4,7 +4,7 @@ from sda_engine.models.adapters import Adapter, Adapters, adapter_at_work
 from sda_engine.models.context_window import context_window_of
 from sda_engine.models.devices import explain_dtype, processor_features, resolve_device, resolve_dtype
 from sda_engine.models.hub import check_hub
-from sda_engine.models.loading import LoadedModel, ModelSettings, QuantizationConfig, load_model, wrap_model
+from sda_engine.models.loading import LoadedModel, ModelFacts, ModelSettings, QuantizationConfig, load_model, wrap_model
 from sda_engine.models.memory import MemoryLimit, available_memory, memory_limits
 from sda_engine.models.model_watch import Change, ModelWatch, StandIn
 from sda_engine.models.packed_linear import pays_to_pack, repack_linear_layers
@@ -28,6 +28,7 @@ __all__ = [
     "ContextWindowWarning",
     "LoadedModel",
     "MemoryLimit",
+    "ModelFacts",
     "ModelSettings",
     "ModelWatch",
     "QuantizationConfig",

@@ -224,7 +224,11 @@ class ConstraintCompiler:
             kept, most = (self._doubtful, _CACHED_DOUBTFUL) if doubtful else (self._compiled, _CACHED_GRAMMARS)
             _remember(kept, grammar, compiled, most)
             return TokenConstraint(
-                compiled.matcher.deep_copy(), vocabulary, watched_tokens=_watched(grammar), endings=compiled.endings
+                compiled.matcher.deep_copy(),
+                vocabulary,
+                watched_tokens=_watched(grammar),
+                endings=compiled.endings,
+                grammar=grammar,
             )
 
     def warn_of(self, left_out: tuple[str, ...]) -> None:

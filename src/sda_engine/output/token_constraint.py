@@ -15,7 +15,11 @@ _RETRY_SHARE, _RETRY_TOKENS = 4, 8  # a search that failed is tried again a quar
 
 
 class TokenConstraint:
-    """Which tokens may come next in one answer. The worker thread alone touches it."""
+    """Which tokens may come next in one answer. The worker thread alone touches it.
+
+    Attributes:
+        grammar: what it was compiled from, for those who keep it elsewhere.
+    """
 
     def __init__(
         self,
@@ -24,7 +28,9 @@ class TokenConstraint:
         *,
         watched_tokens: int,
         endings: Sequence[Sequence[int]] = (),
+        grammar: str = "",
     ) -> None:
+        self.grammar = grammar
         self._matcher, self._vocabulary = matcher, vocabulary
         self._watched, self._endings = watched_tokens, endings
         self._allowed: NDArray[np.bool_] | None = None
@@ -35,7 +41,11 @@ class TokenConstraint:
     def copy(self) -> "TokenConstraint":
         """The same for another answer that begins like this one."""
         return TokenConstraint(
-            self._matcher.deep_copy(), self._vocabulary, watched_tokens=self._watched, endings=self._endings
+            self._matcher.deep_copy(),
+            self._vocabulary,
+            watched_tokens=self._watched,
+            endings=self._endings,
+            grammar=self.grammar,
         )
 
     @property

@@ -1,7 +1,5 @@
 """RemoteEngine: an engine on another machine, asked through its server."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
@@ -10,23 +8,20 @@ from typing import Self, Unpack
 from pydantic import SecretStr
 
 from sda_engine.alignment import AlignmentLike
-from sda_engine.config import NoEffectWarning
-from sda_engine.contents import has_pictures
 from sda_engine.errors import ConfigError
 from sda_engine.models import TemplateValue
 from sda_engine.output import LooseningNotes, Output
-from sda_engine.prompts import Message, normalise_messages
-from sda_engine.remote.answer import STREAMED, Answer
+from sda_engine.prompts import Message
+from sda_engine.remote.asking import Asker
 from sda_engine.remote.caller import Caller
 from sda_engine.remote.connection import connect, read_key
 from sda_engine.remote.failures import Explainer
-from sda_engine.remote.server import ModelFacts, Server
+from sda_engine.remote.server import Server
 from sda_engine.request_settings import RequestOptions, RequestSettings
 from sda_engine.results import Completion, Piece
 from sda_engine.servers import check_url
 from sda_engine.settings import check_argument, check_timeout
-from sda_engine.user_warnings import warn_user
-from sda_engine.wire.write_request import write_chat_request, write_tokenize_request
+from sda_engine.wire.write_request import write_tokenize_request
 
 
 class RemoteEngine:
@@ -38,9 +33,17 @@ class RemoteEngine:
     ```
 
     Only what a request names is sent: the server's defaults stand for the rest, and `alignment=None` asks for a plain
-    answer here as well. Evaluators rate in the server: Steering(evaluator=ServerEvaluator("judge")) names one of its
-    own. What lives in this process, such as a judge with its key or a function as a temperature schedule, cannot be
-    sent, and is a ConfigError.
+    answer here as well. What lives in this process, such as a function as a temperature schedule, cannot be sent, and
+    is a ConfigError.
+
+    Evaluators. Under `sda serve` they rate in the server: Steering(evaluator=ServerEvaluator("judge")) names one of its
+    own, and one of this process is a ConfigError. A server that tells that it has none, such as an SDA-enabled vLLM,
+    gets two requests, a plain one for the base response and a steered one; in between the evaluator rates here, in the
+    thread or event loop that asked, and its key stays here. What curve, accept_score and on_evaluator_error say counts
+    here then, whatever the server's defaults. Evaluators that look inside the model, and choosers, are a ConfigError
+    there before an answer is asked for; a fixed score and a fixed amplification take one request everywhere. Under the
+    policy "revise" the server decodes the base response once more to revise it, with the same seed, and `Usage` counts
+    it twice. The base response is held against its schema as any answer is, so it may be an InvalidOutputError.
 
     Nothing is opened before the first request. Engines that name the same server with the same key share one pool of
     connections. Closing a stream or cancelling a task closes its connection at once, by which the server knows that
@@ -53,8 +56,8 @@ class RemoteEngine:
     Other statuses are never tried again, 400 and 500 among them, and nothing is once the reply has begun: an answer
     that breaks off is a ServerError, with the text that came in `partial`.
 
-    Deadlines. The `timeout` of a request holds for all of it, tries and waits included. It goes to the server too, and
-    is kept here half a second later, so that the server's own error may come.
+    Deadlines. The `timeout` of a request holds for all of it, tries, waits and ratings included. It goes to the server
+    too, and is kept here half a second later, so that the server's own error may come.
 
     A pickle leaves the key out: the copy takes it from SDA_API_KEY.
 
@@ -91,10 +94,9 @@ class RemoteEngine:
         self._timeout = None if timeout is None else check_timeout(timeout)
         self._url = check_url(owner, base_url)
         self._key = read_key(owner, api_key)
-        self._explainer = Explainer(self._url, self._key)
-        self._server = Server(self._url, self._explainer, max_retries)
+        self._server = Server(self._url, Explainer(self._url, self._key), max_retries)
         self._caller = Caller(connect(self._url, self._key))
-        self._facts: ModelFacts | None = None
+        self._asker = Asker(model, self._server, self._caller, timeout=self._timeout, trace=trace)
         self._notes = LooseningNotes()
 
     @property
@@ -117,27 +119,27 @@ class RemoteEngine:
             ConfigError: it refuses the key.
             ServerError: it cannot be reached, or is none of ours.
         """
-        self._model_facts()
+        self._asker.facts()
 
     @property
     def context_window(self) -> int:
         """Tokens that the model can attend to, prompt and answer together. See `connect`."""
-        return self._model_facts().context_window
+        return self._asker.facts().context_window
 
     @property
     def thinks(self) -> bool:
         """Whether the model may write a thought before its answer. See `connect`."""
-        return self._model_facts().thinks
+        return self._asker.facts().thinks
 
     @property
     def reads_pictures(self) -> bool:
         """Whether messages may hold pictures. See `connect`."""
-        return self._model_facts().reads_pictures
+        return self._asker.facts().reads_pictures
 
     @property
     def template_variables(self) -> frozenset[str]:
         """What of the model's chat template requests may set. See `connect`."""
-        return self._model_facts().template_variables
+        return self._asker.facts().template_variables
 
     @property
     def closed(self) -> bool:
@@ -173,8 +175,7 @@ class RemoteEngine:
             ModelLoadError: the server does not know the model.
             EngineClosedError: this engine was closed, or the server is shutting down.
         """
-        settings = self._settings(alignment, options, whole=True)
-        return self._caller.wait(self._answer(messages, settings).completion)
+        return self._asker.asked(messages, self._settings(alignment, options, whole=True)).completion()
 
     def stream(
         self,
@@ -187,8 +188,7 @@ class RemoteEngine:
         What can be checked here is checked at once, the request is sent with the first piece. Closing the iterator
         closes its connection.
         """
-        settings = self._settings(alignment, options, whole=False)
-        return self._caller.pieces(self._answer(messages, settings))
+        return self._asker.asked(messages, self._settings(alignment, options, whole=False)).pieces()
 
     async def agenerate(
         self,
@@ -197,8 +197,8 @@ class RemoteEngine:
         **options: Unpack[RequestOptions],
     ) -> Completion:
         """`generate` for an event loop, which goes on meanwhile. Cancelling the task closes the connection."""
-        answer = await self._answer_apart(messages, self._settings(alignment, options, whole=True))
-        return await self._caller.wait_in_loop(answer.completion)
+        asked = await self._asker.asked_in_loop(messages, self._settings(alignment, options, whole=True))
+        return await asked.completion_in_loop()
 
     def astream(
         self,
@@ -259,40 +259,13 @@ class RemoteEngine:
         self._notes.warn_of(settings.output.left_out)  # the server tells its own log
         return settings
 
-    def _answer(self, messages: Sequence[Message], settings: RequestSettings) -> Answer:
-        body = write_chat_request(self._model, messages, settings, trace=self._trace)
-        timeout = self._timeout if settings.timeout is None else settings.timeout
-        return Answer(
-            body if settings.whole else {**body, **STREAMED},
-            self._explainer,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            max_retries=self._server.max_retries,
-        )
-
-    async def _answer_apart(self, messages: Sequence[Message], settings: RequestSettings) -> Answer:
-        """The same for an event loop, which must not wait for pictures to be read and written."""
-        if has_pictures(normalise_messages(messages)):
-            return await asyncio.to_thread(self._answer, messages, settings)
-        return self._answer(messages, settings)
-
     async def _pieces_in_loop(
         self, messages: Sequence[Message], settings: RequestSettings
     ) -> AsyncGenerator[Piece, None]:
-        answer = await self._answer_apart(messages, settings)
-        async with aclosing(self._caller.pieces_in_loop(answer)) as pieces:
+        asked = await self._asker.asked_in_loop(messages, settings)
+        async with aclosing(asked.pieces_in_loop()) as pieces:
             async for piece in pieces:
                 yield piece
-
-    def _model_facts(self) -> ModelFacts:
-        if self._facts is None:
-            self._facts = facts = self._caller.wait(lambda client: self._server.facts(client, self._model))
-            if facts.aliased is not None:
-                warn_user(
-                    f"model={self._model!r} steers by nothing here: an alignment in a model's name is for clients that "
-                    f"cannot send one. Pass alignment={facts.aliased!r}; without it, answers are plain.",
-                    NoEffectWarning,
-                )
-        return self._facts
 
 
 def _unpickle(

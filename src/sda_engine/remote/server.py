@@ -29,6 +29,10 @@ class ModelFacts:
     template_variables: frozenset[str]
     aliased: str | None
     """The alignment that the model's name stands for, where it is an alias for clients that cannot send one."""
+    backend: str
+    """What runs the model: "sda" for `sda serve`."""
+    has_evaluators: bool
+    """Whether evaluators rate in the server; False where clients have to."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,21 @@ class Server:
     explainer: Explainer
     max_retries: int
 
-    async def facts(self, client: openai.AsyncOpenAI, model: str) -> ModelFacts:
+    async def facts(self, client: openai.AsyncOpenAI, model: str, deadline: float | None = None) -> ModelFacts:
         """What the server tells of a model.
+
+        Args:
+            client: asks.
+            model: what the server calls it.
+            deadline: of the request that needs to know, in seconds of time.monotonic(); None for no limit but our own.
 
         Raises:
             ModelLoadError: it does not know the model.
             ConfigError: it refuses the key.
             ServerError: it cannot be reached, or tells nothing.
+            RequestTimeoutError: the deadline passed.
         """
-        card = await self._ask(client, f"models/{quote(model, safe='/:')}", ModelCard)
+        card = await self._ask(client, f"models/{quote(model, safe='/:')}", ModelCard, deadline=deadline)
         if card.max_model_len is None:
             raise ServerError(
                 f"The server {self.url} does not tell the context window of {model!r}: is base_url the root of an SDA "
@@ -66,6 +76,8 @@ class Server:
             reads_pictures=card.sda.get("reads_pictures") is True,
             template_variables=frozenset(map(str, variables if isinstance(variables, list) else ())),
             aliased=_aliased(card),
+            backend=str(card.sda.get("backend", "sda")),
+            has_evaluators=card.sda.get("evaluators") is not False,
         )
 
     async def tokenize(self, client: openai.AsyncOpenAI, body: Mapping[str, object]) -> TokenizeReply:
@@ -73,13 +85,19 @@ class Server:
         return await self._ask(client, f"{self.url.removesuffix('/v1')}/tokenize", TokenizeReply, body)
 
     async def _ask(
-        self, client: openai.AsyncOpenAI, path: str, kind: type[_Reply], body: Mapping[str, object] | None = None
+        self,
+        client: openai.AsyncOpenAI,
+        path: str,
+        kind: type[_Reply],
+        body: Mapping[str, object] | None = None,
+        deadline: float | None = None,
     ) -> _Reply:
+        own = time.monotonic() + _SECONDS
         exchange = Exchange(
             path,
             self.explainer,
             body=None if body is None else lambda _: body,
-            deadline=time.monotonic() + _SECONDS,
+            deadline=own if deadline is None else min(own, deadline),
             max_retries=self.max_retries,
         )
         return await exchange.read(client, kind)

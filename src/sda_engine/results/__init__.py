@@ -9,6 +9,7 @@ from sda_engine.results.completion import (
     TokenLogprob,
     ToolCallDelta,
     Usage,
+    whole_piece,
 )
 from sda_engine.results.trace import Candidate, Trace, TraceMeans, TraceToken, TraceWarning, WarningKind
 
@@ -27,4 +28,5 @@ __all__ = [
     "TraceWarning",
     "Usage",
     "WarningKind",
+    "whole_piece",
 ]

@@ -1,5 +1,6 @@
 """What a request gives back: a Completion, and the Pieces that a stream delivers on the way to it."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -164,3 +165,21 @@ class Piece(Delta):
     logprobs: tuple[GeneratedTokenLogprobs, ...] = ()
     completion: Completion | None = None
     trace: tuple[TraceToken, ...] = ()
+
+
+def whole_piece(completion: Completion) -> Piece:
+    """The one piece of an answer that nobody saw growing."""
+    return Piece(
+        completion.text,
+        completion.reasoning,
+        tuple(_whole_call(place, call) for place, call in enumerate(completion.tool_calls)),
+        completion.token_ids,
+        completion.logprobs or (),
+        completion=completion,
+        trace=completion.trace.tokens,
+    )
+
+
+def _whole_call(index: int, call: ToolCall) -> ToolCallDelta:
+    function = call["function"]
+    return ToolCallDelta(index, call["id"], function["name"], json.dumps(function["arguments"], ensure_ascii=False))

@@ -45,9 +45,8 @@ class Purse:
         left = self._left - nats
         self._left = left if left > _DUST else 0.0
 
-    def open_reserve(self) -> bool:
-        """Add the reserve, since the answer would end; False where there is none any more."""
+    def opened(self) -> "Purse | None":
+        """The same with the reserve added, since the answer would end; None where there is none any more."""
         if self._reserve <= 0:
-            return False
-        self._left, self._reserve, self._quiet = self._left + self._reserve, 0.0, 0.0
-        return True
+            return None
+        return Purse(Budget(self._left + self._reserve))

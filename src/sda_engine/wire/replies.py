@@ -248,8 +248,8 @@ class ModelCard(Told):
 
     Attributes:
         max_model_len: tokens that it can attend to, prompt and answer together.
-        sda: alignment (of an alias, and the server's default), thinks, reads_pictures, and what the engine tells of
-            itself.
+        sda: alignment (of an alias, and the server's default), thinks, reads_pictures, backend (what runs the model),
+            evaluators (False where clients have to rate), and what the engine tells of itself.
     """
 
     id: str

@@ -27,6 +27,7 @@ class ServerEvaluator:
     """
 
     needs_response = True
+    needs_model = True  # it rates where that is
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name.strip():

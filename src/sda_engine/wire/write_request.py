@@ -47,6 +47,16 @@ def write_chat_request(
         body["stop"] = list(settings.sampling.stop)
     if (top := settings.sampling.logprobs) is not None:
         body |= {"logprobs": True, "top_logprobs": top}
+    return {**body, "sda": write_sda_field(settings, trace=trace)}
+
+
+def write_sda_field(settings: RequestSettings, *, trace: bool = False) -> dict[str, object]:
+    """The field `sda` of that body.
+
+    Raises:
+        ConfigError: as for `write_chat_request`.
+    """
+    sampling = settings.sampling.given()
     sda: dict[str, object] = {"alignment": write_alignment(settings.alignment), "token_ids": True}
     sda |= _write_steering(settings)
     sda |= {name: sampling[name] for name in SAMPLING_FIELDS if name in sampling}
@@ -60,7 +70,7 @@ def write_chat_request(
     if trace:
         sda["trace"] = True
     _check_texts(sda, "sda")
-    return {**body, "sda": sda}
+    return sda
 
 
 def write_tokenize_request(
@@ -75,14 +85,22 @@ def write_tokenize_request(
     return {**body, "sda": sda} if sda else body
 
 
+def read_chat(messages: Sequence[Message]) -> list[Message]:
+    """The chat, normalised and with its pictures read, as an engine shows it to evaluators.
+
+    Raises:
+        MessageError: the messages are malformed, or a picture cannot be read.
+    """
+    return read_pictures(normalise_messages(messages), _LIMITS)
+
+
 def write_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
     """The chat in OpenAI's form: calls with the text of their arguments, pictures as data URLs.
 
     Raises:
         MessageError: the messages are malformed, a picture cannot be read, or a text is none that can be sent.
     """
-    read = read_pictures(normalise_messages(messages), _LIMITS)
-    written = [_write_message(message) for message in read]
+    written = [_write_message(message) for message in read_chat(messages)]
     for place, message in enumerate(written):
         _check_texts(message, f"messages[{place}]")
     return written

@@ -1,5 +1,5 @@
 """The scripted server, for tests of what a client makes of it."""
 
-from tests.sda_engine.remote.scripted import http, server
+from tests.sda_engine.remote.scripted import blind, http, server
 
-__all__ = ["http", "server"]
+__all__ = ["blind", "http", "server"]

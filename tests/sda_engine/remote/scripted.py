@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +11,10 @@ from pytest_httpserver import HTTPServer
 from tenacity import wait_none
 from werkzeug import Request, Response
 
-from sda_engine import RemoteEngine
+from sda_engine import RemoteEngine, Steering
 from sda_engine.errors import SDAError
 from sda_engine.results import Candidate, Completion, Piece, Trace, TraceToken, Usage
+from sda_engine.testing import ScriptedEvaluator
 from sda_engine.wire.errors import kind_of, write_error
 from sda_engine.wire.replies import ModelCard, TokenizeReply
 from sda_engine.wire.write_reply import ReplyWriter
@@ -186,3 +187,15 @@ def server(http: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script
     yield server
     server.released.set()
     http.clear()
+
+
+@pytest.fixture
+def blind(server: ScriptedServer) -> ScriptedServer:
+    """The server as one that has no evaluators."""
+    server.card = card(backend="vllm", evaluators=False)
+    return server
+
+
+def rated(script: Sequence[float | Exception], *, needs: Mapping[str, bool] | None = None, **settings: Any) -> Steering:
+    """Steering by a new evaluator with such a script, and with such needs."""
+    return Steering(evaluator=ScriptedEvaluator(script, **(needs or {})), **settings)

@@ -8,8 +8,8 @@ from sda_engine import Steering, SteeringEngine
 from sda_engine.alignment import PRESETS
 from sda_engine.config import NoEffectWarning
 from sda_engine.errors import EvaluationError, QueueFullError, RequestTimeoutError
-from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator, Score
-from sda_engine.evaluators.protocol import EvaluatorUsage
+from sda_engine.evaluators import ContrastiveEvaluator, FixedScore, OpenAIEvaluator, Score, SelfRatingEvaluator
+from sda_engine.evaluators.protocol import EvaluatorUsage, needs_model
 from sda_engine.testing import ScriptedEvaluator
 from sda_integrations.inspect.retries import JudgeFailedError, decide_retry, told_apart
 from sda_integrations.inspect.stages import Stopwatch
@@ -88,6 +88,8 @@ async def test_the_evaluators_own_needs_name_and_errors_come_through(scripted) -
         await run(scripted("Yes."), Stopwatch(), Steering(evaluator=judge))
     (request,) = judge.requests
     assert request.base_logprobs is not None
+    for evaluator, asks in ((SelfRatingEvaluator(), True), (judge, False)):
+        assert needs_model(Stopwatch().watch(Steering(evaluator=evaluator), HONESTY).evaluator) is asks
 
 
 async def test_one_who_rates_and_chooses_rates_the_base_response_once(scripted) -> None:

@@ -1,0 +1,177 @@
+"""What steering costs inside vLLM: groups of two sequences against as many sequences of plain vLLM, and our engine.
+
+    python benchmarks/vllm.py [--model smollm2-135m] [--repetitions 5] [--requests 1 8 32] [-- ARGUMENTS OF VLLM]
+
+It needs vLLM's environment (`make vllm`). One server of `sda vllm` answers all: steered requests, and twice as many
+plain ones, which vLLM answers itself and which run as many sequences through as many forward passes. So what the plain
+ones do in a second is the bound for steering. Contenders take turns in one run; while one works the others wait.
+"""
+
+import asyncio
+import itertools
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+from timing import describe_machine, make_parser, print_table
+
+from sda_engine import Sampling, Steering, SteeringEngine
+
+NEW_TOKENS = 48
+PAUSE = 0.3  # seconds between two measurements, in which threads that wait for work stop spinning
+STEERING = {"alignment": "honesty", "policy": "paper"}
+SAMPLED = {"temperature": 0.8, "top_p": 0.95}
+SECONDS_TO_START = 600.0
+_numbers = itertools.count(1000)
+
+Run = Callable[[int], Awaitable[float]]
+"""Answers so many requests at once; tokens of answers per second."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 32], help="at once")
+    parser.add_argument("vllm", nargs="*", help="arguments of vLLM's server")
+    arguments = parser.parse_args()
+    engine = SteeringEngine.load(arguments.model, dtype="float32")
+    print(describe_machine(engine.model.dtype))
+    with server(arguments.model, arguments.vllm) as url:
+        asyncio.run(compare(engine, url, arguments.model, arguments.requests, arguments.repetitions))
+
+
+async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence[int], repetitions: int) -> None:
+    """The table."""
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    contenders: dict[str, Run] = {
+        "as many sequences of plain vLLM": plain(client, model, {"temperature": 0}),
+        "steered in vLLM, greedy": steered(client, model, {"temperature": 0}),
+        "steered in vLLM, sampled": steered(client, model, SAMPLED),
+        "our engine, greedy": by_engine(engine),
+    }
+    rows = []
+    for count in counts:
+        speed = await in_turn(contenders, count, repetitions)
+        bound = statistics.median(speed["as many sequences of plain vLLM"])
+        for name, values in speed.items():
+            mine = statistics.median(values)
+            rows.append(
+                [str(count), name, f"{mine:.1f}", f"{min(values):.1f} to {max(values):.1f}", f"{mine / bound:.3f}"]
+            )
+    print_table(
+        f"{NEW_TOKENS} tokens each, medians of {repetitions}",
+        ["requests", "", "tokens per second", "least and most", "of the bound"],
+        rows,
+        texts=2,
+    )
+
+
+async def in_turn(contenders: dict[str, Run], count: int, repetitions: int) -> dict[str, list[float]]:
+    """What each contender does, in turn after one warm-up; each is the first one as often as the others."""
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for repetition in range(repetitions + 1):
+        first = repetition % len(names)
+        for name in (*names[first:], *names[:first]):
+            await asyncio.sleep(PAUSE)
+            value = await contenders[name](count)
+            if repetition:
+                values[name].append(value)
+    return values
+
+
+def steered(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
+    """Steered requests, of two sequences each."""
+
+    async def run(count: int) -> float:
+        return await _rate(count, lambda: _ask(client, model, {**sampling, "extra_body": {"sda": STEERING}}), share=1)
+
+    return run
+
+
+def plain(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
+    """Twice as many plain requests, whose tokens count half."""
+
+    async def run(count: int) -> float:
+        return await _rate(2 * count, lambda: _ask(client, model, dict(sampling)), share=2)
+
+    return run
+
+
+def by_engine(engine: SteeringEngine) -> Run:
+    """Steered requests to the engine in this process."""
+    sampling = Sampling(temperature=0, max_new_tokens=NEW_TOKENS)
+
+    async def ask() -> int:
+        done = await engine.agenerate(
+            [{"role": "user", "content": question()}], "honesty", steering=Steering(policy="paper"), sampling=sampling
+        )
+        return done.usage.completion_tokens
+
+    async def run(count: int) -> float:
+        return await _rate(count, ask, share=1)
+
+    return run
+
+
+async def _rate(count: int, ask: Callable[[], Awaitable[int]], *, share: int) -> float:
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(ask() for _ in range(count))))
+    return tokens / share / (time.perf_counter() - began)
+
+
+async def _ask(client: openai.AsyncOpenAI, model: str, options: dict[str, object]) -> int:
+    """Tokens of one answer."""
+    reply = await client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question()}],
+        max_tokens=NEW_TOKENS,
+        **options,  # type: ignore[call-overload]
+    )
+    return int(reply.usage.completion_tokens)
+
+
+def question() -> str:
+    """A question that nobody has asked before, so that no stored prompt helps, and whose answer is long enough."""
+    return f"Visitor number {next(_numbers)} asks for a long story about a lighthouse, a storm and a lost ship."
+
+
+@contextmanager
+def server(model: str, arguments: Sequence[str]) -> Iterator[str]:
+    """`sda vllm` on a free port, as its address, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "sda"), "vllm", model, "--port", str(port), "--dtype", "float32"]
+    command += ["--max-model-len", "2048", *arguments]
+    environment = {**os.environ, "SDA_API_KEY": ""}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - ours
+        try:
+            end = time.monotonic() + SECONDS_TO_START
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise SystemExit(f"{' '.join(command)} did not come to answer.")
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there and well."""
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

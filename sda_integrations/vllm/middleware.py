@@ -1,0 +1,129 @@
+"""SDAMiddleware: what answers requests with the field `sda` in vLLM's server. Pure ASGI; all else is vLLM's.
+
+The requests that are ours are answered by the application of `sda serve`, over an engine whose tokens vLLM decodes.
+"""
+
+import asyncio
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from vllm.renderers.chat_utils import load_chat_template
+
+from sda_engine.engine_settings import EngineSettings
+from sda_integrations.server import make_app
+from sda_integrations.server.reading import MAX_REQUESTS
+from sda_integrations.server.settings import ServerSettings
+from sda_integrations.vllm.client import VLLMClient, read_model
+from sda_integrations.vllm.engine import VLLMEngine
+from sda_integrations.vllm.handed_over import HandedOver
+from sda_integrations.vllm.task_runner import TaskRunner
+
+_ANSWERS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
+_OURS = ("/v1/models", "/v1/sda/presets")
+
+
+class SDAMiddleware:
+    """Answers what is ours, and hands all else on to vLLM.
+
+    Ours are requests for answers that have the field `sda`, that name an alias MODEL:ALIGNMENT, that a default
+    alignment of the server is for, or that ask for log-probabilities, since this server's vLLM tells those of its
+    sampler; and the list of models.
+
+    Args:
+        app: vLLM's.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._vllm = app
+        self._ours: ASGIApp | None = None
+        self._settings: ServerSettings | None = None
+        self._lock = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._vllm(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path.startswith(_OURS) and scope["method"] in ("GET", "HEAD"):
+            await (await self._app(scope["app"]))(scope, receive, send)
+        elif path in _ANSWERS and scope["method"] == "POST":
+            await self._answer(scope, receive, send)
+        else:
+            await self._vllm(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = await self._app(scope["app"])
+        assert self._settings is not None, "it comes with the application"
+        begun = _Begun(receive)
+        body = await begun.body(self._settings.limits.body_bytes)
+        is_ours = body is None or _is_ours(body, scope["path"], self._settings)
+        await (ours if is_ours else self._vllm)(scope, begun.replayed, send)
+
+    async def _app(self, vllm: Any) -> ASGIApp:
+        """Our application, made with the first request, when vLLM's engine has started."""
+        async with self._lock:
+            if self._ours is None:
+                settings, engine = await asyncio.to_thread(_make, vllm.state)
+                self._settings, self._ours = settings, make_app(engine, settings)
+            return self._ours
+
+
+class _Begun:
+    """A request whose body has been read, to be read once more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read: list[Message] = []
+
+    async def body(self, most: int) -> bytes | None:
+        """The whole body; None where it is too long, or the client has gone."""
+        parts, length = [], 0
+        while length <= most:
+            message = await self._receive()
+            self._read.append(message)
+            if message["type"] != "http.request":
+                return None
+            parts.append(message.get("body", b""))
+            length += len(parts[-1])
+            if not message.get("more_body", False):
+                return b"".join(parts)
+        return None
+
+    async def replayed(self) -> Message:
+        """What was read, and then what comes."""
+        return self._read.pop(0) if self._read else await self._receive()
+
+
+def _is_ours(body: bytes, path: str, settings: ServerSettings) -> bool:
+    """Whether a request is for us to answer. What is no JSON is for vLLM to refuse."""
+    try:
+        given = from_json(body)
+    except ValueError:
+        return False
+    if not isinstance(given, dict):
+        return False
+    if given.get("sda") is not None:
+        return True
+    if not path.endswith("/chat/completions"):
+        return False
+    model = given.get("model")
+    aliased = isinstance(model, str) and model.startswith(f"{settings.served_model_name}:")
+    return aliased or bool(given.get("logprobs")) or settings.alignment is not None
+
+
+def _make(state: Any) -> tuple[ServerSettings, VLLMEngine]:
+    """Our settings, and an engine over vLLM's."""
+    settings = HandedOver.from_env().server_settings()
+    given = getattr(state.args, "chat_template", None)
+    model = read_model(state.vllm_config, load_chat_template(given) if given else None, MAX_REQUESTS)
+    engine = VLLMEngine(
+        model.facts,
+        TaskRunner(VLLMClient(state.engine_client), model.limits),
+        vocab_size=model.vocab_size,
+        place=model.place,
+        cache_tokens=model.limits.tokens,
+        settings=EngineSettings(max_requests=MAX_REQUESTS),
+    )
+    return settings, engine
