@@ -16,7 +16,7 @@ from sda_integrations.vllm.refusals import refuse_untested
 _logger = logging.getLogger(__name__)
 
 
-class GroupAdmission(Scheduler):  # type: ignore[misc]  # vLLM's classes are not there for mypy
+class GroupAdmission(Scheduler):
     """What `GroupScheduling` does before the rows of a group run, and when they end; see there."""
 
     running: list[Request]

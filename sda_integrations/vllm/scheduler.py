@@ -211,5 +211,5 @@ class SyncGroupScheduler(GroupScheduling):
     """For scheduling that waits for each step: `--no-async-scheduling`, and vLLM on a CPU."""
 
 
-class AsyncGroupScheduler(GroupScheduling, AsyncScheduler):  # type: ignore[misc]  # vLLM's classes are not there for mypy
+class AsyncGroupScheduler(GroupScheduling, AsyncScheduler):
     """For scheduling that runs a step ahead of the model, vLLM's default on GPUs."""
