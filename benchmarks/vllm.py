@@ -27,7 +27,8 @@ from sda_engine import Sampling, Steering, SteeringEngine
 
 NEW_TOKENS = 48
 PAUSE = 0.3  # seconds between two measurements, in which threads that wait for work stop spinning
-STEERING = {"alignment": "honesty", "policy": "paper"}
+ALIGNMENT = "Tell a very long story with many details."  # so that no answer ends early: fewer rows would be left to run
+STEERING = {"alignment": ALIGNMENT, "policy": "paper"}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
 SECONDS_TO_START = 600.0
 _numbers = itertools.count(1000)
@@ -112,7 +113,7 @@ def by_engine(engine: SteeringEngine) -> Run:
 
     async def ask() -> int:
         done = await engine.agenerate(
-            [{"role": "user", "content": question()}], "honesty", steering=Steering(policy="paper"), sampling=sampling
+            [{"role": "user", "content": question()}], ALIGNMENT, steering=Steering(policy="paper"), sampling=sampling
         )
         return done.usage.completion_tokens
 

@@ -125,6 +125,7 @@ class GroupSettings(BaseModel):
             critical_tokens=critical_tokens,
             budget=None if self.budget is None else Budget(*self.budget),
             masked=self.masked,
+            traced=False,
         )
 
     @property

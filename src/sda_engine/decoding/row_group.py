@@ -15,7 +15,7 @@ from sda_engine.decoding.guards import Guard
 from sda_engine.decoding.mixing import mix_instructed, mixed_rows
 from sda_engine.decoding.recorder import Recorder
 from sda_engine.decoding.thought_limit import ThoughtLimit
-from sda_engine.decoding.wanted import Chosen, Wanted
+from sda_engine.decoding.wanted import SHOWN, Chosen, Wanted
 from sda_engine.errors import NumericalError
 from sda_engine.output import InvalidToolCall, TokenConstraint, ToolCall
 from sda_engine.prompts import BASE
@@ -34,6 +34,7 @@ class DecodeSettings:
         rows: names of the rows that decide, the base row first.
         weights: how much each instructed row counts, where there are several.
         masked: whether logits come with masked tokens, by a constraint that is kept elsewhere.
+        traced: whether the most likely tokens of each context are wanted at every step.
         strength: gain * amplification.
         avoid_strength: weight of the step away from the avoided row.
         stop: strings that end the answer.
@@ -72,6 +73,7 @@ class DecodeSettings:
     budget: Budget | None = None
     weights: tuple[float, ...] = ()
     masked: bool = False
+    traced: bool = True
 
 
 class _Allowance(TypedDict):
@@ -374,6 +376,7 @@ class RowGroup:
             critical_tokens=self._critical_tokens,
             masked=self._masked,
             watched=self._guard is not None,
+            shown=SHOWN if self._settings.traced else 0,
             **self._allowance(self._purse),
         )
 

@@ -155,11 +155,12 @@ def _step(wanted: Mapping[int, Wanted]) -> _Table:
     blocks = [*(column.unsqueeze(-1) for column in columns), step.steered.gather(-1, here) - step.log_total]
     blocks += [context.logprobs_of(here) for context in contexts.values()]
     told = [contexts[name] for name in (BASE, INSTRUCTED) if name in contexts]  # the first rows
-    best = top_tokens(stacked[: len(told) * len(asked)], min(SHOWN, vocab))
-    for context, values, ids in zip(told, *(torch.split(part, len(asked)) for part in best), strict=True):
-        blocks += [ids, values - context.log_total]
+    if shown := min(first.shown, vocab):
+        best = top_tokens(stacked[: len(told) * len(asked)], shown)
+        for context, values, ids in zip(told, *(torch.split(part, len(asked)) for part in best), strict=True):
+            blocks += [ids, values - context.log_total]
     blocks += [best_ids, step.steered.gather(-1, best_ids) - step.log_total]
-    return _Table(tuple(wanted), min(SHOWN, vocab), counted, torch.cat(blocks, dim=-1))  # in the widest type of them
+    return _Table(tuple(wanted), shown, counted, torch.cat(blocks, dim=-1))  # in the widest type of them
 
 
 def _drawn(

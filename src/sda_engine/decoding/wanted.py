@@ -31,6 +31,7 @@ class Wanted:
         watched: whether a guard wants to know how much was left to chance.
         given: a token to be told of in place of one that is drawn.
         tried: how often it was drawn from too few tokens.
+        shown: how many of the most likely tokens of base and instructed context are wanted, for a trace.
     """
 
     logits: Mapping[str, Tensor]
@@ -46,6 +47,7 @@ class Wanted:
     watched: bool = False
     given: int | None = None
     tried: int = 0
+    shown: int = SHOWN
 
     @property
     def schedule(self) -> TemperatureSchedule:
@@ -84,6 +86,7 @@ class Wanted:
             self.sampling.top_k is None,
             self.unlimited,
             self.tried,
+            self.shown,
         )
 
 
