@@ -89,6 +89,8 @@ bench: setup
 	$(BIN)/python benchmarks/documents.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/tenants.py
+	$(BIN)/python benchmarks/replicas.py
+	test ! -x $(VLLM)/bin/python || $(BIN)/python benchmarks/vllm.py
 	$(BIN)/python benchmarks/runners.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/instructions.py

@@ -54,7 +54,8 @@ class VLLMClient:
                         for place in completion.logprobs or ()
                     ]
                     tokens = tuple(zip(completion.token_ids, told, strict=True))
-                    yield Decoded(tokens, output.num_cached_tokens, completion.finish_reason)
+                    why = completion.stop_reason if completion.finish_reason == "error" else None
+                    yield Decoded(tokens, output.num_cached_tokens, completion.finish_reason, why)
         except EngineDeadError as error:
             raise died() from error
         except VLLMClientError as error:

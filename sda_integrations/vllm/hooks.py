@@ -5,6 +5,7 @@ from dataclasses import dataclass
 _SCHEDULER = "vllm.v1.core.sched.scheduler"
 _CORE = "vllm.v1.engine.core"
 _CACHE = "vllm.v1.core.kv_cache_manager"
+_COORDINATOR = "vllm.v1.core.kv_cache_coordinator"
 _LEGACY = "vllm.v1.sample.logits_processor.interface"
 _RUNNER_V2 = "vllm.v1.worker.gpu.sample.logits_processor.interface"
 _ENGINE = "vllm.v1.engine.async_llm"
@@ -92,7 +93,24 @@ SCHEDULING: tuple[Hook, ...] = (
         ),
     ),
     Hook(_CACHE, "KVCacheManager.get_computed_blocks", "tells what of a prompt is cached", ("request",)),
-    Hook(_CACHE, "KVCacheManager.truncate_computed_blocks", "leaves tokens to hold"),
+    Hook(
+        _CACHE, "KVCacheManager.create_kv_cache_blocks", "makes a shorter hit, which leaves tokens to hold", ("blocks",)
+    ),
+    Hook(
+        _COORDINATOR,
+        "KVCacheCoordinator.find_longest_cache_hit",
+        "finds a shorter hit",
+        ("block_hashes", "max_cache_hit_length"),
+    ),
+    Hook(
+        _COORDINATOR,
+        "KVCacheCoordinator.get_num_blocks_to_allocate",
+        "tells how many blocks a row needs",
+        (
+            *("request_id", "num_tokens", "new_computed_blocks", "num_encoder_tokens", "total_computed_tokens"),
+            *("num_local_computed_tokens", "num_tokens_main_model"),
+        ),
+    ),
     Hook("vllm.v1.core.block_pool", "BlockPool.get_num_free_blocks", "tells how much room there is", ()),
     Hook("vllm.v1.core.single_type_kv_cache_manager", "FullAttentionManager", "needs blocks as we count them"),
     Hook("vllm.v1.core.single_type_kv_cache_manager", "SlidingWindowManager", "needs blocks as we count them"),

@@ -97,13 +97,13 @@ class _Begun:
 
 
 def _is_ours(body: bytes, path: str, settings: ServerSettings) -> bool:
-    """Whether a request is for us to answer. What is no JSON is for vLLM to refuse."""
+    """Whether a request is for us to answer. What cannot be read here is: vLLM must not read it without `sda`."""
     try:
         given = from_json(body)
     except ValueError:
-        return False
+        return True
     if not isinstance(given, dict):
-        return False
+        return True
     if given.get("sda") is not None:
         return True
     if not path.endswith("/chat/completions"):

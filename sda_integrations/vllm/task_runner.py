@@ -55,11 +55,13 @@ class Decoded:
         tokens: with the log-probabilities that were returned for each, by token id.
         cached_tokens: of the base prompt, that were found stored; None where it is not told.
         finish_reason: of vLLM; None while the answer goes on.
+        why: what the scheduler of groups says of a request that it ends as an error; None otherwise.
     """
 
     tokens: Sequence[tuple[int, Mapping[int, float]]]
     cached_tokens: int | None
     finish_reason: str | None
+    why: str | None = None
 
 
 class Client(Protocol):
@@ -242,8 +244,8 @@ class TaskRunner:
                         task.end_elsewhere()
                         return
                 if message.finish_reason is not None:
-                    raise _ended_early(message.finish_reason)
-        raise _ended_early("nothing")
+                    raise _ended_early(message.finish_reason, message.why)
+        raise _ended_early("nothing", None)
 
 
 def _group_request(task: DecodeTask) -> GroupRequest:
@@ -272,10 +274,16 @@ def died() -> EngineClosedError:
     return EngineClosedError("vLLM's engine has stopped; the server's log tells why. Start the server again.")
 
 
-def _ended_early(reason: str) -> SDAError:
+def _ended_early(reason: str, why: str | None) -> SDAError:
     if reason == "abort":
         return EngineClosedError("vLLM gave up this request: it was told to abort, or is ending. Send it again.")
+    if why is not None and why.startswith(CapacityError.__name__):
+        return CapacityError(
+            "The request needs more sequences or blocks than vLLM has. Ask for fewer new tokens, shorten the messages, "
+            "combine fewer alignments, or start vLLM with more."
+        )
+    _logger.error("vLLM ended an answer before it was whole: %s, %s.", reason, why)
     return SDAError(
-        f"vLLM ended this answer before it was whole ({reason}): its rows could not be kept together, or a grammar "
-        f"refused a token. The log of vLLM's engine tells more."
+        "vLLM ended this answer before it was whole: its rows could not be kept together, or a grammar refused a token. "
+        "The log of vLLM's engine tells more."
     )

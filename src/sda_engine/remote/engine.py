@@ -211,7 +211,7 @@ class RemoteEngine:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; special tokens are neither added nor recognised. The server is asked each time."""
-        body = {"model": self._model, "prompt": text}
+        body = {"model": self._model, "prompt": text, "sda": {}}
         return list(self._caller.wait(lambda client: self._server.tokenize(client, body)).tokens or ())
 
     def count_prompt_tokens(

@@ -258,7 +258,9 @@ class TokenizeRequest(FormFields):
     def _has_one_text(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ConfigError("The request must have either a prompt or messages.", field="prompt")
-        forms = [name for name in (*FormFields.model_fields, "sda") if getattr(self, name) is not None]
+        forms = [name for name in FormFields.model_fields if getattr(self, name) is not None]
+        if self.sda is not None and self.sda.model_fields_set:  # an empty one says who is to answer, see vLLM
+            forms.append("sda")
         if self.prompt is not None and forms:
             raise ConfigError(
                 f"{forms[0]} changes how a chat is rendered, and prompt is a text: leave it out, or send messages.",

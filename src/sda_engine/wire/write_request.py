@@ -76,13 +76,13 @@ def write_sda_field(settings: RequestSettings, *, trace: bool = False) -> dict[s
 def write_tokenize_request(
     model: str, messages: Sequence[Message], output: Output, template_kwargs: Mapping[str, object]
 ) -> dict[str, object]:
-    """The body of POST /tokenize for a chat."""
+    """The body of POST /tokenize for a chat. Where vLLM has a route of that name too, `sda` says that ours is meant."""
     form = _write_form(output)
     sda: dict[str, object] = {name: form[name] for name in ("schema_in_prompt", "strict") if name in form}
     if template_kwargs:
         sda["template_kwargs"] = dict(template_kwargs)
     body = {"model": model, "messages": write_messages(messages), **write_output(output)}
-    return {**body, "sda": sda} if sda else body
+    return {**body, "sda": sda}
 
 
 def read_chat(messages: Sequence[Message]) -> list[Message]:

@@ -155,7 +155,7 @@ def test_tokens_are_the_servers(server) -> None:
     schema = Output(constraint=Constraint.json_schema({"type": "integer"}))
     assert engine.count_prompt_tokens(QUESTION, output=schema, template_kwargs={"x": 1}) == 21
     assert server.paths == ["/tokenize", "/tokenize"]
-    assert server.bodies[0] == {"model": "m", "prompt": "abc"}
+    assert server.bodies[0] == {"model": "m", "prompt": "abc", "sda": {}}
     assert server.bodies[1]["messages"] == QUESTION
     assert server.bodies[1]["response_format"]["json_schema"]["schema"] == {"type": "integer"}
     assert server.bodies[1]["sda"] == {"template_kwargs": {"x": 1}}

@@ -13,6 +13,11 @@ from sda_integrations.vllm.plan.command import show_plan
 HEAVY = ("torch", "transformers", "vllm", "numpy")
 
 
+@pytest.fixture(autouse=True)
+def a_terminal_of_its_own_width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def test_a_plan_is_three_tables(capsys):
     show_plan("llama-3.1-8b", ["--gpu", "h100"])
     shown = capsys.readouterr().out
