@@ -284,6 +284,6 @@ def _ended_early(reason: str, why: str | None) -> SDAError:
         )
     _logger.error("vLLM ended an answer before it was whole: %s, %s.", reason, why)
     return SDAError(
-        "vLLM ended this answer before it was whole: its rows could not be kept together, or a grammar refused a token. The "
-        "log of vLLM's engine tells more."
+        "vLLM ended this answer before it was whole: its rows could not be kept together, or a grammar refused a "
+        "token. The log of vLLM's engine tells more."
     )
