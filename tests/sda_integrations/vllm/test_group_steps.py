@@ -11,6 +11,7 @@ from sda_engine.config import Sampling, Steering
 from sda_engine.decoding import DecodeSettings
 from sda_engine.decoding.row_group import RowGroup
 from sda_engine.decoding.step_batch import choose
+from sda_engine.decoding.wanted import Chosen
 from sda_engine.errors import NumericalError, SDAError
 from sda_engine.steering import Budget
 from sda_engine.testing import tiny_tokenizer
@@ -18,6 +19,7 @@ from sda_engine.tokens import SafeTokenizer, TokenCategories
 from sda_integrations.vllm.group_steps import GroupSteps, PresentRow
 from sda_integrations.vllm.payload import GroupSettings, Membership
 from sda_integrations.vllm.reports import read_report, report_logprobs
+from tests.thinking import thinking_tokenizer
 
 TOKENIZER = SafeTokenizer(tiny_tokenizer())
 VOCAB = len(tiny_tokenizer())
@@ -50,8 +52,11 @@ def engine_tokens(given: DecodeSettings, count: int, salt: int = 0) -> list[int]
     """What the engine draws from the same logits."""
     group = RowGroup(given, TOKENIZER)
     tokens: list[int] = []
-    for position in range(count):
-        asking = group.advance(list(logits_of(len(given.rows), position, salt)))
+    while len(tokens) < count:
+        if forced := group.forced():
+            tokens += [token.token_id for token in forced]
+            continue
+        asking = group.advance(list(logits_of(len(given.rows), len(tokens), salt)))
         sent = None
         while True:
             try:
@@ -147,6 +152,39 @@ def test_a_place_that_was_passed_gives_its_token_again():
         assert isinstance(token, int)
         tokens.append(token)
     assert batch.step([("a", given, logits_of(2, 50), tokens[:4])]) == [tokens[4]], "whatever the logits are now"
+
+
+def test_a_thought_that_is_too_long_is_closed_as_the_engine_closes_it(monkeypatch: pytest.MonkeyPatch):
+    thinking = thinking_tokenizer("DeepSeek-R1-Distill")
+    tokenizer = SafeTokenizer(thinking)
+    monkeypatch.setitem(globals(), "TOKENIZER", tokenizer)
+    monkeypatch.setitem(globals(), "VOCAB", len(thinking))
+    markers = tokenizer.answer_format
+    given = settings(
+        sampling=Sampling(seed=2, max_reasoning_tokens=4),
+        response_template=markers.template(with_tools=False),
+        answer_prefix=markers.thought_begin,
+        thought_closing=tuple(tokenizer.encode_answer(markers.thought_end)),
+        markers=frozenset(markers.special_tokens.values()),
+    )
+    batch, tokens = Batch(), list[int]()
+    told = RowGroup(given, tokenizer)  # of the server, which sorts the answer into what was thought and said
+    for position in range(12):
+        (token,) = batch.step([("a", given, logits_of(2, position), tokens)])
+        assert isinstance(token, int)
+        tokens.append(token)
+        told.take(seen(token))
+    assert tokens == engine_tokens(given, 12)
+    assert thinking.get_vocab()["</think>"] in tokens[:6]
+    result = told.result("length")
+    assert [warning.kind for warning in result.warnings] == ["thought_cut"]
+    assert result.reasoning
+    assert result.text
+
+
+def seen(token_id: int) -> Chosen:
+    """What the server knows of a step."""
+    return Chosen(token_id, False, 0.1, 0.5, None, None, -1.0, {"base": -1.0, "instructed": -1.0}, (), (), (), False)
 
 
 def test_a_group_whose_rows_are_not_all_there_is_left_alone():
