@@ -4,6 +4,7 @@ The requests that are ours are answered by the application of `sda serve`, over 
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -12,6 +13,7 @@ from vllm.renderers.chat_utils import load_chat_template
 
 from sda_engine.engine_settings import EngineSettings
 from sda_integrations.server import make_app
+from sda_integrations.server.keys import ApiKeys, RequireKey
 from sda_integrations.server.reading import MAX_REQUESTS
 from sda_integrations.server.settings import ServerSettings
 from sda_integrations.vllm.client import VLLMClient, read_model
@@ -36,8 +38,7 @@ class SDAMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self._vllm = app
-        self._ours: ASGIApp | None = None
-        self._settings: ServerSettings | None = None
+        self._parts: _Parts | None = None
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,27 +48,46 @@ class SDAMiddleware:
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path.startswith(_OURS) and scope["method"] in ("GET", "HEAD"):
-            await (await self._app(scope["app"]))(scope, receive, send)
+            await (await self._made(scope["app"])).ours(scope, receive, send)
         elif path in _ANSWERS and scope["method"] == "POST":
-            await self._answer(scope, receive, send)
+            parts = await self._made(scope["app"])
+            scope.setdefault("state", {})
+            await parts.shared(scope, receive, send)
         else:
             await self._vllm(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = await self._app(scope["app"])
-        assert self._settings is not None, "it comes with the application"
-        begun = _Begun(receive)
-        body = await begun.body(self._settings.limits.body_bytes)
-        is_ours = body is None or _is_ours(body, scope["path"], self._settings)
-        await (ours if is_ours else self._vllm)(scope, begun.replayed, send)
-
-    async def _app(self, vllm: Any) -> ASGIApp:
-        """Our application, made with the first request, when vLLM's engine has started."""
+    async def _made(self, vllm: Any) -> "_Parts":
+        """Our part, made with the first request, when vLLM's engine has started."""
         async with self._lock:
-            if self._ours is None:
+            if self._parts is None:
                 settings, engine = await asyncio.to_thread(_make, vllm.state)
-                self._settings, self._ours = settings, make_app(engine, settings)
-            return self._ours
+                self._parts = _Parts.of(make_app(engine, settings), self._vllm, settings)
+            return self._parts
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Our part of the server.
+
+    Attributes:
+        ours: our application.
+        shared: the routes that it has in common with vLLM. A key is asked for before anything is read.
+    """
+
+    ours: ASGIApp
+    shared: ASGIApp
+
+    @classmethod
+    def of(cls, ours: ASGIApp, vllm: ASGIApp, settings: ServerSettings) -> "_Parts":
+        """Our part, beside vLLM's application."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            begun = _Begun(receive)
+            body = await begun.body(settings.limits.body_bytes)
+            is_ours = body is None or _is_ours(body, scope["path"], settings)
+            await (ours if is_ours else vllm)(scope, begun.replayed, send)
+
+        return cls(ours, RequireKey(answer, ApiKeys(settings.api_keys)))
 
 
 class _Begun:

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from sda_integrations.server.settings import ServerLimits, ServerSettings
-from sda_integrations.vllm.middleware import SDAMiddleware
+from sda_integrations.vllm.middleware import SDAMiddleware, _Parts
 
 CHAT = {"model": "served", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -31,13 +31,15 @@ class Echo:
 
 
 def middleware(**settings: Any) -> SDAMiddleware:
-    made = SDAMiddleware(Echo("vllm"))
-    made._ours = Echo("sda")
-    made._settings = ServerSettings(served_model_name="served", **settings)
+    vllm = Echo("vllm")
+    made = SDAMiddleware(vllm)
+    made._parts = _Parts.of(Echo("sda"), vllm, ServerSettings(served_model_name="served", **settings))
     return made
 
 
-async def who(app: SDAMiddleware, path: str, body: bytes | dict[str, Any] | None, pieces: int = 1) -> str:
+async def who(
+    app: SDAMiddleware, path: str, body: bytes | dict[str, Any] | None, pieces: int = 1, key: str | None = None
+) -> str:
     content = json.dumps(body).encode() if isinstance(body, dict) else body
 
     async def sent() -> AsyncIterator[bytes]:
@@ -51,7 +53,12 @@ async def who(app: SDAMiddleware, path: str, body: bytes | dict[str, Any] | None
         await app(scope, receive, send)
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(with_app), base_url="http://server") as client:
-        reply = await (client.get(path) if content is None else client.post(path, content=sent()))
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        reply = await (
+            client.get(path, headers=headers) if content is None else client.post(path, content=sent(), headers=headers)
+        )
+    if reply.status_code != 200:
+        return f"{reply.status_code}"
     name, got = reply.json()
     assert got == ("" if content is None else content.decode("latin-1")), "whoever answers gets the whole body"
     return str(name)
@@ -96,3 +103,13 @@ async def test_what_cannot_be_read_here_is_not_left_to_vllm_which_might_read_it_
 async def test_a_body_that_is_too_long_is_for_our_limits_to_refuse():
     app = middleware(limits=ServerLimits(body_bytes=1024))
     assert await who(app, "/v1/chat/completions", {**CHAT, "user": "x" * 5000}, pieces=9) == "sda"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+async def test_where_there_are_keys_nothing_is_read_without_one(path: str):
+    app = middleware(api_keys=["secret"])
+    for body in (CHAT, {**CHAT, "sda": {}}):
+        assert await who(app, path, body) == "401"
+        assert await who(app, path, body, key="wrong") == "401"
+    assert await who(app, path, CHAT, key="secret") == "vllm"
+    assert await who(app, path, {**CHAT, "sda": {}}, key="secret") == "sda"
