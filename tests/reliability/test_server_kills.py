@@ -176,7 +176,7 @@ def test_every_client_of_a_server_that_is_killed_gets_an_error_of_its_kind_and_t
     """One process is started, which takes ten seconds of imports: the server that comes after the kill is its fork."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    served = ServedProcess(model, "--port", str(port))
+    served = ServedProcess(model, "--port", str(port), "--dtype", "float32")  # in which company changes no token
     clients = {name: Client(*each) for name, each in CLIENTS.items()}
     try:
         served.serve()
