@@ -14,13 +14,13 @@ from vllm.renderers.chat_utils import load_chat_template
 from sda_engine.engine_settings import EngineSettings
 from sda_integrations.server import make_app
 from sda_integrations.server.keys import ApiKeys, RequireKey
-from sda_integrations.server.reading import MAX_REQUESTS
 from sda_integrations.server.settings import ServerSettings
 from sda_integrations.vllm.client import VLLMClient, read_model
 from sda_integrations.vllm.engine import VLLMEngine
 from sda_integrations.vllm.handed_over import HandedOver
 from sda_integrations.vllm.task_runner import TaskRunner
 
+_MOST_REQUESTS = 4096  # that are taken on at a time, in each process of the server; vLLM lets wait what does not run
 _ANSWERS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
 _OURS = ("/v1/models", "/v1/sda/presets")
 
@@ -137,13 +137,13 @@ def _make(state: Any) -> tuple[ServerSettings, VLLMEngine]:
     """Our settings, and an engine over vLLM's."""
     settings = HandedOver.from_env().server_settings()
     given = getattr(state.args, "chat_template", None)
-    model = read_model(state.vllm_config, load_chat_template(given) if given else None, MAX_REQUESTS)
+    model = read_model(state.vllm_config, load_chat_template(given) if given else None, _MOST_REQUESTS)
     engine = VLLMEngine(
         model.facts,
         TaskRunner(VLLMClient(state.engine_client), model.limits),
         vocab_size=model.vocab_size,
         place=model.place,
         cache_tokens=model.limits.tokens,
-        settings=EngineSettings(max_requests=MAX_REQUESTS),
+        settings=EngineSettings(max_requests=_MOST_REQUESTS),
     )
     return settings, engine
