@@ -182,9 +182,9 @@ from sda_integrations.server.serving import bind, url_of
 import threading
 server, bound = make_server(make_app(engine, ServerSettings(served_model_name="tiny"))), bind("127.0.0.1", 0)
 threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True).start()
-PAPER = Steering(policy="paper")  # others may choose the base response, which nothing amplifies
+asked = {"steering": Steering(policy="paper"), "sampling": Sampling(max_new_tokens=4)}  # "revise" may steer nothing
 with RemoteEngine(f"{url_of(bound)}/v1", model="tiny", max_retries=5) as remote:
-    done = remote.generate([{"role": "user", "content": "?"}], "honesty", steering=PAPER, sampling=Sampling(max_new_tokens=4))
+    done = remote.generate([{"role": "user", "content": "?"}], "honesty", **asked)
 assert done.token_ids and done.amplification
 server.should_exit = True
 """,
