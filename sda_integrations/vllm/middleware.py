@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.renderers.chat_utils import load_chat_template
 
@@ -22,7 +23,8 @@ from sda_integrations.vllm.task_runner import TaskRunner
 
 _MOST_REQUESTS = 4096  # that are taken on at a time, in each process of the server; vLLM lets wait what does not run
 _ANSWERS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
-_OURS = ("/v1/models", "/v1/sda/presets")
+_MODELS = "/v1/models"
+_OURS = (_MODELS, "/v1/sda/presets")
 
 
 class SDAMiddleware:
@@ -47,7 +49,9 @@ class SDAMiddleware:
             await self._vllm(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path.startswith(_OURS) and scope["method"] in ("GET", "HEAD"):
+        if path == _MODELS and scope["method"] == "GET":
+            await list_models((await self._made(scope["app"])).ours, self._vllm, scope, receive, send)
+        elif path.startswith(_OURS) and scope["method"] in ("GET", "HEAD"):
             await (await self._made(scope["app"])).ours(scope, receive, send)
         elif path in _ANSWERS and scope["method"] == "POST":
             parts = await self._made(scope["app"])
@@ -88,6 +92,43 @@ class _Parts:
             await (ours if is_ours else vllm)(scope, begun.replayed, send)
 
         return cls(ours, RequireKey(answer, ApiKeys(settings.api_keys)))
+
+
+async def list_models(ours: ASGIApp, vllm: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with our list of models, and behind it what vLLM lists beside: LoRAs, by their own names."""
+    told, others = _Reply(), _Reply()
+    await ours(scope, receive, told.take)
+    if told.status == 200:
+        await vllm(scope, receive, others.take)
+    if others.status != 200:
+        for message in told.messages:
+            await send(message)
+        return
+    models = from_json(told.body)
+    known = {model["id"] for model in models["data"]}
+    models["data"] += [model for model in from_json(others.body)["data"] if model["id"] not in known]
+    await JSONResponse(models)(scope, receive, send)
+
+
+class _Reply:
+    """What an application answers, kept."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def take(self, message: Message) -> None:
+        """The next message of it."""
+        self.messages.append(message)
+
+    @property
+    def status(self) -> int | None:
+        """Its status; None before there is one."""
+        return next((message["status"] for message in self.messages if "status" in message), None)
+
+    @property
+    def body(self) -> bytes:
+        """Its body."""
+        return b"".join(message.get("body", b"") for message in self.messages)
 
 
 class _Begun:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from sda_integrations.server.settings import ServerLimits, ServerSettings
@@ -79,7 +80,6 @@ async def who(
         ("/tokenize", {"model": "served", "prompt": "Hello"}, "vllm"),
         ("/tokenize", {"model": "served", "prompt": "Hello", "sda": {}}, "sda"),
         ("/v1/embeddings", {"sda": {}}, "vllm"),
-        ("/v1/models", None, "sda"),
         ("/v1/models/served", None, "sda"),
         ("/health", None, "vllm"),
         ("/", None, "vllm"),
@@ -113,3 +113,37 @@ async def test_where_there_are_keys_nothing_is_read_without_one(path: str):
         assert await who(app, path, body, key="wrong") == "401"
     assert await who(app, path, CHAT, key="secret") == "vllm"
     assert await who(app, path, {**CHAT, "sda": {}}, key="secret") == "sda"
+
+
+class Models:
+    """An application that lists models, or says that it has none to tell."""
+
+    def __init__(self, *names: str, status: int = 200) -> None:
+        self._reply = JSONResponse({"object": "list", "data": [{"id": name} for name in names]}, status)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._reply(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("ours", "vllm", "status", "names"),
+    [
+        (Models("m", "m:honesty"), Models("m", "a-lora"), 200, ["m", "m:honesty", "a-lora"]),
+        (Models("m"), Models(status=500), 200, ["m"]),
+        (Models(status=401), Models("m", "a-lora"), 401, []),
+    ],
+    ids=["both", "vLLM fails", "no key"],
+)
+async def test_the_list_of_models_has_ours_and_what_only_vllm_knows(
+    ours: Models, vllm: Models, status: int, names: list[str]
+):
+    app = SDAMiddleware(vllm)
+    app._parts = _Parts.of(ours, vllm, ServerSettings())
+
+    async def with_app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = None
+        await app(scope, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(with_app), base_url="http://server") as client:
+        reply = await client.get("/v1/models")
+    assert (reply.status_code, [model["id"] for model in reply.json()["data"]]) == (status, names)
