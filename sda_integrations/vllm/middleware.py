@@ -97,7 +97,7 @@ class _Parts:
 async def list_models(ours: ASGIApp, vllm: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with our list of models, and behind it what vLLM lists beside: LoRAs, by their own names."""
     told, others = _Reply(), _Reply()
-    await ours(scope, receive, told.take)
+    await ours({**scope}, receive, told.take)  # an application of FastAPI puts itself into the scope
     if told.status == 200:
         await vllm(scope, receive, others.take)
     if others.status != 200:

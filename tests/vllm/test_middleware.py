@@ -122,6 +122,8 @@ class Models:
         self._reply = JSONResponse({"object": "list", "data": [{"id": name} for name in names]}, status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["app"] is None, "no other application has left itself there"
+        scope["app"] = self  # as FastAPI does
         await self._reply(scope, receive, send)
 
 
