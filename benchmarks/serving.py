@@ -8,18 +8,13 @@ that nobody has asked before; then the throughput of 8 clients at once. While on
 
 import asyncio
 import itertools
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
-import httpx
 import openai
+from servers import in_turn, server
 from timing import describe_machine, make_parser, print_table
 
 from sda_engine import RemoteEngine, Sampling, Steering, SteeringEngine
@@ -27,7 +22,6 @@ from sda_engine.adapting import Engine
 
 CLIENTS, NEW_TOKENS = 8, 32
 FEW_TOKENS = 4  # of an answer whose first text is waited for
-PAUSE = 0.3  # seconds between two measurements, in which threads that wait for work stop spinning
 FIRST_TOKENS_PER_REPETITION = 8
 STEERING = Steering(policy="paper")
 _numbers = itertools.count(1000)
@@ -41,7 +35,7 @@ def main() -> None:
     arguments = make_parser(__doc__).parse_args()
     engine = SteeringEngine.load(arguments.model)
     print(describe_machine(engine.model.dtype))
-    with server(arguments.model) as url:
+    with server("serve", arguments.model) as url:
         asyncio.run(compare(engine, url, arguments.model, arguments.repetitions))
 
 
@@ -72,22 +66,6 @@ async def compare(engine: SteeringEngine, url: str, model: str, repetitions: int
             for name in contenders
         ],
     )
-
-
-async def in_turn(
-    contenders: dict[str, Asking], measure_once: Callable[[Asking], Awaitable[float]], repetitions: int
-) -> dict[str, list[float]]:
-    """What each contender needs, measured in turn after one warm-up; each is the first one as often as the others."""
-    values: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for repetition in range(repetitions + 1):
-        first = repetition % len(names)
-        for name in (*names[first:], *names[:first]):
-            await asyncio.sleep(PAUSE)
-            value = await measure_once(contenders[name])
-            if repetition:
-                values[name].append(value)
-    return values
 
 
 async def time_to_first_text(ask: Asking) -> float:
@@ -148,33 +126,6 @@ def by_openai(client: openai.AsyncOpenAI, model: str) -> Asking:
                     yield chunk.choices[0].delta.content
 
     return ask
-
-
-@contextmanager
-def server(model: str) -> Iterator[str]:
-    """`sda serve` on a free port, as its address, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "sda"), "serve", model, "--port", str(port)]
-    environment = {**os.environ, "SDA_API_KEY": ""}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - ours
-        try:
-            while not answers(f"http://127.0.0.1:{port}/health"):
-                if process.poll() is not None:
-                    raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}.")
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def answers(url: str) -> bool:
-    """Whether a server is there and well."""
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

@@ -9,28 +9,21 @@ ones do in a second is the bound for steering. Contenders take turns in one run;
 
 import asyncio
 import itertools
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 
-import httpx
 import openai
+from servers import in_turn, server
 from timing import describe_machine, make_parser, print_table
 
 from sda_engine import Sampling, Steering, SteeringEngine
 
 NEW_TOKENS = 48
-PAUSE = 0.3  # seconds between two measurements, in which threads that wait for work stop spinning
 ALIGNMENT = "Tell a very long story with many details."  # so that no answer ends early: fewer rows would be left to run
 STEERING = {"alignment": ALIGNMENT, "policy": "paper"}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
-SECONDS_TO_START = 600.0
+VLLM = ("--dtype", "float32", "--max-model-len", "2048")
 _numbers = itertools.count(1000)
 
 Run = Callable[[int], Awaitable[float]]
@@ -45,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     engine = SteeringEngine.load(arguments.model, dtype="float32")
     print(describe_machine(engine.model.dtype))
-    with server(arguments.model, arguments.vllm) as url:
+    with server("vllm", arguments.model, *VLLM, *arguments.vllm) as url:
         asyncio.run(compare(engine, url, arguments.model, arguments.requests, arguments.repetitions))
 
 
@@ -60,7 +53,7 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
     }
     rows = []
     for count in counts:
-        speed = await in_turn(contenders, count, repetitions)
+        speed = await in_turn(contenders, lambda run, count=count: run(count), repetitions)
         bound = statistics.median(speed["as many sequences of plain vLLM"])
         for name, values in speed.items():
             mine = statistics.median(values)
@@ -73,20 +66,6 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
         rows,
         texts=2,
     )
-
-
-async def in_turn(contenders: dict[str, Run], count: int, repetitions: int) -> dict[str, list[float]]:
-    """What each contender does, in turn after one warm-up; each is the first one as often as the others."""
-    values: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for repetition in range(repetitions + 1):
-        first = repetition % len(names)
-        for name in (*names[first:], *names[:first]):
-            await asyncio.sleep(PAUSE)
-            value = await contenders[name](count)
-            if repetition:
-                values[name].append(value)
-    return values
 
 
 def steered(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
@@ -143,35 +122,6 @@ async def _ask(client: openai.AsyncOpenAI, model: str, options: dict[str, object
 def question() -> str:
     """A question that nobody has asked before, so that no stored prompt helps, and whose answer is long enough."""
     return f"Visitor number {next(_numbers)} asks for a long story about a lighthouse, a storm and a lost ship."
-
-
-@contextmanager
-def server(model: str, arguments: Sequence[str]) -> Iterator[str]:
-    """`sda vllm` on a free port, as its address, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "sda"), "vllm", model, "--port", str(port), "--dtype", "float32"]
-    command += ["--max-model-len", "2048", *arguments]
-    environment = {**os.environ, "SDA_API_KEY": ""}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603 - ours
-        try:
-            end = time.monotonic() + SECONDS_TO_START
-            while not answers(f"http://127.0.0.1:{port}/health"):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise SystemExit(f"{' '.join(command)} did not come to answer.")
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def answers(url: str) -> bool:
-    """Whether a server is there and well."""
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

@@ -67,11 +67,6 @@ class Group:
         self._choice: Choice | None = None
         self._told: OrderedDict[int, Cells] = OrderedDict()  # position -> its row, of the last ones
 
-    @property
-    def end(self) -> int:
-        """A token that ends the answer."""
-        return self._settings.eos_token_ids[0] if self._settings.eos_token_ids else 0
-
     def catch_up(self, position: int, output: Sequence[int] | None) -> Cells | None:
         """Take the last choice for good, if vLLM has taken it; the row of a place that was passed, if this is one.
 
@@ -226,7 +221,7 @@ def _forced(token_id: int, settings: GroupSettings) -> Chosen:
         token_id=token_id,
         broken=False,
         divergence=0.0,
-        temperature=settings.decode_settings().sampling.temperature,
+        temperature=settings.step_sampling().temperature,
         position=None,
         spent=None,
         logprob=0.0,

@@ -100,6 +100,14 @@ class GroupSettings(BaseModel):
         """
         return Steering.of_values(self.steering)
 
+    def step_sampling(self) -> Sampling:
+        """How tokens are drawn.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        return Sampling.of_values(self.sampling)
+
     def decode_settings(self, critical_tokens: Tensor | None = None) -> DecodeSettings:
         """The same for a RowGroup, which ends at no stop string and keeps no grammar: others see to those.
 
@@ -112,7 +120,7 @@ class GroupSettings(BaseModel):
             strength=self.strength,
             avoid_strength=self.avoid_strength,
             steering=self.step_steering(),
-            sampling=Sampling.of_values(self.sampling),
+            sampling=self.step_sampling(),
             stop=(),
             max_new_tokens=self.max_new_tokens,
             eos_token_ids=frozenset(self.eos_token_ids),

@@ -1,4 +1,8 @@
-"""The rows of one request while they are decoded: logits of all rows in, one token for all rows out."""
+"""The rows of one request while they are decoded: logits of all rows in, one token for all rows out.
+
+It is longer than other files, since all that is known of an answer between two tokens is one state; what can be told
+apart from it stands in files of its own: steps, regions, guards, thoughts, parsing and recording.
+"""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
