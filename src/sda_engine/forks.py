@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 from weakref import WeakSet, WeakValueDictionary
 
 from sda_engine.threads import start_thread
@@ -18,6 +18,7 @@ from sda_engine.threads import start_thread
 _PATIENCE = 2.0  # seconds that a fork waits for what is being done under our locks, all of them together
 
 _Result = TypeVar("_Result")
+_ResultOf = TypeVar("_ResultOf", covariant=True)
 
 
 class StartsOver(Protocol):
@@ -117,3 +118,26 @@ def compute(work: Callable[[], _Result]) -> _Result:
     thread which the fork left behind.
     """
     return start_thread(work, "sda-compute").result() if is_forked() else work()
+
+
+class lazy_property(Generic[_ResultOf]):  # noqa: N801 - it is used as a decorator, like property
+    """An attribute that is computed when it is first asked for, and kept.
+
+    That of functools holds one lock for all instances while it computes, in Python 3.11: a fork copies it closed, and
+    engines would wait for each other's steps. Here two threads that ask at once both compute.
+    """
+
+    def __init__(self, compute: Callable[[Any], _ResultOf]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> _ResultOf: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | _ResultOf:
+        if instance is None:
+            return self
+        result = self._compute(instance)
+        vars(instance)[self._compute.__name__] = result  # which Python finds before this
+        return result

@@ -6,7 +6,7 @@ import pytest
 from sda_engine import forks
 from sda_engine.decoding.model_runner import ModelRunner
 from sda_engine.errors import SDAError
-from sda_engine.forks import _Inheritance, compute
+from sda_engine.forks import _Inheritance, compute, lazy_property
 from sda_engine.testing import tiny_engine
 from tests.conftest import user
 
@@ -111,3 +111,46 @@ def test_a_model_on_an_accelerator_is_refused_in_a_forked_process_with_the_remed
         engine._scheduler._worker.start_over()
         with pytest.raises(SDAError, match=r"accelerator.*after the fork.*spawn.*device='cpu'"):
             engine.generate(user("who?"))
+
+
+class Slow:
+    def __init__(self, work):
+        self.work, self.times = work, 0
+
+    @lazy_property
+    def result(self):
+        self.times += 1
+        return self.work()
+
+
+def test_a_lazy_property_is_computed_once():
+    slow = Slow(lambda: "here")
+    assert [slow.result, slow.result, slow.times] == ["here", "here", 1]
+
+
+def test_a_lazy_property_that_fails_is_computed_anew():
+    slow = Slow(lambda: 1 // 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            slow.result  # noqa: B018
+    assert slow.times == 2
+
+
+def test_no_lazy_property_waits_for_another():
+    """Its thread may be one that a fork leaves behind."""
+    began, gate = threading.Event(), threading.Event()
+
+    def wait():
+        began.set()
+        return gate.wait(60)
+
+    stuck, other = Slow(wait), Slow(lambda: "here")
+    threads = [threading.Thread(target=lambda slow=slow: slow.result, daemon=True) for slow in (stuck, other)]
+    for thread in threads:
+        thread.start()
+        began.wait(60)
+    threads[1].join(60)
+    assert "result" in vars(other)
+    gate.set()
+    threads[0].join(60)
+    assert stuck.result

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sda_engine.errors import ModelLoadError
+from sda_engine.forks import lazy_property
 
 ANOTHER_TYPE = "Load a model of another type, such as Llama, Qwen 3, Mistral, Phi 4, Gemma 3 or gpt-oss."
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention"}
@@ -66,12 +66,12 @@ class Architecture:
     window: int | None
     thresholds: tuple[int, ...]
 
-    @cached_property
+    @lazy_property
     def attending_layers(self) -> tuple[int, ...]:
         """Those with attention."""
         return tuple(number for number, layer in enumerate(self.layers) if layer.attends)
 
-    @cached_property
+    @lazy_property
     def recurrent_layers(self) -> tuple[int, ...]:
         """Those with a recurrent or convolutional mixer, some of which may attend too."""
         return tuple(number for number, layer in enumerate(self.layers) if layer.is_recurrent)

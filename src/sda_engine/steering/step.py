@@ -1,11 +1,11 @@
 """One step of steered decoding: logits under each context to the distribution of the next token."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sda_engine.forks import lazy_property
 from sda_engine.steering.mathematics import LOG_2, apply_plausibility, divergence_of, entropy, steer
 from sda_engine.steering.path import on_path, walk
 from sda_engine.steering.precision import as_vector, at_least_float32, in_widest, per_row, row_sums
@@ -32,7 +32,7 @@ class Context:
     logits: Tensor
     log_total: Tensor
 
-    @cached_property
+    @lazy_property
     def logprobs(self) -> Tensor:
         """(batch, vocab), nats, normalised."""
         return torch.log_softmax(self.logits, dim=-1)
@@ -76,7 +76,7 @@ class SteeredStep:
     spent: Tensor | None = None
     avoided: Context | None = None
 
-    @cached_property
+    @lazy_property
     def logprobs(self) -> Tensor:
         """(batch, vocab), nats, normalised: the distribution to sample from.
 
@@ -84,7 +84,7 @@ class SteeredStep:
         """
         return apply_temperature(self.steered, self.temperature.to(self.steered.dtype)).float()
 
-    @cached_property
+    @lazy_property
     def steered_logprobs(self) -> Tensor:
         """(batch, vocab), nats, normalised: the same before the temperature.
 
@@ -113,32 +113,32 @@ class SteeredStep:
         """(batch, vocab), nats, normalised; None where nothing is avoided."""
         return None if self.avoided is None else self.avoided.logprobs
 
-    @cached_property
+    @lazy_property
     def best(self) -> Tensor:
         """(batch, 1): the largest value of `steered`; NaN in a row with NaN."""
         return self.steered.amax(dim=-1, keepdim=True)
 
-    @cached_property
+    @lazy_property
     def centred(self) -> Tensor:
         """(batch, vocab) float32: `steered` with 0 for the most likely token, to make probabilities of."""
         return (self.steered - self.best).float()
 
-    @cached_property
+    @lazy_property
     def log_total(self) -> Tensor:
         """(batch, 1): what `steered` has in excess of log-probabilities, nats; NaN where there is no distribution."""
         return self.best + row_sums(self.centred.exp()).log().unsqueeze(-1)
 
-    @cached_property
+    @lazy_property
     def is_greedy(self) -> Tensor:
         """(batch,) bool: whether the temperature is 0."""
         return self.temperature == 0
 
-    @cached_property
+    @lazy_property
     def _divisor(self) -> Tensor:
         """(batch, 1): the temperature, but for greedy rows 1, in the widest type."""
         return torch.where(self.is_greedy, 1.0, self.temperature).unsqueeze(-1).to(self.steered.dtype)
 
-    @cached_property
+    @lazy_property
     def _scaled(self) -> tuple[Tensor, Tensor]:
         """(batch, vocab): `centred` at the temperature; and (batch, 1), what it has in excess. Greedy rows are at 1."""
         scaled = self.centred / self._divisor.float()
