@@ -1,23 +1,25 @@
-"""What steering costs inside vLLM: groups of two sequences against as many sequences of plain vLLM, and our engine.
+"""What steering costs inside vLLM: groups of two sequences against the same sequences in plain vLLM, and our engine.
 
     python benchmarks/vllm.py [--model smollm2-135m] [--repetitions 5] [--requests 1 8 32] [-- ARGUMENTS OF VLLM]
 
 It needs vLLM's environment (`make vllm`). One server of `sda vllm` answers all: steered requests, and twice as many
-plain ones, which vLLM answers itself and which run as many sequences through as many forward passes. So what the plain
-ones do in a second is the bound for steering. Contenders take turns in one run; while one works the others wait.
+plain ones, which vLLM answers itself: each question once as it is and once with the instruction, so that the same
+prompts are read and as many sequences run through as many forward passes. What the plain ones do in a second is the
+bound for steering. Contenders take turns in one run; while one works the others wait.
 """
 
 import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import openai
 from servers import in_turn, server
 from timing import describe_machine, make_parser, print_table
 
 from sda_engine import Sampling, Steering, SteeringEngine
+from sda_engine.prompts import Message, place_instruction
 
 NEW_TOKENS = 48
 ALIGNMENT = "Tell a very long story with many details."  # so that no answer ends early: fewer rows would be left to run
@@ -46,7 +48,8 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
     """The table."""
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
     contenders: dict[str, Run] = {
-        "as many sequences of plain vLLM": plain(client, model, {"temperature": 0}),
+        "the same sequences in plain vLLM": plain(client, model, {"temperature": 0}),
+        "the same, sampled": plain(client, model, SAMPLED),
         "steered in vLLM, greedy": steered(client, model, {"temperature": 0}),
         "steered in vLLM, sampled": steered(client, model, SAMPLED),
         "our engine, greedy": by_engine(engine),
@@ -54,7 +57,7 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
     rows = []
     for count in counts:
         speed = await in_turn(contenders, lambda run, count=count: run(count), repetitions)
-        bound = statistics.median(speed["as many sequences of plain vLLM"])
+        bound = statistics.median(speed["the same sequences in plain vLLM"])
         for name, values in speed.items():
             mine = statistics.median(values)
             rows.append(
@@ -71,17 +74,26 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
 def steered(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
     """Steered requests, of two sequences each."""
 
+    options = {**sampling, "extra_body": {"sda": STEERING}}
+
     async def run(count: int) -> float:
-        return await _rate(count, lambda: _ask(client, model, {**sampling, "extra_body": {"sda": STEERING}}), share=1)
+        return await _rate(
+            count, lambda: _ask(client, model, options, [{"role": "user", "content": question()}]), share=1
+        )
 
     return run
 
 
 def plain(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
-    """Twice as many plain requests, whose tokens count half."""
+    """Twice as many plain requests, whose tokens count half: each question without and with the instruction."""
+
+    async def pair() -> int:
+        turn = {"role": "user", "content": question()}
+        instructed = place_instruction([turn], ALIGNMENT, "after_query")
+        return sum(await asyncio.gather(*(_ask(client, model, sampling, turns) for turns in ([turn], instructed))))
 
     async def run(count: int) -> float:
-        return await _rate(2 * count, lambda: _ask(client, model, dict(sampling)), share=2)
+        return await _rate(count, pair, share=2)
 
     return run
 
@@ -108,11 +120,13 @@ async def _rate(count: int, ask: Callable[[], Awaitable[int]], *, share: int) ->
     return tokens / share / (time.perf_counter() - began)
 
 
-async def _ask(client: openai.AsyncOpenAI, model: str, options: dict[str, object]) -> int:
+async def _ask(
+    client: openai.AsyncOpenAI, model: str, options: Mapping[str, object], messages: Sequence[Message]
+) -> int:
     """Tokens of one answer."""
     reply = await client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": question()}],
+        messages=messages,
         max_tokens=NEW_TOKENS,
         **options,  # type: ignore[call-overload]
     )
