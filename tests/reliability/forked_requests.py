@@ -4,26 +4,30 @@ Standard output: JSON, for each situation the exit status of the forked process,
 """
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from sda_engine import Constraint, Output, Sampling, Steering, SteeringEngine
+from sda_engine import Alignment, Constraint, Output, Sampling, Steering, SteeringEngine
 from sda_engine.errors import EngineClosedError, SDAError
-from sda_engine.evaluators import ContrastiveEvaluator, RewardModelEvaluator
-from sda_engine.testing import tiny_engine, tiny_model, tiny_reward_model, tiny_tokenizer
+from sda_engine.evaluators import CachedEvaluator, ContrastiveEvaluator, EvaluationRequest, RewardModelEvaluator
+from sda_engine.testing import ScriptedEvaluator, tiny_engine, tiny_model, tiny_reward_model, tiny_tokenizer
 
 PATIENCE = 120  # seconds
 QUESTION = [{"role": "user", "content": "who?"}]
 GREEDY = Sampling(temperature=0, max_new_tokens=8)
+HONESTY = Alignment(instruction="Be honest.")
 SCHEMA = Output(constraint=Constraint.json_schema({"type": "object", "properties": {"a": {"type": "integer"}}}))
 
 engine = tiny_engine()
@@ -86,6 +90,7 @@ def situations() -> dict[str, object]:
     found |= stream_in_flight()
     found |= threads_in_flight(alone)
     found |= stuck_in_flight(alone)
+    found |= scores_in_flight()
     engine.close()
     found["closed before"] = fork(expect_closed)
     return found
@@ -154,6 +159,32 @@ def stuck_in_flight(alone: tuple[int, ...]) -> dict[str, object]:
     thread.join(PATIENCE)
     hook.remove()
     return {"stuck": status, "stuck in the parent": 0 if answers == [alone] else 1}
+
+
+def scores_in_flight() -> dict[str, object]:
+    """Forks at any moment of other threads' statements."""
+    ended, judge = threading.Event(), ScriptedEvaluator([50])
+    with tempfile.TemporaryDirectory() as folder, CachedEvaluator(judge, Path(folder) / "scores.db") as cached:
+
+        def rate_texts(thread: int) -> None:
+            for number in itertools.takewhile(lambda _: not ended.is_set(), itertools.count()):
+                cached.evaluate(EvaluationRequest(QUESTION, f"{thread} {number}", HONESTY))
+
+        def is_kept() -> None:
+            asked = len(judge.requests)
+            cached.evaluate(EvaluationRequest(QUESTION, "kept", HONESTY))
+            expect(len(judge.requests) == asked and cached.statistics.faults == 0)
+
+        cached.evaluate(EvaluationRequest(QUESTION, "kept", HONESTY))
+        threads = [threading.Thread(target=rate_texts, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        statuses = {fork(is_kept) for _ in range(20)}
+        ended.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        right = cached.statistics.faults == 0
+    return {"scores": 0 if statuses == {0} else sorted(map(str, statuses)), "scores in the parent": 0 if right else 1}
 
 
 def expect_closed() -> None:

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sda_engine.errors import ConfigError
 from sda_engine.evaluators.protocol import Score
+from sda_engine.forks import make_lock
 
 try:
     import sqlalchemy as sa
@@ -68,12 +68,13 @@ class ScoreStore:
         self._path = path
         self._max_entries = max_entries
         self._batch = max_entries // 20  # entries that are let go of together, beyond what must go
-        self._lock = threading.RLock()  # of the fields below; never held while a statement runs
+        self._lock = make_lock()  # of the fields below; never held while a statement runs
         self._engine: sa.Engine | None = None
         self._process_id = os.getpid()
         self._closed = False
         self._resumes_at = 0.0  # time.monotonic()
         self._hits = self._misses = self._faults = 0
+        self._using = make_lock()  # held while statements run: in a fork amid one, SQLite would wait for ever
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -133,14 +134,13 @@ class ScoreStore:
 
     def _run(self, work: Callable[[sa.Engine], _Result]) -> _Result | None:
         """What comes of some work on the database; None where it cannot be used."""
-        engine = self._opened()
-        if engine is None:
-            return None
-        try:
-            return work(engine)
-        except _FAULTS as error:
-            self._give_up_for_now(error)
-            return None
+        with self._using:
+            try:
+                engine = self._opened()
+                return None if engine is None else work(engine)
+            except _FAULTS as error:
+                self._give_up_for_now(error)
+                return None
 
     def _opened(self) -> sa.Engine | None:
         with self._lock:
@@ -149,13 +149,15 @@ class ScoreStore:
             if self._engine is not None and self._process_id != os.getpid():
                 self._engine.dispose(close=False)  # after a fork the connections are the parent's
                 self._engine = None
-            if self._engine is None:
-                try:
-                    self._engine = _open(self._path)
-                    self._process_id = os.getpid()
-                except _FAULTS as error:
-                    self._give_up_for_now(error)
-            return self._engine
+            engine = self._engine
+        if engine is None:
+            engine = _open(self._path)
+            with self._lock:
+                if self._closed:
+                    engine.dispose()
+                    return None
+                self._engine, self._process_id = engine, os.getpid()
+        return engine
 
     def _give_up_for_now(self, error: Exception) -> None:
         with self._lock:
@@ -180,13 +182,13 @@ class ScoreStore:
 
 
 def _open(path: Path | None) -> sa.Engine:
-    """A pool of connections to a database that has the table of scores."""
+    """A connection, once it is needed, to a database that has the table of scores."""
     if path is None:
-        engine = _make_engine("sqlite://", pool_size=1)  # each connection would have a memory of its own
+        engine = _make_engine("sqlite://")
     else:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its further files the same mode
-        engine = _make_engine(sa.URL.create("sqlite", database=str(path)), pool_size=8)
+        engine = _make_engine(sa.URL.create("sqlite", database=str(path)))
     try:
         with engine.begin() as connection:
             connection.execute(CreateTable(_SCORES, if_not_exists=True))
@@ -198,11 +200,11 @@ def _open(path: Path | None) -> sa.Engine:
     return engine
 
 
-def _make_engine(url: str | sa.URL, *, pool_size: int) -> sa.Engine:
+def _make_engine(url: str | sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=sa.QueuePool,
-        pool_size=pool_size,
+        pool_size=1,  # only one is used at a time, and each would have a memory of its own
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT},
         hide_parameters=True,
