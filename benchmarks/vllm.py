@@ -73,13 +73,10 @@ async def compare(engine: SteeringEngine, url: str, model: str, counts: Sequence
 
 def steered(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) -> Run:
     """Steered requests, of two sequences each."""
-
     options = {**sampling, "extra_body": {"sda": STEERING}}
 
     async def run(count: int) -> float:
-        return await _rate(
-            count, lambda: _ask(client, model, options, [{"role": "user", "content": question()}]), share=1
-        )
+        return await _rate(count, lambda: _ask(client, model, options, [question()]), share=1)
 
     return run
 
@@ -88,9 +85,9 @@ def plain(client: openai.AsyncOpenAI, model: str, sampling: dict[str, float]) ->
     """Twice as many plain requests, whose tokens count half: each question without and with the instruction."""
 
     async def pair() -> int:
-        turn = {"role": "user", "content": question()}
-        instructed = place_instruction([turn], ALIGNMENT, "after_query")
-        return sum(await asyncio.gather(*(_ask(client, model, sampling, turns) for turns in ([turn], instructed))))
+        turns = [question()]
+        instructed = place_instruction(turns, ALIGNMENT, "after_query")
+        return sum(await asyncio.gather(*(_ask(client, model, sampling, chat) for chat in (turns, instructed))))
 
     async def run(count: int) -> float:
         return await _rate(count, pair, share=2)
@@ -103,9 +100,7 @@ def by_engine(engine: SteeringEngine) -> Run:
     sampling = Sampling(temperature=0, max_new_tokens=NEW_TOKENS)
 
     async def ask() -> int:
-        done = await engine.agenerate(
-            [{"role": "user", "content": question()}], ALIGNMENT, steering=Steering(policy="paper"), sampling=sampling
-        )
+        done = await engine.agenerate([question()], ALIGNMENT, steering=Steering(policy="paper"), sampling=sampling)
         return done.usage.completion_tokens
 
     async def run(count: int) -> float:
@@ -133,9 +128,10 @@ async def _ask(
     return int(reply.usage.completion_tokens)
 
 
-def question() -> str:
+def question() -> Message:
     """A question that nobody has asked before, so that no stored prompt helps, and whose answer is long enough."""
-    return f"Visitor number {next(_numbers)} asks for a long story about a lighthouse, a storm and a lost ship."
+    asked = f"Visitor number {next(_numbers)} asks for a long story about a lighthouse, a storm and a lost ship."
+    return {"role": "user", "content": asked}
 
 
 if __name__ == "__main__":

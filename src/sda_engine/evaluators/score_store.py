@@ -68,32 +68,30 @@ class ScoreStore:
         self._path = path
         self._max_entries = max_entries
         self._batch = max_entries // 20  # entries that are let go of together, beyond what must go
-        self._lock = make_lock()  # of the fields below; never held while a statement runs
+        self._counting = make_lock()  # guards the counts alone, so that nobody waits for a statement to read them
+        self._hits = self._misses = self._faults = 0
+        self._using = make_lock()  # held while a statement runs, or else SQLite would hang in a process forked amid it
         self._engine: sa.Engine | None = None
         self._process_id = os.getpid()
         self._closed = False
         self._resumes_at = 0.0  # time.monotonic()
-        self._hits = self._misses = self._faults = 0
-        self._using = make_lock()  # held while statements run: in a fork amid one, SQLite would wait for ever
 
     @property
     def statistics(self) -> CacheStatistics:
         """Hits, misses and faults so far."""
-        with self._lock:
+        with self._counting:
             return CacheStatistics(self._hits, self._misses, self._faults)
 
     def close(self) -> None:
-        """Let go of the database; from then on everything is a miss."""
-        with self._lock:
+        """Let go of the database, once no statement runs; from then on everything is a miss."""
+        with self._using:
             self._closed = True
-            if self._engine is not None:
-                self._engine.dispose()
-                self._engine = None
+            self._let_go()
 
     def get(self, keys: Sequence[bytes]) -> Score | None:
         """The score under the first key that has one; it becomes the most recently used."""
         score = self._run(lambda engine: self._find(engine, keys)) if keys else None
-        with self._lock:
+        with self._counting:
             self._hits += score is not None
             self._misses += score is None
         return score
@@ -143,30 +141,24 @@ class ScoreStore:
                 return None
 
     def _opened(self) -> sa.Engine | None:
-        with self._lock:
-            if self._closed or time.monotonic() < self._resumes_at:
-                return None
-            if self._engine is not None and self._process_id != os.getpid():
-                self._engine.dispose(close=False)  # after a fork the connections are the parent's
-                self._engine = None
-            engine = self._engine
-        if engine is None:
-            engine = _open(self._path)
-            with self._lock:
-                if self._closed:
-                    engine.dispose()
-                    return None
-                self._engine, self._process_id = engine, os.getpid()
-        return engine
+        if self._closed or time.monotonic() < self._resumes_at:
+            return None
+        if self._engine is not None and self._process_id != os.getpid():
+            self._engine.dispose(close=False)  # after a fork the connections are the parent's
+            self._engine = None
+        if self._engine is None:
+            self._engine, self._process_id = _open(self._path), os.getpid()
+        return self._engine
+
+    def _let_go(self) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
 
     def _give_up_for_now(self, error: Exception) -> None:
-        with self._lock:
-            if self._closed:  # whoever closes it while it works wants no more of it
-                return
-            if self._engine is not None:
-                self._engine.dispose()
-                self._engine = None
-            self._resumes_at = time.monotonic() + _PAUSE
+        self._let_go()
+        self._resumes_at = time.monotonic() + _PAUSE
+        with self._counting:
             self._faults += 1
             if self._faults > 1:
                 return
